@@ -1,0 +1,36 @@
+# Two commands: `make demo` trains a first model, `make test` runs the tests. Both set everything up on a machine that
+# has only Python 3.11+ and make. `make lint` is what CI checks besides.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/installed-demo
+	mkdir -p demo
+	cd demo && rm -rf digits-images data/digits
+	cd demo && ../$(BIN)/megabatch data example digits-images
+	cd demo && ../$(BIN)/megabatch data import digits-images data/digits --split train=0.8,validation=0.1,test=0.1
+	cd demo && ../$(BIN)/megabatch launch digits
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/installed-%: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo
