@@ -1,0 +1,41 @@
+"""The base classes of the schema: strict, frozen, unknown keys forbidden. Knows no key by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class EnvironmentAllowed:
+    """Marks the fields in which `${env:NAME}` is replaced. Everywhere else it is an error."""
+
+
+EnvironmentText = Annotated[str, EnvironmentAllowed()]
+
+
+class Frozen(BaseModel):
+    """A section of a recipe or cluster file. `true` is no integer and `"8"` is no number here."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Choice(Frozen):
+    """One of several named alternatives; subclasses declare `name: Literal["..."]`.
+
+    `implementation` is the dotted path ("package.module:function") of what the name stands for. It is imported where
+    it is needed and nowhere else, so that the schema stays free of torch.
+    """
+
+    implementation: ClassVar[str] = ""
+
+
+def name_only(value: Any) -> Any:  # Any: whatever stands in the YAML file
+    """Let `optimizer: lars` stand for `optimizer: {name: lars}`."""
+    return {"name": value} if isinstance(value, str) else value

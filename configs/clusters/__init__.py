@@ -1,0 +1,1 @@
+"""The shipped cluster files, as YAML files."""

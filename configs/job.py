@@ -1,0 +1,38 @@
+"""A Job is everything that crosses from the launcher to the ranks: recipe, cluster, and what they were resolved to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from megabatch.configs.base import Frozen
+from megabatch.configs.cluster import Cluster
+from megabatch.configs.recipe import Recipe
+
+# Where results are shown, how often state is written: changing these does not change what is trained.
+_NOT_TRAINED = ("name", "tracking", "checkpoint")
+
+
+class Job(Frozen):
+    """The content of RUN_DIR/job.yaml."""
+
+    format: Literal["megabatch-job-1"] = "megabatch-job-1"
+    recipe: Recipe
+    cluster: Cluster
+    working_folder: str
+    data_fingerprint: str
+    version: str
+
+    @property
+    def data_folder(self) -> Path:
+        """Return the folder of the data set; a relative data.path starts at the folder of the launch."""
+        return Path(self.working_folder) / self.recipe.data.path
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all that decides the result: recipe and data, not the cluster."""
+        recipe = self.recipe.model_dump(mode="json", exclude=set(_NOT_TRAINED))
+        recipe["data"].pop("path")
+        text = json.dumps({"recipe": recipe, "data": self.data_fingerprint}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,45 @@
+"""The recipe: everything that decides what is trained and with which result. Knows nothing of machines."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from megabatch.configs.base import Frozen, NonNegativeInt, PositiveInt
+from megabatch.configs.optimizers import Optimizer
+from megabatch.configs.schedules import Cosine, Schedule
+from megabatch.configs.sections import (
+    Batch,
+    Checkpoint,
+    Data,
+    Ddp,
+    Engine,
+    Evaluation,
+    Fp32,
+    Model,
+    Precision,
+    Regularization,
+    Tracking,
+)
+from pydantic import Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}$")]
+
+
+class Recipe(Frozen):
+    """What a run is. Two runs of one recipe on different clusters take the same steps over the same samples."""
+
+    name: Name
+    seed: NonNegativeInt = 0
+    epochs: PositiveInt
+    data: Data
+    model: Model
+    batch: Batch
+    optimizer: Optimizer
+    schedule: Schedule = Cosine()
+    precision: Precision = Fp32()
+    engine: Engine = Ddp()
+    regularization: Regularization = Regularization()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    tracking: Tracking = Tracking()
+    deterministic: bool = True

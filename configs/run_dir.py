@@ -1,0 +1,84 @@
+"""Every path inside a run folder. Nobody else joins these names. Launcher and ranks both read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKPOINT_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """RUN_DIR: the one place where a run's state is."""
+
+    root: Path
+
+    @property
+    def job(self) -> Path:
+        """Return job.yaml, the one file that crosses from the launcher to the ranks."""
+        return self.root / "job.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """Return metrics.jsonl, one line for each step and each evaluation."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """Return result.json, how the last attempt ended."""
+        return self.root / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of the checkpoints."""
+        return self.root / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of the checkpoint taken after `step` steps."""
+        return self.checkpoints / f"{CHECKPOINT_PREFIX}{step:08d}"
+
+    @property
+    def logs(self) -> Path:
+        """Return the folder of the logs."""
+        return self.root / "logs"
+
+    def rank_log(self, rank: int) -> Path:
+        """Return what one rank prints that is not for the terminal."""
+        return self.logs / f"rank-{rank:05d}.log"
+
+    @property
+    def launcher_log(self) -> Path:
+        """Return what torchrun itself prints."""
+        return self.logs / "launcher.log"
+
+    def failure(self, rank: int) -> Path:
+        """Return why a rank failed, written by the rank itself."""
+        return self.logs / f"failure-rank-{rank:05d}.json"
+
+    def failures(self) -> list[Path]:
+        """Return the failure files of all ranks."""
+        return sorted(self.logs.glob("failure-rank-*.json"))
+
+    def sample_log(self, rank: int) -> Path:
+        """Return which samples a rank trained on, step by step."""
+        return self.root / "samples" / f"rank-{rank:05d}.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Return the file that rank 0 holds locked while it runs."""
+        return self.root / "run.lock"
+
+    @property
+    def wandb_id(self) -> Path:
+        """Return the file with the Weights & Biases run id, kept across restarts."""
+        return self.root / "wandb_id"
+
+    @property
+    def submission(self) -> Path:
+        """Return the batch script handed to a scheduler."""
+        return self.root / "job.sbatch"
+
+    def evaluation(self, split: str, checkpoint: str) -> Path:
+        """Return the result of `megabatch eval`."""
+        return self.root / f"evaluation-{split}-{checkpoint}.json"
