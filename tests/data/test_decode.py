@@ -1,0 +1,76 @@
+"""Pixels from JPEG, PNG and WebP in every mode people have, and nothing from anything else."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from megabatch.data.decode import decode_image
+from PIL import Image
+
+MILLION = 1_000_000
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photo(height: int = 40, width: int = 50) -> Image.Image:
+    rows, columns = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([rows * 4, columns * 4, rows + columns], axis=2).astype(np.uint8))
+
+
+def test_a_jpeg_has_the_pixels_that_pillow_decodes() -> None:
+    payload = encoded(photo(), "JPEG", quality=90, subsampling=0)
+    expected = np.array(Image.open(io.BytesIO(payload)))
+    difference = np.abs(decode_image(payload, MILLION).astype(int) - expected)
+    assert difference.max() <= 2  # two builds of libjpeg-turbo round differently
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_lossless_files_come_back_exactly(kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert np.array_equal(decode_image(encoded(photo(), kind, **options), MILLION), np.array(photo()))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "LA", "CMYK"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    pixels = decode_image(encoded(photo().convert(mode), kind), MILLION)
+    assert pixels.shape == (40, 50, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_a_grey_jpeg_has_three_equal_channels() -> None:
+    pixels = decode_image(encoded(photo().convert("L"), "JPEG"), MILLION)
+    assert np.array_equal(pixels[:, :, 0], pixels[:, :, 2])
+
+
+def test_sixteen_bit_grey_keeps_its_shades() -> None:
+    shades = np.linspace(0, 65535, 50).astype(np.uint16)[None].repeat(4, axis=0)
+    pixels = decode_image(encoded(Image.fromarray(shades), "PNG"), MILLION)
+    assert pixels[0, 0, 0] == 0
+    assert pixels[0, -1, 0] == 255
+    assert len(np.unique(pixels)) == 50
+
+
+def test_the_size_is_checked_before_the_pixels_are_decoded() -> None:
+    for kind in ("JPEG", "PNG"):
+        with pytest.raises(ValueError, match=r"50 x 40 pixels are more than data.max_image_pixels = 1999"):
+            decode_image(encoded(photo(), kind), 1999)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_cut_image_is_an_error_not_a_grey_one(kind: str) -> None:
+    payload = encoded(photo(200, 300), kind)
+    with pytest.raises(ValueError, match=r".+"):
+        decode_image(payload[: len(payload) // 2], MILLION)
+
+
+@pytest.mark.parametrize("payload", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"GIF89a" + bytes(50), bytes(600)])
+def test_anything_else_is_refused_without_being_opened(payload: bytes) -> None:
+    with pytest.raises(ValueError, match="not a JPEG, PNG or WebP image"):
+        decode_image(payload, MILLION)
