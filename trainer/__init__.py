@@ -1,0 +1,1 @@
+"""Runs inside every rank: builds the parts named in job.yaml and trains. Never imports the launcher."""

@@ -1,0 +1,125 @@
+"""What runs in every rank: `torchrun ... -m megabatch.trainer RUN_DIR/job.yaml`. Also by hand, also under accelerate.
+
+Ends with 0 when all samples were trained on or a checkpoint was saved on request, 2 for a mistake in job or data,
+1 for everything else. The cause is in RUN_DIR/logs/failure-rank-N.json, once for each rank that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from megabatch.configs.errors import ConfigError
+from megabatch.configs.load import read_job
+from megabatch.configs.run_dir import RunDir
+from megabatch.data.errors import DataError
+from megabatch.trainer import checkpoint, loop
+from megabatch.trainer.build import Parts, build
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.process import StopSignal, hold_lock, record_failure, redirect_output
+from megabatch.trainer.world import join, leave, read_world
+
+
+def main() -> int:
+    """Run one rank and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m megabatch.trainer", description=__doc__.splitlines()[0])
+    parser.add_argument("job", type=Path, help="RUN_DIR/job.yaml; the run folder is where it lies")
+    parser.add_argument("--evaluate", metavar="SPLIT", help="evaluate a split instead of training")
+    parser.add_argument("--checkpoint", default="best", help="with --evaluate: best, last or a step (default best)")
+    arguments = parser.parse_args()
+    run_dir = RunDir(arguments.job.absolute().parent)
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        job = read_job(arguments.job)
+        world = read_world(job.cluster, os.environ)
+        redirect_output(run_dir, world.rank)
+        if world.is_main:
+            run_dir.root.mkdir(parents=True, exist_ok=True)
+            hold_lock(run_dir.lock)
+        stop = StopSignal()
+        join(world, job.cluster)
+        try:
+            parts = build(job, world, run_dir, stop.requested)
+            if arguments.evaluate:
+                _evaluate(parts, arguments.evaluate, arguments.checkpoint)
+            else:
+                _train(parts)
+        finally:
+            leave()
+    except (ConfigError, DataError, TrainingError) as error:
+        record_failure(run_dir, rank, error)
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, TrainingError) else 2
+    except Exception as error:
+        record_failure(run_dir, rank, error)
+        raise
+    return 0
+
+
+def _train(parts: Parts) -> None:
+    started = time.time()
+    if parts.world.is_main:
+        checkpoint.clear_hidden(parts.run_dir)
+    try:
+        loop.restore(parts)
+        outcome = loop.train(parts)
+        result: dict[str, object] = {
+            "outcome": outcome,
+            "seconds": time.time() - started,
+            "total_steps": parts.steps.total,
+        }
+        if outcome == "finished" and parts.job.recipe.data.test_split is not None:
+            result["test"] = _evaluate_test(parts, parts.job.recipe.data.test_split)
+        if parts.world.is_main:
+            _write_json(parts.run_dir.result, {**result, **parts.state.to_json()})
+    finally:
+        parts.trackers.close()
+
+
+def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
+    """Evaluate the best checkpoint, or the network as it is where there was no validation."""
+    step = parts.state.best_step or parts.state.step
+    if step != parts.state.step:
+        tensors = checkpoint.load_network(parts.run_dir.checkpoint(step))
+        parts.step_parts.engine.network.load_state_dict(tensors)
+    result = parts.evaluate_split(split)
+    parts.trackers.evaluation(result, parts.state)
+    return {**asdict(result), "checkpoint_step": step}
+
+
+def _evaluate(parts: Parts, split: str, which: str) -> None:
+    folder = _checkpoint_folder(parts.run_dir, which)
+    parts.step_parts.engine.network.load_state_dict(checkpoint.load_network(folder))
+    result = parts.evaluate_split(split)
+    if parts.world.is_main:
+        _write_json(parts.run_dir.evaluation(split, which), {**asdict(result), "checkpoint": folder.name})
+
+
+def _checkpoint_folder(run_dir: RunDir, which: str) -> Path:
+    last, _ = checkpoint.newest(run_dir)
+    if last is None:
+        raise TrainingError(f"{run_dir.checkpoints} has no undamaged checkpoint: train first (megabatch launch)")
+    if which == "last":
+        return last
+    if which == "best":
+        best_step = checkpoint.load(last).state["training"]["best_step"]
+        return last if best_step is None else run_dir.checkpoint(best_step)
+    if which.isdigit() and run_dir.checkpoint(int(which)).is_dir():
+        return run_dir.checkpoint(int(which))
+    kept = ", ".join(sorted(folder.name for folder in run_dir.checkpoints.glob("step-*")))
+    raise TrainingError(f"no checkpoint {which!r}: write best, last, or the step of one of {kept}")
+
+
+def _write_json(file: Path, values: dict[str, object]) -> None:
+    hidden = file.with_name(f".{file.name}.{os.getpid()}")
+    hidden.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    hidden.rename(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Checkpoints: one folder each, invisible until complete, verified before use. safetensors and JSON, never pickle.
+
+A checkpoint is written to a hidden folder, fsynced, listed with sizes and SHA-256 in manifest.json, and renamed into
+place. Only a folder whose manifest fits is ever loaded or counted as kept. Knows files; engines hand it tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
+from megabatch.trainer.errors import TrainingError
+from safetensors.torch import load_file, save_file
+
+Tensors = dict[str, torch.Tensor]
+_NETWORK, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a training needs to go on: tensors by name, and small state as plain values."""
+
+    network: Tensors
+    optimizer: Tensors
+    state: dict[str, Any]
+
+
+def save(run_dir: RunDir, step: int, snapshot: Snapshot) -> Path:
+    """Write the checkpoint of `step` and return its folder. Nothing appears under that name before it is complete."""
+    target = run_dir.checkpoint(step)
+    if target.exists() and not damage(target):
+        return target
+    with _hidden_folder(run_dir.checkpoints, target.name) as hidden:
+        save_file(_storable(snapshot.network), hidden / _NETWORK)
+        save_file(_storable(snapshot.optimizer), hidden / _OPTIMIZER)
+        (hidden / _STATE).write_text(json.dumps(snapshot.state, indent=1), encoding="utf-8")
+        manifest = {name: _describe(hidden / name) for name in (_NETWORK, _OPTIMIZER, _STATE)}
+        (hidden / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for file in hidden.iterdir():
+            _sync(file)
+        _sync(hidden)
+        if target.exists():  # a damaged one of the same step, found above
+            shutil.rmtree(target)
+        hidden.rename(target)
+    _sync(run_dir.checkpoints)
+    return target
+
+
+def load(folder: Path) -> Snapshot:
+    """Read a checkpoint. Raises TrainingError if it is not complete and unchanged."""
+    problem = damage(folder)
+    if problem:
+        raise TrainingError(f"{folder}: {problem}. Use another checkpoint of the run")
+    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    return Snapshot(load_file(folder / _NETWORK), load_file(folder / _OPTIMIZER), state)
+
+
+def load_network(folder: Path) -> Tensors:
+    """Read only the network's tensors. Raises TrainingError if the checkpoint is damaged."""
+    problem = damage(folder)
+    if problem:
+        raise TrainingError(f"{folder}: {problem}. Use another checkpoint of the run")
+    return load_file(folder / _NETWORK)
+
+
+def damage(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint folder, or None if every file is as it was written."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in manifest.items():
+            if _describe(folder / name) != expected:
+                return f"{name} is not as it was written (size or SHA-256 differ)"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"incomplete: {error}"
+    return None if _STATE in manifest else "incomplete: the manifest lists no state"
+
+
+def newest(run_dir: RunDir) -> tuple[Path | None, list[str]]:
+    """Return the newest undamaged checkpoint, and a message for each newer one that had to be passed over."""
+    messages: list[str] = []
+    for folder in sorted(_folders(run_dir), key=_step_of, reverse=True):
+        problem = damage(folder)
+        if problem is None:
+            return folder, messages
+        messages.append(f"{folder} is damaged ({problem}): falling back to an older checkpoint")
+    return None, messages
+
+
+def prune(run_dir: RunDir, keep_last: int, best_step: int | None) -> None:
+    """Delete all but the newest `keep_last` undamaged checkpoints and the best one."""
+    good = [f for f in sorted(_folders(run_dir), key=_step_of, reverse=True) if damage(f) is None]
+    for folder in good[keep_last:]:
+        if _step_of(folder) != best_step:
+            shutil.rmtree(folder)
+
+
+def clear_hidden(run_dir: RunDir) -> None:
+    """Remove what an interrupted save left behind."""
+    for folder in run_dir.checkpoints.glob(".*"):
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _hidden_folder(parent: Path, name: str) -> Iterator[Path]:
+    hidden = parent / f".{name}.{os.getpid()}"
+    parent.mkdir(parents=True, exist_ok=True)
+    hidden.mkdir()
+    try:
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _folders(run_dir: RunDir) -> list[Path]:
+    return [f for f in run_dir.checkpoints.glob(f"{CHECKPOINT_PREFIX}*") if _step_of(f) >= 0]
+
+
+def _step_of(folder: Path) -> int:
+    digits = folder.name.removeprefix(CHECKPOINT_PREFIX)
+    return int(digits) if digits.isdigit() else -1
+
+
+def _storable(tensors: Tensors) -> Tensors:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

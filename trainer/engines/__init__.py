@@ -1,0 +1,1 @@
+"""How gradients and parameters are shared among ranks, one file per engine."""

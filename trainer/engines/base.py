@@ -1,0 +1,36 @@
+"""What the training step needs of an engine. It knows gradients and ranks; not data, schedules or checkpoints.
+
+Contract: after the backward pass of the last micro-batch of a step, every rank holds the gradient summed over all
+micro-batches of all ranks. Not the mean: the step divides by the samples of the global batch, on every engine alike.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+
+class Engine(Protocol):
+    """A network shared by the ranks."""
+
+    network: nn.Module
+    """The bare network: what is evaluated and saved."""
+
+    def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return the network's output, logits_NK."""
+        ...
+
+    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Return the context of one micro-batch, forward and backward; gradients are summed over ranks in the last."""
+        ...
+
+    def clip_gradients(self, max_norm: float) -> torch.Tensor:
+        """Scale the gradient down to the norm `max_norm` if it is larger; return its norm before, on every rank."""
+        ...
+
+    def sum_over_ranks(self, values: torch.Tensor) -> None:
+        """Replace `values` by their sum over all ranks."""
+        ...

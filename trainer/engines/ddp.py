@@ -1,0 +1,76 @@
+"""torch DistributedDataParallel: a full copy on every rank, gradients summed while the backward pass still runs.
+
+Two of its habits are turned off. It divides by the number of ranks: a hook sums instead. It rebuilds its gradient
+buckets after the first backward pass, so that a resumed run would add floats in another order than an uninterrupted
+one and, from three ranks on, end in other last bits: two passes over zeros before training make the first step the
+same as any other.
+"""
+
+# No `from __future__ import annotations`: torch compares the annotations of a communication hook as objects.
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megabatch.configs.sections import Ddp
+from megabatch.trainer.world import World
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+_OLD_NAME, _NEW_NAME = "broadcast_buffers", "forward_sync_buffers"  # torch 2.15 renamed it
+_NAME = _NEW_NAME if _NEW_NAME in inspect.signature(DistributedDataParallel).parameters else _OLD_NAME
+_LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which argument it is; batch_norm.py keeps them
+
+
+class DdpEngine:
+    """The engine `ddp`. With one rank there is nothing to share, and the network is used as it is."""
+
+    def __init__(self, network: nn.Module, settings: Ddp, world: World, example_NCHW: torch.Tensor):
+        self.network = network
+        self._world = world
+        self._parallel: DistributedDataParallel | None = None
+        if world.num_ranks > 1:
+            self._parallel = DistributedDataParallel(
+                network,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                **_LEAVE_BUFFERS,
+                bucket_cap_mb=settings.bucket_megabytes,
+                find_unused_parameters=settings.find_unused_parameters,
+                gradient_as_bucket_view=True,
+            )
+            self._parallel.register_comm_hook(None, _sum_bucket)
+            self._settle_buckets(example_NCHW)
+
+    def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return logits_NK."""
+        forward = self.network if self._parallel is None else self._parallel
+        logits_NK: torch.Tensor = forward(images_NCHW)
+        return logits_NK
+
+    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Return the context of one micro-batch."""
+        return nullcontext() if last or self._parallel is None else self._parallel.no_sync()
+
+    def clip_gradients(self, max_norm: float) -> torch.Tensor:
+        """Clip by the norm over all parameters; the gradients are equal on all ranks, so no talk is needed."""
+        return nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)
+
+    def sum_over_ranks(self, values: torch.Tensor) -> None:
+        """Sum in place."""
+        if self._world.num_ranks > 1:
+            dist.all_reduce(values)
+
+    def _settle_buckets(self, example_NCHW: torch.Tensor) -> None:
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        for _ in range(2):
+            self(example_NCHW).sum().backward()  # type: ignore[no-untyped-call]
+        self.network.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+
+
+def _sum_bucket(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    future: torch.futures.Future[torch.Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return future

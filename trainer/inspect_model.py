@@ -1,0 +1,145 @@
+"""`python -m megabatch.trainer.inspect_model job.yaml`: what can only be known with torch, as one line of JSON.
+
+The launcher runs this in a process of its own before a launch: parameters, memory, and the mistakes that would
+otherwise end the job minutes later on every rank (an unknown model, an image that does not fit, a class too many).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from megabatch.configs.job import Job
+from megabatch.configs.load import read_job
+from megabatch.data.augment.chain import chain
+from megabatch.data.dataset import Dataset, read_dataset
+from megabatch.data.errors import DataError
+from megabatch.data.loader import Loader, evaluation_requests
+from megabatch.data.read import SplitReader
+from megabatch.data.steps import Steps
+from megabatch.trainer.build import implementation
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.models.load import initialize
+from megabatch.trainer.optim.groups import describe_groups, parameter_groups
+from megabatch.trainer.optim.state import optimizer_tensors
+from torch import nn
+
+
+def main() -> int:
+    """Print the findings; problems are part of them, so the exit code is 0 either way."""
+    job = read_job(Path(sys.argv[1]))
+    sys.path.insert(0, job.working_folder)
+    torch.set_num_threads(job.cluster.threads_per_process)
+    try:
+        found = inspect(job)
+    except (TrainingError, DataError) as error:
+        found = {"problems": [str(error)]}
+    print(json.dumps(found))
+    return 0
+
+
+def inspect(job: Job) -> dict[str, Any]:
+    """Return parameters, bytes and problems of the job's model on the job's data."""
+    dataset = read_dataset(job.data_folder)
+    network = initialize(job.recipe.model, len(dataset.classes), job.recipe.seed)
+    problems = [*_images_do_not_fit(job, dataset), *_network_does_not_run(job, dataset, network)]
+    groups = parameter_groups(network, job.recipe.optimizer)
+    description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
+    weights = _bytes(network.state_dict().values())
+    optimizer_bytes = _optimizer_bytes(job, network, groups)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return {
+        "problems": problems,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "trainable_parameters": sum(parameter.numel() for parameter in trained),
+        "groups": description,
+        "state_bytes": weights + _bytes(trained) + optimizer_bytes,
+        "checkpoint_bytes": weights + optimizer_bytes,
+        "activation_bytes": None if problems else _activation_bytes(job, network),
+    }
+
+
+def _images_do_not_fit(job: Job, dataset: Dataset) -> list[str]:
+    """Load the first sample of every split through its transforms."""
+    data = job.recipe.data
+    used = [(data.train_split, data.train_transforms)]
+    used += [(s, data.evaluation_transforms) for s in (data.validation_split, data.test_split) if s is not None]
+    problems = []
+    for split, transforms in used:
+        reader = SplitReader(dataset.folder, dataset.split(split))
+        transform = chain(transforms, data.image_size)
+        loader = Loader(
+            reader, transform, data.image_size, len(dataset.classes), data.max_image_pixels, job.recipe.seed, threads=1
+        )
+        try:
+            next(loader.load(evaluation_requests(1, 1, rank=0, num_ranks=1)))
+        except DataError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> list[str]:
+    """Pass the smallest micro-batch of the training through the network, as in training."""
+    recipe = job.recipe
+    batch, size = recipe.batch, recipe.data.image_size
+    samples = dataset.split(recipe.data.train_split).samples
+    steps = Steps(samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
+    spans = [span for step in (0, steps.per_epoch - 1) for span in steps.at(step).of_rank(0, 1)]
+    smallest = min(span.samples for span in spans)
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    try:
+        logits_NK = network.train()(torch.zeros(smallest, 3, size, size))
+    except (RuntimeError, ValueError) as error:
+        return [
+            f"model {recipe.model.name}: a micro-batch of {smallest} images of {size} x {size} does not pass: "
+            f"{str(error).splitlines()[0]}"
+        ]
+    for buffer, before in zip(network.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    expected = (smallest, len(dataset.classes))
+    if not isinstance(logits_NK, torch.Tensor) or tuple(logits_NK.shape) != expected:
+        shape = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
+        return [f"model {recipe.model.name}: the output is {shape}, not {expected} (images, classes)"]
+    return []
+
+
+def _optimizer_bytes(job: Job, network: nn.Module, groups: list[dict[str, Any]]) -> int:
+    """Take one step with zero gradients and a zero learning rate, and look at the state that appears."""
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer = implementation(job.recipe.optimizer)(groups, job.recipe.optimizer, 0.0)
+    optimizer.step()
+    return _bytes(optimizer_tensors(optimizer).values())
+
+
+def _activation_bytes(job: Job, network: nn.Module) -> int | None:
+    """Add up what autograd keeps of a forward pass of one micro-batch, on the meta device: no memory, no arithmetic."""
+    kept: dict[int, int] = {}
+    own = {id(parameter) for parameter in network.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in own:
+            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    size = job.recipe.data.image_size
+    try:
+        on_meta = network.to("meta")
+        own.update(id(parameter) for parameter in on_meta.parameters())
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = on_meta(torch.empty(job.recipe.batch.micro_batch, 3, size, size, device="meta"))
+            del output
+    except (RuntimeError, NotImplementedError):  # a network that looks at its values cannot run without them
+        return None
+    return sum(kept.values())
+
+
+def _bytes(tensors: Any) -> int:  # Any: an iterable of tensors
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The training loop: step, evaluate, checkpoint, until the last sample or a wish to stop. Knows no engine by name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from megabatch.trainer import checkpoint
+from megabatch.trainer.build import Parts
+from megabatch.trainer.checkpoint import Snapshot
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.optim.state import load_optimizer_tensors, optimizer_tensors
+from megabatch.trainer.state import TrainState
+from megabatch.trainer.step import take_step
+
+Outcome = Literal["finished", "stopped"]
+
+
+def train(parts: Parts) -> Outcome:
+    """Train from where `parts.state` stands. Ends "stopped", with a checkpoint, if a rank was asked to stop."""
+    state, steps = parts.state, parts.steps
+    _evaluate_if_due(parts)  # a run stopped at the end of an epoch has its evaluation still before it
+    micro_batches = parts.micro_batches_from(state.step)
+    while state.step < steps.total:
+        report = take_step(parts.step_parts, micro_batches, parts.learning_rate())
+        state.step += 1
+        state.samples_seen = steps.samples_seen(state.step)
+        parts.trackers.step(report, state)
+        if report.stop_requested and state.step < steps.total:
+            save(parts)
+            return "stopped"
+        improved = _evaluate_if_due(parts)
+        if improved or _checkpoint_due(parts):
+            save(parts)
+    return "finished"
+
+
+def _evaluate_if_due(parts: Parts) -> bool:
+    """Evaluate the validation split at the end of every n-th epoch and of training; return whether it is the best."""
+    state, evaluation = parts.state, parts.job.recipe.evaluation
+    split = parts.job.recipe.data.validation_split
+    epoch, within_epoch = divmod(state.step, parts.steps.per_epoch)
+    due = within_epoch == 0 and (epoch % evaluation.every_epochs == 0 or state.step == parts.steps.total)
+    if split is None or not due or state.step in (0, state.evaluated_step):
+        return False
+    result = parts.evaluate_split(split)
+    state.evaluated_step = state.step
+    better = result.better_than(state.best_value, evaluation.metric)
+    if better:
+        state.best_step, state.best_value = state.step, result.value(evaluation.metric)
+    parts.trackers.evaluation(result, state)
+    return better
+
+
+def _checkpoint_due(parts: Parts) -> bool:
+    state, settings = parts.state, parts.job.recipe.checkpoint
+    epoch, within_epoch = divmod(state.step, parts.steps.per_epoch)
+    by_epoch = within_epoch == 0 and epoch % settings.every_epochs == 0
+    by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
+    return by_epoch or by_step or state.step == parts.steps.total
+
+
+def save(parts: Parts) -> None:
+    """Write a checkpoint on rank 0, then delete those that the recipe does not keep."""
+    if not parts.world.is_main:
+        return
+    work = parts.step_parts
+    scaler = work.precision.scaler
+    state = {
+        "fingerprint": parts.job.fingerprint(),
+        "training": parts.state.to_json(),
+        "scaler": scaler.state_dict() if scaler else None,
+        "num_ranks": parts.world.num_ranks,
+    }
+    snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state)
+    checkpoint.save(parts.run_dir, parts.state.step, snapshot)
+    checkpoint.prune(parts.run_dir, parts.job.recipe.checkpoint.keep_last, parts.state.best_step)
+
+
+def restore(parts: Parts) -> None:
+    """Go on from the newest undamaged checkpoint of the run folder, if there is one."""
+    folder, messages = checkpoint.newest(parts.run_dir)
+    for message in messages:
+        parts.trackers.message(f"warning: {message}")
+    if folder is None:
+        return
+    snapshot = checkpoint.load(folder)
+    if snapshot.state["fingerprint"] != parts.job.fingerprint():
+        raise TrainingError(
+            f"{folder} was written by another recipe or with other data than {parts.run_dir.job} names now. "
+            "Going on would mix two trainings: start a new run folder, or put the old job.yaml back"
+        )
+    work = parts.step_parts
+    work.engine.network.load_state_dict(snapshot.network)
+    load_optimizer_tensors(work.optimizer, snapshot.optimizer)
+    if work.precision.scaler is not None:
+        work.precision.scaler.load_state_dict(snapshot.state["scaler"])
+    parts.state = TrainState.from_json(snapshot.state["training"])
+    parts.state.attempt += 1
+    parts.trackers.message(
+        f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, "
+        f"{parts.state.samples_seen:,} samples seen, written by {snapshot.state['num_ranks']} ranks"
+    )

@@ -1,0 +1,1 @@
+"""Small models shipped for demos and tests."""

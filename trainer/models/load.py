@@ -1,0 +1,72 @@
+"""A model name to a network: timm/NAME, torchvision/NAME, or package.module:callable (also of the current folder)."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+from megabatch.configs.errors import nearest
+from megabatch.configs.sections import Model
+from megabatch.trainer.errors import TrainingError
+from torch import nn
+
+
+def load_model(settings: Model, num_classes: int) -> nn.Module:
+    """Build the network with random weights from torch's generator. Raises TrainingError naming what is known."""
+    library, _, name = settings.name.partition("/")
+    try:
+        if library == "timm" and name:
+            return _timm(name, settings, num_classes)
+        if library == "torchvision" and name:
+            return _torchvision(name, settings, num_classes)
+        return _by_import_path(settings, num_classes)
+    except TypeError as error:
+        raise TrainingError(f"model {settings.name} with options {settings.options}: {error}") from error
+
+
+def _timm(name: str, settings: Model, num_classes: int) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise TrainingError(f"timm has no model {name!r}. {_close(name, timm.list_models())}")
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **settings.options)
+    return network
+
+
+def _torchvision(name: str, settings: Model, num_classes: int) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise TrainingError(f"torchvision has no model {name!r}. {_close(name, models.list_models(module=models))}")
+    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **settings.options)
+    return network
+
+
+def _by_import_path(settings: Model, num_classes: int) -> nn.Module:
+    module_name, _, attribute = settings.name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise TrainingError(
+            f"model {settings.name}: {error}. Modules are looked for in the current folder and among the installed ones"
+        ) from error
+    if not hasattr(module, attribute):
+        names = [known for known in vars(module) if not known.startswith("_")]
+        raise TrainingError(f"model {settings.name}: {module_name} has no {attribute!r}. {_close(attribute, names)}")
+    network = getattr(module, attribute)(num_classes=num_classes, **settings.options)
+    if not isinstance(network, nn.Module):
+        raise TrainingError(f"model {settings.name}: returned {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _close(name: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+    return nearest(name, close) if close else f"It has {len(known)} others."
+
+
+def initialize(settings: Model, num_classes: int, seed: int) -> nn.Module:
+    """Build the network with weights that are a function of the seed alone."""
+    torch.manual_seed(seed)
+    return load_model(settings, num_classes)

@@ -1,0 +1,57 @@
+"""Number formats: what parameters are stored in, what the forward pass computes in, and loss scaling for fp16."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megabatch.configs.sections import Bf16, Fp16, Fp32, Fp64
+
+
+@dataclass(frozen=True)
+class PrecisionPolicy:
+    """How one run computes. `scaler` is None except for fp16."""
+
+    device: torch.device
+    parameter_dtype: torch.dtype
+    autocast_dtype: torch.dtype | None
+    scaler: torch.amp.GradScaler | None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the forward pass and the loss."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss that is differentiated."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the gradients by the loss scale, once they are summed over all ranks."""
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the optimizer step; fp16 skips it when a gradient overflowed, on all ranks alike."""
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+
+
+def precision_policy(settings: Fp32 | Fp64 | Bf16 | Fp16, device: torch.device) -> PrecisionPolicy:
+    """Return the policy that a recipe's `precision` names."""
+    if isinstance(settings, Fp64):
+        return PrecisionPolicy(device, torch.float64, None, None)
+    if isinstance(settings, Bf16):
+        return PrecisionPolicy(device, torch.float32, torch.bfloat16, None)
+    if isinstance(settings, Fp16):
+        scaler = torch.amp.GradScaler(
+            device.type, init_scale=settings.initial_scale, growth_interval=settings.growth_interval
+        )
+        return PrecisionPolicy(device, torch.float32, torch.float16, scaler)
+    return PrecisionPolicy(device, torch.float32, None, None)

@@ -1,0 +1,81 @@
+"""This process: its signals, its output, the lock on the run folder, and what it leaves behind when it fails."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from megabatch.configs.run_dir import RunDir
+from megabatch.trainer.errors import TrainingError
+
+_held: list[IO[str]] = []  # a lock lasts as long as its file is open
+
+
+class StopSignal:
+    """SIGTERM, SIGINT or SIGUSR1 set a flag and do nothing else; the ranks agree on it at the end of a step."""
+
+    def __init__(self) -> None:
+        self._requested = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._request)
+
+    def requested(self) -> bool:
+        """Return whether this rank was asked to stop."""
+        return self._requested
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
+
+
+def redirect_output(run_dir: RunDir, rank: int) -> None:
+    """Send what this rank prints to its log; only standard output of rank 0 stays on the terminal."""
+    run_dir.logs.mkdir(parents=True, exist_ok=True)
+    run_dir.failure(rank).unlink(missing_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with run_dir.rank_log(rank).open("a", encoding="utf-8") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        if rank != 0:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+
+
+def hold_lock(file: Path) -> None:
+    """Take the run folder for this process until it ends, however it ends. Raises TrainingError if another has it."""
+    lock = file.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        lock.close()
+        raise TrainingError(
+            f"{file.parent} is in use by {owner}: two jobs must not write to one run folder. "
+            "Wait for it, stop it, or start a new run folder"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    _held.append(lock)
+
+
+def record_failure(run_dir: RunDir, rank: int, error: Exception) -> None:
+    """Write why this rank failed, for the launcher to tell once."""
+    failure = {
+        "rank": rank,
+        "host": socket.gethostname(),
+        "time": time.time(),
+        "kind": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    run_dir.logs.mkdir(parents=True, exist_ok=True)
+    run_dir.failure(rank).write_text(json.dumps(failure, indent=1), encoding="utf-8")

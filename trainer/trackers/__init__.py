@@ -1,0 +1,1 @@
+"""Where results go: metrics.jsonl always, the terminal, Weights & Biases."""

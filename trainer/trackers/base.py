@@ -1,0 +1,85 @@
+"""Where results go. Only rank 0 has trackers; none of them may stop or slow the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from megabatch.trainer.evaluate import EvaluationResult
+from megabatch.trainer.state import TrainState
+from megabatch.trainer.step import StepReport
+
+
+class Tracker(Protocol):
+    """Gets every step and every evaluation, in order."""
+
+    def step(self, report: StepReport, state: TrainState) -> None:
+        """Take note of a finished step; `state` is what it led to."""
+        ...
+
+    def evaluation(self, result: EvaluationResult, state: TrainState) -> None:
+        """Take note of an evaluation."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Take note of something a person should know."""
+        ...
+
+    def close(self) -> None:
+        """Write what is still pending."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trackers:
+    """Several trackers as one."""
+
+    members: tuple[Tracker, ...]
+
+    def step(self, report: StepReport, state: TrainState) -> None:
+        """Tell all."""
+        for member in self.members:
+            member.step(report, state)
+
+    def evaluation(self, result: EvaluationResult, state: TrainState) -> None:
+        """Tell all."""
+        for member in self.members:
+            member.evaluation(result, state)
+
+    def message(self, text: str) -> None:
+        """Tell all."""
+        for member in self.members:
+            member.message(text)
+
+    def close(self) -> None:
+        """Close all."""
+        for member in self.members:
+            member.close()
+
+
+def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
+    """Return the numbers of a step under the names that all trackers use."""
+    values = {
+        "step": state.step,
+        "epoch": report.epoch,
+        "samples_seen": state.samples_seen,
+        "loss": report.loss,
+        "learning_rate": report.learning_rate,
+        "samples_per_second": report.samples / report.seconds,
+        "seconds": report.seconds,
+        "data_wait_seconds": report.data_wait_seconds,
+    }
+    return values if report.gradient_norm is None else {**values, "gradient_norm": report.gradient_norm}
+
+
+def evaluation_values(result: EvaluationResult, state: TrainState) -> dict[str, Any]:
+    """Return the numbers of an evaluation under the names that all trackers use."""
+    return {
+        "step": state.step,
+        "samples_seen": state.samples_seen,
+        "split": result.split,
+        "samples": result.samples,
+        "loss": result.loss,
+        "top1": result.top1,
+        "top5": result.top5,
+    }

@@ -1,0 +1,55 @@
+"""RUN_DIR/metrics.jsonl: the truth about a run, appended line by line, read by everything else.
+
+After a restart steps are trained again from the last checkpoint. Their lines are appended with a higher `attempt`;
+configs/metrics.py reads the file and takes the last attempt of each step.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from megabatch.trainer.evaluate import EvaluationResult
+from megabatch.trainer.state import TrainState
+from megabatch.trainer.step import StepReport
+from megabatch.trainer.trackers.base import evaluation_values, step_values
+
+
+class JsonlTracker:
+    """Appends one JSON object a line and flushes it, so that nothing is lost when the process is killed."""
+
+    def __init__(self, file: Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _end_last_line(file)
+        self._file = file.open("a", encoding="utf-8")
+
+    def step(self, report: StepReport, state: TrainState) -> None:
+        """Write a line of kind "step"."""
+        self._write("step", state, step_values(report, state))
+
+    def evaluation(self, result: EvaluationResult, state: TrainState) -> None:
+        """Write a line of kind "evaluation"."""
+        self._write("evaluation", state, evaluation_values(result, state))
+
+    def message(self, text: str) -> None:
+        """Write a line of kind "message"."""
+        self._file.write(json.dumps({"kind": "message", "time": time.time(), "text": text}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, kind: str, state: TrainState, values: dict[str, Any]) -> None:
+        line = {"kind": kind, "attempt": state.attempt, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def _end_last_line(file: Path) -> None:
+    """A process killed while it wrote leaves half a line: end it, so that the next line stands alone."""
+    if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write("\n")

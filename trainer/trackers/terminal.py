@@ -1,0 +1,86 @@
+"""What a person sees while a run goes on: one live line on a terminal, a plain line now and then in a log file."""
+
+from __future__ import annotations
+
+import time
+
+from megabatch.data.steps import Steps
+from megabatch.trainer.evaluate import EvaluationResult
+from megabatch.trainer.state import TrainState
+from megabatch.trainer.step import StepReport
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+_SMOOTHING = 0.9  # of samples per second, for the time that is left
+_REFRESH_PER_SECOND = 4
+
+
+class TerminalTracker:
+    """Prints to standard output of rank 0."""
+
+    def __init__(self, steps: Steps, print_every_seconds: float):
+        self._steps = steps
+        self._console = Console(highlight=False)
+        self._every_seconds = print_every_seconds
+        self._printed_at = 0.0
+        self._samples_per_second = 0.0
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=_REFRESH_PER_SECOND, transient=True)
+            self._live.start()
+
+    def step(self, report: StepReport, state: TrainState) -> None:
+        """Show the step, or keep it to itself if the last line is too fresh."""
+        speed = report.samples / report.seconds
+        known = self._samples_per_second
+        self._samples_per_second = _SMOOTHING * known + (1 - _SMOOTHING) * speed if known else speed
+        if self._live is not None:
+            self._live.update(self._line(report, state))
+        elif time.monotonic() - self._printed_at > self._every_seconds or state.step == self._steps.total:
+            self._printed_at = time.monotonic()
+            self._console.print(self._line(report, state), soft_wrap=True)
+
+    def evaluation(self, result: EvaluationResult, state: TrainState) -> None:
+        """Print one line for each evaluation; it stays on the screen."""
+        best = "  best so far" if state.best_step == state.step else ""
+        self._console.print(
+            f"  {result.split:<10} epoch {state.samples_seen / self._steps.samples_per_epoch:<5.4g} "
+            f"top-1 {result.top1:7.2%}  top-5 {result.top5:7.2%}  loss {result.loss:.4f}[green]{best}[/]",
+            soft_wrap=True,
+        )
+
+    def message(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._live is not None:
+            self._live.stop()
+
+    def _line(self, report: StepReport, state: TrainState) -> Text:
+        left = (self._steps.samples_seen(self._steps.total) - state.samples_seen) / max(self._samples_per_second, 1e-9)
+        parts = [
+            f"epoch {report.epoch + 1}/{self._steps.epochs}",
+            f"step {state.step}/{self._steps.total}",
+            f"loss {report.loss:.4f}",
+            f"lr {report.learning_rate:.3g}",
+            f"{self._samples_per_second:,.0f} samples/s",
+            f"{duration(left)} left",
+        ]
+        return Text("  ".join(parts), no_wrap=True, overflow="ellipsis")
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as a person says it.
+
+    >>> duration(75), duration(5), duration(7300)
+    ('1m 15s', '5s', '2h 01m')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"

@@ -1,0 +1,91 @@
+"""Who am I among the ranks? The only module that reads the environment; everybody else gets a World.
+
+A launcher that silently starts another number of processes than the job asks for would train something else (seen:
+`accelerate launch --cpu` starts one), so the world is compared with the job before anything is built.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megabatch.configs.cluster import Cluster
+from megabatch.trainer.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `num_ranks`, and the device it computes on."""
+
+    rank: int
+    num_ranks: int
+    rank_of_node: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Return whether this rank writes checkpoints and results."""
+        return self.rank == 0
+
+    @property
+    def host(self) -> str:
+        """Return the name of this machine."""
+        return socket.gethostname()
+
+
+def read_world(cluster: Cluster, environment: Mapping[str, str]) -> World:
+    """Read RANK, WORLD_SIZE and LOCAL_RANK as torchrun, accelerate launch and srun's torchrun set them.
+
+    Raises TrainingError where the world is not the one that the job asks for.
+    """
+    rank, num_ranks = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
+    rank_of_node = int(environment.get("LOCAL_RANK", "0"))
+    if num_ranks != cluster.num_ranks:
+        raise TrainingError(
+            f"the job asks for {cluster.num_ranks} ranks ({cluster.nodes} nodes x {cluster.processes_per_node}), "
+            f"but {num_ranks} were started. Start {_remedy(cluster)}, or write a job for {num_ranks} ranks: "
+            f"megabatch launch RECIPE cluster.nodes=1 cluster.processes_per_node={num_ranks} --dry-run --write RUN_DIR"
+        )
+    return World(rank, num_ranks, rank_of_node, _device(cluster, rank_of_node))
+
+
+def _remedy(cluster: Cluster) -> str:
+    nodes = f"--nnodes {cluster.nodes} " if cluster.nodes > 1 else ""
+    return f"torchrun {nodes}--nproc-per-node {cluster.processes_per_node} -m megabatch.trainer job.yaml"
+
+
+def _device(cluster: Cluster, rank_of_node: int) -> torch.device:
+    if cluster.device == "cpu":
+        return torch.device("cpu")
+    available = torch.cuda.device_count()
+    if rank_of_node >= available:
+        raise TrainingError(
+            f"{socket.gethostname()}: local rank {rank_of_node} needs a GPU of its own, but torch sees {available}. "
+            f"Check CUDA_VISIBLE_DEVICES and the driver, or set cluster.processes_per_node={max(available, 1)}"
+        )
+    return torch.device("cuda", rank_of_node)
+
+
+def join(world: World, cluster: Cluster) -> None:
+    """Start torch.distributed: gloo for CPU tensors, NCCL for those on a GPU."""
+    torch.set_num_threads(cluster.threads_per_process)
+    timeout = timedelta(seconds=cluster.limits.collective_timeout_seconds)
+    backend = "gloo" if world.device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    if "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:  # a single process, started by hand without a launcher
+        store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
+
+
+def leave() -> None:
+    """Stop torch.distributed in order: a rank that just exits aborts now and then."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
