@@ -1,0 +1,1 @@
+"""Turns a recipe and a cluster file into running processes. Never imports torch or the trainer."""

@@ -1,0 +1,35 @@
+"""Name of a backend -> module. Imported only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from megabatch.configs.job import Job
+from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.submission import Submission
+from megabatch.launcher.supervise import Ending
+
+MODULES = {
+    "local": "megabatch.launcher.backends.local",
+    "slurm": "megabatch.launcher.backends.slurm",
+}
+
+
+class Backend(Protocol):
+    """The two functions of a backend module. The first makes a value, the second has the effect."""
+
+    def render(self, job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> Submission:
+        """Return what would be run or submitted."""
+        ...
+
+    def submit(self, submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str], None]) -> Ending:
+        """Run or submit it."""
+        ...
+
+
+def backend_of(job: Job) -> Backend:
+    """Return the module of the job's backend."""
+    backend: Backend = importlib.import_module(MODULES[job.cluster.backend.name])
+    return backend

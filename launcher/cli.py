@@ -1,0 +1,191 @@
+"""The command line: reads arguments, calls, prints. Decides nothing. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+from megabatch.launcher.data_commands import app as data_app
+
+app = typer.Typer(
+    name="megabatch",
+    help="Train image models with large batches over plain tar shards, exact to the sample.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Look at recipes and their schema.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
+
+RecipeArguments = Annotated[
+    list[str], typer.Argument(metavar="RECIPE [KEY=VALUE]...", help="Name or path of a recipe, then overrides.")
+]
+ClusterOption = Annotated[str, typer.Option("--cluster", "-c", help="Name or path of a cluster file.")]
+DEFAULT_CLUSTER = "laptop"
+Result = TypeVar("Result")
+
+
+@app.command(epilog="Example: megabatch plan imagenet-resnet50 --cluster one-node-8gpu batch.global_batch=8192")
+def plan(
+    arguments: RecipeArguments,
+    cluster: ClusterOption = DEFAULT_CLUSTER,
+    model: Annotated[
+        bool, typer.Option("--model", help="Also build the model: parameters and memory (takes seconds).")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show the arithmetic of a run: micro-batches, steps, learning rate, samples and shards per rank."""
+    from megabatch.launcher import render
+    from megabatch.launcher.prepare import inspect_model, prepare
+
+    recipe, overrides = _split(arguments)
+    prepared = _or_exit(lambda: prepare(recipe, cluster, overrides))
+    found = _or_exit(lambda: inspect_model(prepared.job)) if model else None
+    if as_json:
+        typer.echo(render.plan_json(prepared.plan, found))
+    else:
+        render.print_plan(prepared.job, prepared.plan, found)
+
+
+@app.command(epilog="Example: megabatch launch digits epochs=10 cluster.processes_per_node=1")
+def launch(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="Name or path of a recipe, then overrides."),
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", "-c", help="Name or path of a cluster file (default: laptop).")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/NAME-DATE-TIME).")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN_DIR|latest", help="Go on with a run instead of starting one.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and the exact command; start nothing.")
+    ] = False,
+    write: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="With --dry-run: write RUN_DIR/job.yaml to start by hand.")
+    ] = None,
+) -> None:
+    """Check everything, then start the job; Ctrl-C saves a checkpoint and ends it."""
+    from megabatch.launcher import run_commands
+
+    recipe, overrides = _split(arguments or [], required=resume is None)
+    if write is not None and not dry_run:
+        _fail("--write goes with --dry-run: it writes job.yaml for a start by hand")
+    if resume is not None:
+        code = _or_exit(lambda: run_commands.resume_run(resume, recipe or None, cluster, overrides, dry_run))
+    elif dry_run:
+        code = _or_exit(lambda: run_commands.dry_run(recipe, cluster or DEFAULT_CLUSTER, overrides, write))
+    else:
+        code = _or_exit(lambda: run_commands.start_run(recipe, cluster or DEFAULT_CLUSTER, overrides, run_dir))
+    raise typer.Exit(code)
+
+
+@app.command(name="eval", epilog="Example: megabatch eval latest --split test --checkpoint last")
+def evaluate(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.")],
+    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
+    checkpoint: Annotated[str, typer.Option(help="best, last, or the step of a checkpoint.")] = "best",
+) -> None:
+    """Evaluate a checkpoint of a run on any split, every sample exactly once."""
+    from megabatch.launcher import run_commands
+
+    raise typer.Exit(_or_exit(lambda: run_commands.evaluate_run(run_dir, split, checkpoint)))
+
+
+@config_app.command()
+def show(
+    arguments: RecipeArguments,
+    cluster: ClusterOption = DEFAULT_CLUSTER,
+    origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
+) -> None:
+    """Print the resolved recipe and cluster: every key, defaults included."""
+    from megabatch.configs.load import load
+    from megabatch.launcher import render
+
+    recipe, overrides = _split(arguments)
+    render.print_config(_or_exit(lambda: load(recipe, cluster, overrides)), origin)
+
+
+@config_app.command()
+def schema(which: Annotated[str, typer.Argument(help="recipe or cluster")] = "recipe") -> None:
+    """Print the JSON schema, for editors that complete and check YAML."""
+    import json
+
+    from megabatch.configs.cluster import Cluster
+    from megabatch.configs.recipe import Recipe
+    from pydantic import BaseModel
+
+    models: dict[str, type[BaseModel]] = {"recipe": Recipe, "cluster": Cluster}
+    if which not in models:
+        _fail(f"no schema {which!r}: write recipe or cluster")
+    typer.echo(json.dumps(models[which].model_json_schema(), indent=2))
+
+
+@config_app.command(name="list")
+def list_shipped() -> None:
+    """List the shipped recipes and clusters."""
+    from megabatch.configs.load import shipped
+
+    for kind in ("recipes", "clusters"):
+        typer.echo(f"{kind}: {', '.join(shipped(kind))}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"megabatch {version('megabatch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hold the options before the command."""
+
+
+def _split(arguments: list[str], required: bool = True) -> tuple[str, list[str]]:
+    """Tell the recipe from the overrides: an override has an equals sign."""
+    names = [text for text in arguments if "=" not in text]
+    overrides = [text for text in arguments if "=" in text]
+    if len(names) > 1 or (required and not names):
+        seen = f"got {', '.join(names)}" if names else "none was given"
+        _fail(f"one recipe is needed, {seen}. `megabatch config list` names the shipped ones; overrides are key=value")
+    return (names[0] if names else ""), overrides
+
+
+def _or_exit(action: Callable[[], Result]) -> Result:
+    """Run an action; a user's mistake ends the command with its message and exit code 2."""
+    from megabatch.configs.errors import ConfigError
+    from megabatch.data.errors import DataError
+
+    try:
+        return action()
+    except ConfigError as error:
+        _fail(*map(str, error.problems))
+    except DataError as error:
+        _fail(str(error))
+
+
+def _fail(*messages: str) -> NoReturn:
+    for message in messages:
+        typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,158 @@
+"""`megabatch data ...`: make, look at and check data sets. Reads arguments, calls the data room, prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from megabatch.data.dataset import Dataset
+
+app = typer.Typer(help="Make, look at and check data sets.", no_args_is_help=True, rich_markup_mode=None)
+FolderArgument = Annotated[Path, typer.Argument(help="Folder of a data set.")]
+
+
+@app.command(
+    name="import", epilog="Example: megabatch data import photos.zip data/photos --split train=0.9,validation=0.1"
+)
+def import_command(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of CLASS/image files, or of train/CLASS/...; or a zip of one.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
+    split: Annotated[
+        str, typer.Option(metavar="NAME=SHARE,...", help="Divide train, each class in these shares.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Decides the order in the shards and the split.")] = 0,
+    samples_per_shard: Annotated[int, typer.Option(min=1, help="Samples in a shard.")] = 1000,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out files that are no images.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier import in OUT.")] = False,
+) -> None:
+    """Turn class folders of images into shards with an index. Image bytes are stored unchanged."""
+    from megabatch.data.importer import ImportOptions, import_images
+
+    with _mistakes_told(), _progress("images") as progress:
+        options = ImportOptions(_shares(split), seed, samples_per_shard, skip_broken, overwrite)
+        imported = import_images(source, out, options, progress)
+    _print_dataset(imported.dataset)
+    if imported.broken:
+        typer.echo(f"left out as broken: {len(imported.broken)} ({', '.join(imported.broken[:5])} ...)")
+    if imported.ignored_files:
+        typer.echo(f"ignored: {imported.ignored_files} files that are no images by their name")
+    typer.echo(f"use it in a recipe: data.path={out}")
+
+
+@app.command(epilog="Example: megabatch data index /big/imagenet --classes names.txt")
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of .tar shards named SPLIT-NUMBER.tar.")],
+    classes: Annotated[
+        Path | None, typer.Option(help="File of class names, one a line (default: classes.txt).")
+    ] = None,
+) -> None:
+    """Index shards that exist already; they are not changed."""
+    from megabatch.data.indexing import index_shards
+
+    with _mistakes_told(), _progress("shards") as progress:
+        dataset = index_shards(folder, classes, progress)
+    _print_dataset(dataset)
+
+
+@app.command()
+def info(
+    folder: FolderArgument, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
+) -> None:
+    """Show splits, shards, samples and classes of a data set."""
+    from megabatch.data.dataset import FILE_NAME, read_dataset
+
+    with _mistakes_told():
+        dataset = read_dataset(folder)
+        if as_json:
+            typer.echo((folder / FILE_NAME).read_text(encoding="utf-8"))
+        else:
+            _print_dataset(dataset)
+
+
+@app.command()
+def verify(folder: FolderArgument) -> None:
+    """Read every byte of every shard and compare it with what was recorded."""
+    from megabatch.data.dataset import read_dataset
+    from megabatch.data.indexing import verify as verify_dataset
+
+    with _mistakes_told(), _progress("shards") as progress:
+        problems = verify_dataset(read_dataset(folder), progress)
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(f"{folder}: every shard is as it was recorded")
+
+
+@app.command()
+def example(folder: Annotated[Path, typer.Argument(help="Folder for the images.")]) -> None:
+    """Write scikit-learn's handwritten digits as PNG files, to try things with."""
+    from megabatch.data.digits import write_digits
+
+    with _mistakes_told():
+        count = write_digits(folder)
+    typer.echo(f"{count} images in {folder}")
+    typer.echo(f"next: megabatch data import {folder} data/digits --split train=0.8,validation=0.1,test=0.1")
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Read train=0.8,test=0.2."""
+    shares: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, share = part.partition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip().isidentifier():
+            _fail(f"--split {text}: write NAME=SHARE,... as in train=0.9,validation=0.1")
+    return shares
+
+
+def _print_dataset(dataset: Dataset) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("split", "samples", "shards", "bytes", box=None, pad_edge=False, title=str(dataset.folder))
+    for split in dataset.splits:
+        size = sum(shard.bytes for shard in split.shards)
+        table.add_row(split.name, f"{split.samples:,}", f"{len(split.shards):,}", f"{size:,}")
+    console = Console()
+    console.print(table)
+    names = ", ".join(dataset.classes[:10]) + (", ..." if len(dataset.classes) > 10 else "")
+    console.print(f"{len(dataset.classes)} classes: {names}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal and nothing in a log."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _mistakes_told() -> Iterator[None]:
+    from megabatch.data.errors import DataError
+
+    try:
+        yield
+    except DataError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(2)

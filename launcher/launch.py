@@ -1,0 +1,79 @@
+"""What `megabatch launch` and `megabatch eval` do: prepare, show, and hand over to a backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megabatch.configs.cluster import Cluster
+from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.job import Job
+from megabatch.configs.layers import apply_override
+from megabatch.configs.load import layered_tree, load, read_job, validate
+from megabatch.configs.run_dir import RunDir
+from megabatch.configs.yaml_tree import Tree
+from megabatch.launcher.backends.choose import backend_of
+from megabatch.launcher.prepare import Prepared, check
+from megabatch.launcher.save_job import find_run, write_job
+from megabatch.launcher.submission import Submission
+from megabatch.launcher.supervise import Ending
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run that goes on, perhaps on another cluster."""
+
+    run_dir: RunDir
+    prepared: Prepared
+
+
+def resume(which: str, recipe: str | None, cluster: str | None, overrides: Sequence[str]) -> Resumed:
+    """Find the run and check its job again. Only the cluster may change. Raises ConfigError."""
+    recipe_name = load(recipe, "laptop").recipe.name if recipe else None
+    run_dir = find_run(which, recipe_name)
+    job = read_job(run_dir.job)
+    of_recipe = [text for text in overrides if not text.startswith("cluster.")]
+    if of_recipe:
+        problem = "a run keeps its recipe: only cluster.* can change with --resume. Start a new run for another recipe"
+        raise ConfigError(Problem(f"command line, {text}", problem) for text in of_recipe)
+    new_cluster = _changed_cluster(job, cluster, [text.removeprefix("cluster.") for text in overrides])
+    prepared = check(job.model_copy(update={"cluster": new_cluster}))
+    if prepared.job.data_fingerprint != job.data_fingerprint:
+        problem = f"the data in {job.data_folder} changed since the run began: put it back, or start a new run"
+        raise ConfigError([Problem(str(run_dir.root), problem)])
+    return Resumed(run_dir, prepared)
+
+
+def _changed_cluster(job: Job, cluster: str | None, overrides: list[str]) -> Cluster:
+    if cluster is not None:
+        tree = layered_tree(cluster, "clusters", overrides, "cluster.")
+    else:
+        tree = Tree(job.cluster.model_dump(mode="json"), {(): "job.yaml"})
+        for text in overrides:
+            apply_override(tree, text, "cluster.")
+    return validate(Cluster, tree)
+
+
+def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> Submission:
+    """Return what would be run."""
+    return backend_of(job).render(job, run_dir, trainer_arguments)
+
+
+def start(job: Job, run_dir: RunDir, say: Callable[[str], None], trainer_arguments: Sequence[str] = ()) -> Ending:
+    """Write job.yaml and run or submit the job."""
+    write_job(job, run_dir.job)
+    return backend_of(job).submit(render(job, run_dir, trainer_arguments), job, run_dir, say)
+
+
+def is_finished(run_dir: RunDir) -> bool:
+    """Return whether the run has trained on its last sample."""
+    return bool(read_result(run_dir.result).get("outcome") == "finished")
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """Return the content of a result file, or an empty dict where there is none."""
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return values

@@ -1,0 +1,38 @@
+"""Looks at the world before a launch: shards, devices, programs. Changes nothing, imports no torch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from megabatch.configs.cluster import Cluster, Slurm
+from megabatch.configs.recipe import Recipe
+from megabatch.data.dataset import Dataset, missing_or_changed_shards
+from megabatch.launcher.refusals import used_splits
+
+_NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")
+
+
+def preflight(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:
+    """Return one message for each thing that is not as the run needs it."""
+    splits = [name for _, name in used_splits(recipe) if name in dataset.split_names]
+    return [*missing_or_changed_shards(dataset, splits), *_devices(cluster), *_programs(cluster)]
+
+
+def _devices(cluster: Cluster) -> list[str]:
+    if cluster.device != "cuda" or isinstance(cluster.backend, Slurm):
+        return []
+    found = len(list(_NVIDIA_DEVICES.iterdir())) if _NVIDIA_DEVICES.is_dir() else 0
+    if found >= cluster.processes_per_node:
+        return []
+    return [
+        f"cluster {cluster.name} asks for {cluster.processes_per_node} GPUs, this machine has {found}. "
+        f"Instead: cluster.processes_per_node={found or 1}"
+        + ("" if found else " cluster.device=cpu, or --cluster laptop")
+    ]
+
+
+def _programs(cluster: Cluster) -> list[str]:
+    if isinstance(cluster.backend, Slurm) and shutil.which("sbatch") is None:
+        return ["backend slurm needs `sbatch`, which is not on the PATH: start from a login node of the cluster"]
+    return []

@@ -1,0 +1,82 @@
+"""From names to a checked job: load, describe the data, refuse, plan, look at the world. No effects."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.job import Job
+from megabatch.configs.load import Loaded, load
+from megabatch.data.dataset import fingerprint, read_dataset
+from megabatch.data.errors import DataError
+from megabatch.launcher.plan import Plan, make_plan
+from megabatch.launcher.preflight import preflight
+from megabatch.launcher.refusals import refusals
+from megabatch.launcher.save_job import write_job
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that may be launched, and its plan."""
+
+    job: Job
+    plan: Plan
+
+
+def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
+    """Load and check everything that can be known without torch. Raises ConfigError with every problem."""
+    return check(_job(load(recipe, cluster, overrides)))
+
+
+def check(job: Job) -> Prepared:
+    """Check a job against its data and this machine. Raises ConfigError with every problem."""
+    try:
+        dataset = read_dataset(job.data_folder)
+    except DataError as error:
+        raise ConfigError([Problem("", str(error))]) from None
+    wrong = refusals(job.recipe, job.cluster, dataset)
+    world = preflight(job.recipe, job.cluster, dataset)
+    if wrong or world:
+        raise ConfigError(Problem("", message) for message in (*wrong, *world))
+    job = job.model_copy(update={"data_fingerprint": fingerprint(dataset)})
+    return Prepared(job, make_plan(job.recipe, job.cluster, dataset))
+
+
+def _job(loaded: Loaded) -> Job:
+    return Job(
+        recipe=loaded.recipe,
+        cluster=loaded.cluster,
+        working_folder=str(Path.cwd()),
+        data_fingerprint="",
+        version=version("megabatch"),
+    )
+
+
+def inspect_model(job: Job) -> dict[str, Any]:
+    """Build the model in a process of its own (it needs torch) and return what that process found out.
+
+    Raises ConfigError with the problems it reports: an unknown model, images that do not fit, ...
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        job_file = Path(folder) / "job.yaml"
+        write_job(job, job_file)
+        command = [sys.executable, "-m", "megabatch.trainer.inspect_model", str(job_file)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(job.cluster.threads_per_process)}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=job.working_folder, env=environment
+        )
+    if done.returncode != 0:
+        raise ConfigError([Problem("", f"the model could not be inspected:\n{done.stderr.strip()}")])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if found["problems"]:
+        raise ConfigError(Problem("", problem) for problem in found["problems"])
+    return found

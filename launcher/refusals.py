@@ -1,0 +1,164 @@
+"""The combinations that cannot work, as one table: when, because, instead. The docs page is rendered from it.
+
+Nothing is ever adjusted to make it fit. Pure: looks at recipe, cluster and the description of the data, not the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from megabatch.configs.cluster import Cluster, Local
+from megabatch.configs.recipe import Recipe
+from megabatch.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One rule. `found` yields what was seen, once for each time it applies; `rule` says it without numbers."""
+
+    rule: str
+    because: str
+    instead: Callable[[Recipe, Cluster, Dataset], str]
+    found: Callable[[Recipe, Cluster, Dataset], Iterator[str]]
+
+
+def refusals(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:
+    """Return one message for each rule that recipe, cluster and data set break together."""
+    return [
+        f"{seen}: {refusal.because}. Instead: {refusal.instead(recipe, cluster, dataset)}"
+        for refusal in TABLE
+        for seen in refusal.found(recipe, cluster, dataset)
+    ]
+
+
+def used_splits(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return (key, split name) for every split the recipe reads."""
+    data = recipe.data
+    keys = ("train_split", "validation_split", "test_split")
+    return [(f"data.{key}", getattr(data, key)) for key in keys if getattr(data, key) is not None]
+
+
+def _missing_split(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    for key, name in used_splits(recipe):
+        if name not in dataset.split_names:
+            yield f"{key} is {name!r}, but {dataset.folder} has {', '.join(dataset.split_names) or 'no splits'}"
+
+
+def _empty_split(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    for key, name in used_splits(recipe):
+        if name in dataset.split_names and dataset.split(name).samples == 0:
+            yield f"{key}: the split {name!r} of {dataset.folder} has no samples"
+
+
+def _shared_split(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    for key, name in used_splits(recipe)[1:]:
+        if name == recipe.data.train_split:
+            yield f"{key} and data.train_split are both {name!r}"
+
+
+def _label_outside(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    for _, name in used_splits(recipe):
+        if name in dataset.split_names and dataset.split(name).samples:
+            low, high = dataset.split(name).label_range()
+            if low < 0 or high >= len(dataset.classes):
+                yield f"split {name!r} has labels {low} to {high}, but there are {len(dataset.classes)} classes"
+
+
+def _micro_over_global(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.batch.micro_batch > recipe.batch.global_batch:
+        yield f"batch.micro_batch={recipe.batch.micro_batch} > batch.global_batch={recipe.batch.global_batch}"
+
+
+def _too_many_ranks(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    batch = recipe.batch
+    micro_batches = -(-batch.global_batch // batch.micro_batch)
+    if batch.micro_batch <= batch.global_batch and micro_batches < cluster.num_ranks:
+        yield (
+            f"{cluster.num_ranks} ranks share {micro_batches} micro-batches a step "
+            f"(global batch {batch.global_batch} / micro-batch {batch.micro_batch})"
+        )
+
+
+def _smaller_micro_batch(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> str:
+    fitting = recipe.batch.global_batch // cluster.num_ranks
+    if fitting == 0:
+        return f"a global batch of at least {cluster.num_ranks}, or at most {recipe.batch.global_batch} ranks"
+    return f"batch.micro_batch={fitting} or less, a larger batch.global_batch, or fewer ranks"
+
+
+def _nothing_left(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    name = recipe.data.train_split
+    samples = dataset.split(name).samples if name in dataset.split_names else 0
+    if recipe.batch.last_batch == "drop" and 0 < samples < recipe.batch.global_batch:
+        yield f"batch.last_batch=drop with {samples:,} samples and batch.global_batch={recipe.batch.global_batch}"
+
+
+def _long_warmup(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.schedule.warmup_epochs > recipe.epochs:
+        yield f"schedule.warmup_epochs={recipe.schedule.warmup_epochs:g} > epochs={recipe.epochs}"
+
+
+def _many_local_nodes(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if isinstance(cluster.backend, Local) and cluster.nodes > 1:
+        yield f"backend local with nodes={cluster.nodes}"
+
+
+TABLE: tuple[Refusal, ...] = (
+    Refusal(
+        "A split that the data set does not have",
+        "there is nothing to read",
+        lambda r, c, d: "name one of them, or write null for validation_split or test_split to do without",
+        _missing_split,
+    ),
+    Refusal(
+        "A split without samples",
+        "nothing can be trained or measured on it",
+        lambda r, c, d: f"import the data again, or look at it with `megabatch data info {d.folder}`",
+        _empty_split,
+    ),
+    Refusal(
+        "Training and evaluating on the same split",
+        "the accuracy would say nothing about new images",
+        lambda r, c, d: "import with `--split train=0.9,validation=0.1`, or write null",
+        _shared_split,
+    ),
+    Refusal(
+        "Labels outside the classes",
+        "the loss has no output for them",
+        lambda r, c, d: (
+            f"correct the labels, or list every class in classes.txt and run `megabatch data index {d.folder}`"
+        ),
+        _label_outside,
+    ),
+    Refusal(
+        "A micro-batch larger than the global batch",
+        "a step is made of whole micro-batches",
+        lambda r, c, d: f"batch.micro_batch={r.batch.global_batch} or less",
+        _micro_over_global,
+    ),
+    Refusal(
+        "Fewer micro-batches in a step than ranks",
+        "the ranks left over would wait in every step",
+        _smaller_micro_batch,
+        _too_many_ranks,
+    ),
+    Refusal(
+        "Dropping the last batch of an epoch that has only one",
+        "no batch would be left to train on",
+        lambda r, c, d: "batch.last_batch=short, or a smaller batch.global_batch",
+        _nothing_left,
+    ),
+    Refusal(
+        "A warmup longer than the training",
+        "the learning rate would never reach its peak",
+        lambda r, c, d: f"schedule.warmup_epochs={r.epochs} or less",
+        _long_warmup,
+    ),
+    Refusal(
+        "Several nodes on the local backend",
+        "it starts processes on this machine only",
+        lambda r, c, d: "cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`",
+        _many_local_nodes,
+    ),
+)

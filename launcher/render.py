@@ -1,0 +1,183 @@
+"""How plans, configs and results look on a terminal. Turns values into rich tables; decides nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from typing import Any
+
+from megabatch.configs.job import Job
+from megabatch.configs.load import Loaded
+from megabatch.configs.yaml_tree import KeyPath, Tree
+from megabatch.launcher.plan import Plan
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+_GIBIBYTE = 1 << 30
+_MEBIBYTE = 1 << 20
+
+
+def print_plan(job: Job, plan: Plan, model: dict[str, Any] | None) -> None:
+    """Print the plan as two columns, every derived number with how it came about."""
+    table = _table(f"plan: {job.recipe.name} on {job.cluster.name}")
+    for row in [*_data_rows(job, plan), *_batch_rows(plan), *_rate_rows(job, plan)]:
+        table.add_row(*row)
+    if model is not None:
+        for row in _model_rows(job, model):
+            table.add_row(*row)
+    Console().print(table)
+
+
+def plan_json(plan: Plan, model: dict[str, Any] | None) -> str:
+    """Return the plan as JSON text."""
+    values = asdict(plan)
+    return json.dumps(values if model is None else {**values, "model": model}, indent=2)
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _data_rows(job: Job, plan: Plan) -> list[tuple[str, str]]:
+    splits = [(f"  {s.use}", f"{s.samples:,} samples in {s.shards} shards ({s.name})") for s in plan.splits]
+    return [("data", f"{job.data_folder}, {plan.num_classes} classes"), *splits]
+
+
+def _batch_rows(plan: Plan) -> list[tuple[str, str]]:
+    last = f", the last of {plan.last_micro_batch}" if plan.last_micro_batch != plan.micro_batch else ""
+    short = f", the last batch of an epoch has {plan.last_batch:,}" if plan.last_batch != plan.global_batch else ""
+    return [
+        ("ranks", f"{plan.num_ranks}"),
+        ("global batch", f"{plan.global_batch:,} samples a step{short}"),
+        (
+            "micro-batches",
+            f"ceil({plan.global_batch} / {plan.micro_batch}) = {plan.micro_batches_per_step} a step{last}; "
+            f"{_range(plan.micro_batches_per_rank)} a rank",
+        ),
+        ("samples per rank", f"{_range(plan.samples_per_rank)} an epoch"),
+        ("shards per rank", f"{_range(plan.shards_per_rank)} an epoch"),
+        (
+            "steps",
+            f"{plan.steps_per_epoch:,} an epoch x {plan.epochs} epochs = {plan.total_steps:,}, "
+            f"{plan.samples_in_all:,} samples in all",
+        ),
+    ]
+
+
+def _rate_rows(job: Job, plan: Plan) -> list[tuple[str, str]]:
+    formula = {
+        "none": f"{plan.base_learning_rate:g}, not scaled",
+        "linear": f"{plan.base_learning_rate:g} x {plan.global_batch} / {plan.base_batch}",
+        "sqrt": f"{plan.base_learning_rate:g} x sqrt({plan.global_batch} / {plan.base_batch})",
+    }[plan.scaling]
+    schedule = job.recipe.schedule
+    return [
+        ("optimizer", f"{job.recipe.optimizer.name}, peak learning rate {formula} = {plan.peak_learning_rate:.6g}"),
+        (
+            "schedule",
+            f"{schedule.name}, warmup {schedule.warmup_epochs:g} epochs = {plan.warmup_steps:,} steps",
+        ),
+        ("precision", job.recipe.precision.name),
+        ("engine", f"{job.recipe.engine.name} on {job.cluster.device}, backend {job.cluster.backend.name}"),
+    ]
+
+
+def _model_rows(job: Job, model: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        (
+            "model",
+            f"{job.recipe.model.name}, {model['parameters']:,} parameters, {model['trainable_parameters']:,} trained",
+        ),
+        ("optimizer covers", model["groups"]),
+        ("memory per rank", f"{_size(model['state_bytes'])} for weights, gradients and optimizer"),
+    ]
+    activations = model["activation_bytes"]
+    if activations is not None:
+        rows.append(("", f"{_size(activations)} more for the activations of a micro-batch"))
+    rows.append(("checkpoint", _size(model["checkpoint_bytes"])))
+    return rows
+
+
+def print_summary(result: dict[str, Any], run_dir: str) -> None:
+    """Print how a finished run ended and what can be done with it next."""
+    test = result.get("test")
+    table = _table("finished")
+    table.add_row(
+        "trained", f"{result['step']:,} steps, {result['samples_seen']:,} samples in {result['seconds']:.0f} s"
+    )
+    if result.get("best_step") is not None:
+        table.add_row("best validation", f"{result['best_value']:.4g} after step {result['best_step']:,}")
+    if test:
+        table.add_row(
+            "test accuracy", f"[bold]{test['top1']:.2%}[/] of {test['samples']:,} images, loss {test['loss']:.4f}"
+        )
+    table.add_row("run folder", run_dir)
+    table.add_row("next", f"megabatch eval {run_dir} --split test --checkpoint last")
+    table.add_row("", f"less {run_dir}/metrics.jsonl")
+    Console().print(table, soft_wrap=True)
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """Print the result of one evaluation."""
+    table = _table(f"{result['split']}, {result['checkpoint']}")
+    table.add_row("samples", f"{result['samples']:,}")
+    table.add_row("top-1", f"[bold]{result['top1']:.2%}[/]")
+    table.add_row("top-5", f"{result['top5']:.2%}")
+    table.add_row("loss", f"{result['loss']:.4f}")
+    Console().print(table)
+
+
+def print_config(loaded: Loaded, origin: bool) -> None:
+    """Print recipe and cluster as YAML, or with `origin` as a table of key, value and where it comes from."""
+    parts = (("recipe", loaded.recipe, loaded.recipe_tree), ("cluster", loaded.cluster, loaded.cluster_tree))
+    console = Console()
+    for name, model, tree in parts:
+        if not origin:
+            console.print(f"# {name}", style="dim")
+            console.print(_yaml(model), markup=False, highlight=False, soft_wrap=True, end="")
+            continue
+        table = Table("key", "value", "from", title=name, title_justify="left", box=None, pad_edge=False)
+        for path, value in _leaves(model.model_dump(mode="json"), ()):
+            table.add_row(".".join(map(str, path)), str(value), _origin(tree, path), style=None)
+        console.print(table)
+
+
+def _yaml(model: BaseModel) -> str:
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = io.StringIO()
+    yaml.dump(model.model_dump(mode="json"), text)
+    return text.getvalue()
+
+
+def _leaves(value: Any, path: KeyPath) -> list[tuple[KeyPath, Any]]:
+    if isinstance(value, dict) and value:
+        return [leaf for key, child in value.items() for leaf in _leaves(child, (*path, key))]
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [leaf for i, child in enumerate(value) for leaf in _leaves(child, (*path, i))]
+    return [(path, value)]
+
+
+def _origin(tree: Tree, path: KeyPath) -> str:
+    """Return where a value was written; a key that stands in no file has its default."""
+    if path in tree.origins:
+        return tree.origins[path]
+    if path[-1] == "name" and path[:-1] in tree.origins and len(path) > 1:
+        return tree.origins[path[:-1]]  # the short form `optimizer: lars`
+    return "default"
+
+
+def _range(pair: tuple[int, int]) -> str:
+    return f"{pair[0]:,}" if pair[0] == pair[1] else f"{pair[0]:,} to {pair[1]:,}"
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIBIBYTE:.2f} GiB" if count >= _GIBIBYTE else f"{count / _MEBIBYTE:.1f} MiB"

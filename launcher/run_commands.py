@@ -1,0 +1,96 @@
+"""`megabatch launch` and `megabatch eval`, step by step: what is checked, what is said, what is started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from megabatch.configs.job import Job
+from megabatch.configs.load import read_job
+from megabatch.configs.run_dir import RunDir
+from megabatch.launcher import launch, render
+from megabatch.launcher.prepare import Prepared, inspect_model, prepare
+from megabatch.launcher.save_job import find_run, new_run_dir
+from megabatch.launcher.supervise import Ending, ExitCode
+
+
+def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path | None) -> int:
+    """Check, make the run folder, start the job and say how it ended; return the exit code."""
+    prepared = prepare(recipe, cluster, overrides)
+    found = inspect_model(prepared.job)
+    render.print_plan(prepared.job, prepared.plan, found)
+    return _run(prepared.job, new_run_dir(prepared.job, chosen))
+
+
+def dry_run(recipe: str, cluster: str, overrides: Sequence[str], write: Path | None) -> int:
+    """Show the plan and the exact command; with `write`, write job.yaml for a start by hand."""
+    prepared = prepare(recipe, cluster, overrides)
+    run_dir = new_run_dir(prepared.job, write) if write else RunDir(Path("RUN_DIR"))
+    _show(prepared, run_dir)
+    if write:
+        typer.echo(f"\nwritten: {run_dir.job}")
+        ranks = prepared.job.cluster.processes_per_node
+        typer.echo(f"by hand: torchrun --nproc-per-node {ranks} -m megabatch.trainer {run_dir.job}")
+    return ExitCode.DONE
+
+
+def resume_run(which: str, recipe: str | None, cluster: str | None, overrides: Sequence[str], dry: bool) -> int:
+    """Go on with a run from its newest checkpoint, perhaps on another cluster; return the exit code."""
+    resumed = launch.resume(which, recipe, cluster, overrides)
+    if dry:
+        _show(resumed.prepared, resumed.run_dir)
+        return ExitCode.DONE
+    if launch.is_finished(resumed.run_dir):
+        typer.echo(f"{resumed.run_dir.root} has finished: nothing is left to train")
+        _summary(resumed.run_dir)
+        return ExitCode.DONE
+    return _run(resumed.prepared.job, resumed.run_dir)
+
+
+def evaluate_run(which: str, split: str, checkpoint: str) -> int:
+    """Evaluate a checkpoint on a split and print the result; return the exit code."""
+    run_dir = find_run(which, None)
+    job = read_job(run_dir.job)
+    arguments = ["--evaluate", split, "--checkpoint", checkpoint]
+    ending = launch.start(job, run_dir, _say, arguments)
+    if ending.code == ExitCode.DONE:
+        render.print_evaluation(launch.read_result(run_dir.evaluation(split, checkpoint)))
+    return _told(ending)
+
+
+def _run(job: Job, run_dir: RunDir) -> int:
+    typer.echo(f"run folder: {run_dir.root}")
+    ending = launch.start(job, run_dir, _say)
+    if ending.code == ExitCode.STOPPED:
+        typer.echo(f"stopped. Go on with: megabatch launch --resume {_short(run_dir.root)}")
+    elif ending.code == ExitCode.DONE and job.cluster.backend.name == "local":
+        _summary(run_dir)
+    elif ending.code == ExitCode.FAILED and any(run_dir.checkpoints.glob("step-*")):
+        typer.echo(f"go on from the last checkpoint with: megabatch launch --resume {_short(run_dir.root)}", err=True)
+    return _told(ending)
+
+
+def _told(ending: Ending) -> int:
+    if ending.message:
+        typer.echo(f"error: {ending.message}" if ending.code != ExitCode.STOPPED else ending.message, err=True)
+    return ending.code
+
+
+def _summary(run_dir: RunDir) -> None:
+    render.print_summary(launch.read_result(run_dir.result), _short(run_dir.root))
+
+
+def _show(prepared: Prepared, run_dir: RunDir) -> None:
+    render.print_plan(prepared.job, prepared.plan, None)
+    typer.echo("\nwould run:\n")
+    typer.echo(str(launch.render(prepared.job, run_dir)))
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _short(folder: Path) -> str:
+    """Return the path from here where that is shorter."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

@@ -1,0 +1,67 @@
+"""Writes RUN_DIR/job.yaml, and finds run folders again. The only place that makes run folders."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.job import Job
+from megabatch.configs.load import read_job
+from megabatch.configs.run_dir import RunDir
+from ruamel.yaml import YAML
+
+RUNS_FOLDER = Path("runs")
+
+
+def write_job(job: Job, file: Path) -> None:
+    """Write the job atomically; readable only by its owner, for the environment may hold what others must not see."""
+    hidden = file.with_name(f".{file.name}.{os.getpid()}")
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    hidden.touch(mode=0o600)
+    with hidden.open("w", encoding="utf-8") as opened:
+        opened.write("# Written by megabatch launch; the ranks read this file and nothing else.\n")
+        yaml.dump(job.model_dump(mode="json"), opened)
+    hidden.rename(file)
+
+
+def new_run_dir(job: Job, chosen: Path | None) -> RunDir:
+    """Make a run folder: the chosen one if it is empty or new, else runs/NAME-DATE-TIME."""
+    folder = chosen or _unused(RUNS_FOLDER / f"{job.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if (folder / "job.yaml").exists():
+        raise ConfigError(
+            [Problem(str(folder), f"is a run already: `megabatch launch --resume {folder}` goes on with it")]
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError([Problem(str(folder), "is not an empty folder: choose another --run-dir")])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_job(job, RunDir(folder.absolute()).job)
+    return RunDir(folder.absolute())
+
+
+def find_run(name: str, recipe_name: str | None) -> RunDir:
+    """Return the run folder that `--resume` means: a path, or `latest` for the newest run (of the recipe, if given)."""
+    if name != "latest":
+        run_dir = RunDir(Path(name).absolute())
+        if not run_dir.job.is_file():
+            raise ConfigError(
+                [Problem(name, "is no run folder: it has no job.yaml. `megabatch launch RECIPE` makes one")]
+            )
+        return run_dir
+    for job_file in sorted(RUNS_FOLDER.glob("*/job.yaml"), key=lambda file: file.stat().st_mtime, reverse=True):
+        if recipe_name is None or read_job(job_file).recipe.name == recipe_name:
+            return RunDir(job_file.parent.absolute())
+    of_recipe = f" of the recipe {recipe_name}" if recipe_name else ""
+    raise ConfigError([Problem(str(RUNS_FOLDER.absolute()), f"has no run{of_recipe}: start one without --resume")])
+
+
+def _unused(folder: Path) -> Path:
+    number = 1
+    candidate = folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate

@@ -1,0 +1,134 @@
+"""Runs the ranks of a local job and says how they ended. Learns about the run only from its exit and from RUN_DIR.
+
+Ctrl-C or SIGTERM asks the ranks, not torchrun, to save and end: torchrun would kill them 30 seconds later. They are in
+sessions of their own, so a terminal's Ctrl-C reaches this process alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from megabatch.configs.run_dir import RunDir
+
+
+class ExitCode(IntEnum):
+    """What the megabatch command ends with."""
+
+    DONE = 0
+    FAILED = 1
+    MISTAKE = 2
+    STOPPED = 3
+
+
+_PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
+_INPUT_ERRORS = ("ConfigError", "DataError")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a local job ended."""
+
+    code: ExitCode
+    message: str
+
+
+def run(
+    argv: list[str], environment: dict[str, str], run_dir: RunDir, folder: str, say: Callable[[str], None]
+) -> Ending:
+    """Start the command, pass signals on, wait, and return how it ended."""
+    run_dir.logs.mkdir(parents=True, exist_ok=True)
+    for stale in (*run_dir.failures(), run_dir.result):
+        stale.unlink(missing_ok=True)
+    with run_dir.launcher_log.open("ab") as log:
+        process = subprocess.Popen(argv, env=environment, stderr=log, cwd=folder, start_new_session=True)
+        with _Signals(process, say) as signals:
+            exit_code = process.wait()
+    return _ending(exit_code, signals.received, run_dir)
+
+
+class _Signals:
+    """While the job runs: the first SIGINT or SIGTERM asks the ranks to save and end, the second ends them at once."""
+
+    def __init__(self, process: subprocess.Popen[bytes], say: Callable[[str], None]):
+        self.received = 0
+        self._process = process
+        self._say = say
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received += 1
+        ranks = descendants(self._process.pid)
+        if self.received == 1:
+            self._say("stopping: a checkpoint is saved at the end of this step (again: stop at once)")
+            _send(ranks, signal.SIGTERM)
+        else:
+            _send([self._process.pid, *ranks], signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the children of a process, and theirs."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:  # the thread has just ended
+            continue
+        found += [grandchild for child in children for grandchild in (child, *descendants(child))]
+    return found
+
+
+def _send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _ending(exit_code: int, signals_received: int, run_dir: RunDir) -> Ending:
+    if exit_code == 0:
+        result = json.loads(run_dir.result.read_text(encoding="utf-8")) if run_dir.result.exists() else {}
+        stopped = result.get("outcome") == "stopped"
+        return Ending(ExitCode.STOPPED if stopped else ExitCode.DONE, "")
+    if signals_received:
+        return Ending(ExitCode.STOPPED, "stopped at once; the last checkpoint is as it was")
+    failures = [json.loads(file.read_text(encoding="utf-8")) for file in run_dir.failures()]
+    if not failures:
+        return Ending(ExitCode.FAILED, _without_cause(exit_code, run_dir))
+    first = min(failures, key=lambda failure: (_is_consequence(failure), failure["time"]))
+    code = ExitCode.MISTAKE if first["kind"] in _INPUT_ERRORS else ExitCode.FAILED
+    if all(_is_consequence(failure) for failure in failures):
+        return Ending(code, _without_cause(exit_code, run_dir))
+    where = f"rank {first['rank']} on {first['host']}"
+    known = first["kind"] in (*_INPUT_ERRORS, "TrainingError")
+    detail = first["message"] if known else f"{first['traceback']}".rstrip()
+    return Ending(code, f"{where}: {detail}\nlogs: {run_dir.logs}")
+
+
+def _is_consequence(failure: dict[str, Any]) -> bool:
+    """A rank whose peer is gone fails too; that is not the cause."""
+    return any(sign in failure["message"] for sign in _PEER_LOST)
+
+
+def _without_cause(exit_code: int, run_dir: RunDir) -> str:
+    """No rank wrote why: it was killed from outside. torchrun's log has the signal."""
+    killed = "a rank was killed from outside (out of memory? kill -9?)" if exit_code else ""
+    return f"{killed}; torchrun's own words are in {run_dir.launcher_log}"

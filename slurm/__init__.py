@@ -1,0 +1,1 @@
+"""The sbatch template, as package data."""
