@@ -1,0 +1,29 @@
+"""Shared by all tests: hypothesis without deadlines (the machine is shared), and folders to run jobs in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support.runs import Workplace
+from support.shards import dataset
+
+settings.register_profile("megabatch", deadline=None, derandomize=True)
+settings.load_profile("megabatch")
+
+TRAIN_SAMPLES = 44  # with a global batch of 20 the last batch has 4: one micro-batch, so two of three ranks get fillers
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A folder with a recipe, a network and a small data set; runs go into subfolders of their own."""
+    folder = tmp_path_factory.mktemp("workplace")
+    dataset(folder, {"train": TRAIN_SAMPLES, "validation": 15, "test": 15})
+    place = Workplace(folder)
+    place.write()
+    return place

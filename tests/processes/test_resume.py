@@ -1,0 +1,72 @@
+"""Killed with -9 in the middle of an epoch and resumed: the same losses bit for bit, no sample lost or repeated."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from support.runs import Workplace, finish, kill_after_step, losses, steps_done, trained_samples
+
+from megabatch.configs.run_dir import RunDir
+from megabatch.trainer import checkpoint
+
+pytestmark = pytest.mark.processes
+# fp32, where another order of addition shows in the last bits; a checkpoint every 4 steps, an epoch has 3
+OVERRIDES = ("epochs=40", "checkpoint.every_epochs=40", "checkpoint.every_steps=4")
+STEPS = 120
+
+
+def final_weights(run_dir: RunDir) -> dict[str, bytes]:
+    snapshot = checkpoint.load(run_dir.checkpoint(STEPS))
+    return {name: tensor.numpy().tobytes() for name, tensor in {**snapshot.network, **snapshot.optimizer}.items()}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_run_killed_twice_ends_with_the_same_bits_as_one_left_alone(workplace: Workplace, world: int) -> None:
+    alone = workplace.train(f"alone-{world}", world, *OVERRIDES)
+    killed = workplace.job(f"killed-{world}", world, *OVERRIDES)
+    dice = random.Random(world)
+    for _ in range(2):
+        process = workplace.start(killed, world)
+        kill_after_step(process, killed, steps_done(killed) + dice.randint(5, 30), victim=dice.randrange(world))
+        assert steps_done(killed) < STEPS
+    finish(workplace.start(killed, world), killed)
+    assert losses(killed) == losses(alone)
+    assert trained_samples(killed) == trained_samples(alone)
+    assert final_weights(killed) == final_weights(alone)
+
+
+def test_resume_with_other_numbers_of_ranks_repeats_no_sample_and_loses_none(workplace: Workplace) -> None:
+    overrides = (*OVERRIDES, "precision=fp64")
+    alone = workplace.train("elastic-alone", 1, *overrides)
+    moved = workplace.job("elastic", 3, *overrides)
+    kill_after_step(workplace.start(moved, 3), moved, 20, victim=1)
+    for world, upto in ((2, 60), (1, STEPS)):
+        done = workplace.megabatch("launch", "--resume", "elastic", f"cluster.processes_per_node={world}", "--dry-run")
+        assert done.returncode == 0, done.stderr
+        (moved.root / "job.yaml").write_text(
+            (moved.root / "job.yaml").read_text().replace("processes_per_node: 3", f"processes_per_node: {world}")
+            .replace("processes_per_node: 2", f"processes_per_node: {world}")
+        )  # fmt: skip
+        process = workplace.start(moved, world)
+        if upto < STEPS:
+            kill_after_step(process, moved, upto, victim=0)
+        else:
+            finish(process, moved)
+    assert losses(moved) == pytest.approx(losses(alone), rel=1e-9)
+    assert trained_samples(moved) == trained_samples(alone)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_the_result_is_the_same(workplace: Workplace) -> None:
+    alone = workplace.train("undamaged", 2, *OVERRIDES)
+    hurt = workplace.job("damaged", 2, *OVERRIDES)
+    kill_after_step(workplace.start(hurt, 2), hurt, 30, victim=0)
+    newest, _ = checkpoint.newest(hurt)
+    assert newest is not None
+    file = newest / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    finish(workplace.start(hurt, 2), hurt)
+    assert losses(hurt) == losses(alone)
+    assert "falling back to an older checkpoint" in hurt.metrics.read_text()

@@ -1,0 +1,143 @@
+"""Real runs for tests: a recipe in an empty folder, ranks started by torchrun, and what they left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megabatch.configs.metrics import read_metrics
+from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.supervise import descendants
+
+RECIPE = """\
+name: tiny
+epochs: 2
+data:
+  path: data
+  image_size: 8
+  validation_split: null
+  test_split: null
+  train_transforms:
+    - {name: random_crop, padding: 1}
+    - horizontal_flip
+  shuffle: {streams: 4, window_shards: 2, block_samples: 3}
+model: {name: "network:small"}
+batch: {global_batch: 20, micro_batch: 4}
+optimizer: {name: sgd, base_learning_rate: 0.05, scaling: none, weight_decay: 1e-3}
+schedule: {name: cosine, warmup_epochs: 1}
+regularization: {label_smoothing: 0.1, clip_norm: 1.0}
+tracking: {sample_log: true}
+"""
+
+NETWORK = """\
+from torch import nn
+
+def small(num_classes, norm=True, dropout=0.2):
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6) if norm else nn.Identity(), nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2), nn.BatchNorm2d(8) if norm else nn.Identity(), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(8, num_classes),
+    )
+"""
+
+
+@dataclass
+class Workplace:
+    """A user's folder: recipe.yaml, network.py and data/."""
+
+    folder: Path
+
+    def write(self) -> None:
+        (self.folder / "recipe.yaml").write_text(RECIPE)
+        (self.folder / "network.py").write_text(NETWORK)
+
+    def megabatch(self, *arguments: str, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+        """Run the command line as a user does."""
+        command = [sys.executable, "-c", "from megabatch.launcher.cli import main; main()", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False, env=environment()
+        )
+
+    def job(self, run: str, num_ranks: int, *overrides: str) -> RunDir:
+        """Write RUN/job.yaml for a start by hand."""
+        ranks = f"cluster.processes_per_node={num_ranks}"
+        done = self.megabatch("launch", "recipe.yaml", ranks, *overrides, "--dry-run", "--write", run)
+        assert done.returncode == 0, done.stderr
+        return RunDir(self.folder / run)
+
+    def start(self, run_dir: RunDir, num_ranks: int) -> subprocess.Popen[bytes]:
+        """Start the ranks with torchrun, as a user does by hand."""
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
+            "-m", "megabatch.trainer", str(run_dir.job),
+        ]  # fmt: skip
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def train(self, run: str, num_ranks: int, *overrides: str) -> RunDir:
+        """Train to the end with torchrun."""
+        run_dir = self.job(run, num_ranks, *overrides)
+        finish(self.start(run_dir, num_ranks), run_dir)
+        return run_dir
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of the ranks: one thread each, as the launcher sets it."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+
+
+def finish(process: subprocess.Popen[bytes], run_dir: RunDir, timeout: int = 120) -> None:
+    """Wait for a run that must end well."""
+    code = process.wait(timeout=timeout)
+    failures = "\n".join(file.read_text() for file in run_dir.failures())
+    assert code == 0, f"exit code {code}\n{failures}"
+
+
+def kill_after_step(process: subprocess.Popen[bytes], run_dir: RunDir, step: int, victim: int) -> None:
+    """SIGKILL one rank (the `victim`-th child of torchrun) once the metrics show `step`; wait for the rest to end."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and steps_done(run_dir) < step:
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.001)
+    ranks = descendants(process.pid)
+    assert ranks, "the run ended before it could be killed"
+    os.kill(ranks[victim % len(ranks)], signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+
+
+def steps_done(run_dir: RunDir) -> int:
+    """Return the last step in metrics.jsonl."""
+    if not run_dir.metrics.exists():
+        return 0
+    lines = read_metrics(run_dir.metrics, "step")
+    return lines[-1]["step"] if lines else 0
+
+
+def losses(run_dir: RunDir) -> list[float]:
+    """Return the loss of every step, in order; each step exactly once."""
+    lines = read_metrics(run_dir.metrics, "step")
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["loss"] for line in lines]
+
+
+def trained_samples(run_dir: RunDir) -> list[list[int]]:
+    """Return the sample ids of every step in the order of the micro-batches, over all ranks.
+
+    A step trained again after a restart counts as it was trained last; each micro-batch must then agree.
+    """
+    steps: dict[int, dict[int, list[int]]] = {}
+    for file in sorted((run_dir.root / "samples").glob("*.jsonl")):
+        for text in file.read_text().splitlines():
+            line: dict[str, Any] = json.loads(text)
+            numbers = steps.setdefault(line["step"], {})
+            assert numbers.get(line["number"], line["sample_ids"]) == line["sample_ids"], "trained again with others"
+            numbers[line["number"]] = line["sample_ids"]
+    return [[i for number in sorted(steps[step]) for i in steps[step][number]] for step in sorted(steps)]
