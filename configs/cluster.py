@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import BeforeValidator, Field
+
 from megabatch.configs.base import Choice, EnvironmentText, Frozen, PositiveInt, name_only
 from megabatch.configs.recipe import Name
-from pydantic import BeforeValidator, Field
 
 # No control characters, quotes, spaces or shell signs: a newline in a quoted #SBATCH line would run as a command.
 SchedulerWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:=@%+/\-\[\]&|*]{1,256}$")]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
 from megabatch.configs.errors import Problem, nearest
 from megabatch.configs.schema_walk import Section, choices_at, section_at
 from megabatch.configs.yaml_tree import KeyPath, Tree
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 
 def explain(error: ValidationError, root: Section, tree: Tree) -> list[Problem]:

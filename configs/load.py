@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
 from megabatch.configs.base import EnvironmentAllowed
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.errors import ConfigError, Problem, nearest
@@ -19,7 +21,6 @@ from megabatch.configs.layers import apply_override, merge
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.schema_walk import metadata_at
 from megabatch.configs.yaml_tree import KeyPath, Tree, read_tree
-from pydantic import BaseModel, ValidationError
 
 Schema = TypeVar("Schema", bound=BaseModel)
 MAX_BASES = 20

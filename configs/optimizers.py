@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from megabatch.configs.base import Choice, NonNegativeFloat, PositiveFloat, PositiveInt, name_only
 from pydantic import BeforeValidator, Field
+
+from megabatch.configs.base import Choice, NonNegativeFloat, PositiveFloat, PositiveInt, name_only
 
 Scaling = Literal["none", "linear", "sqrt"]
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pydantic import Field
+
 from megabatch.configs.base import Frozen, NonNegativeInt, PositiveInt
 from megabatch.configs.optimizers import Optimizer
 from megabatch.configs.schedules import Cosine, Schedule
@@ -20,7 +22,6 @@ from megabatch.configs.sections import (
     Regularization,
     Tracking,
 )
-from pydantic import Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}$")]
 

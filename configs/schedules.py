@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from megabatch.configs.base import Choice, Fraction, NonNegativeFloat, PositiveFloat, name_only
 from pydantic import BeforeValidator, Field
 from typing_extensions import override
+
+from megabatch.configs.base import Choice, Fraction, NonNegativeFloat, PositiveFloat, name_only
 
 
 class ScheduleBase(Choice):

@@ -6,10 +6,11 @@ import types
 import typing
 from typing import Annotated, Any
 
-from megabatch.configs.base import Choice
-from megabatch.configs.yaml_tree import KeyPath
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from megabatch.configs.base import Choice
+from megabatch.configs.yaml_tree import KeyPath
 
 Section = type[BaseModel]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Field
+
 from megabatch.configs.base import (
     Choice,
     EnvironmentText,
@@ -13,7 +15,6 @@ from megabatch.configs.base import (
     name_only,
 )
 from megabatch.configs.transforms import Transform
-from pydantic import BeforeValidator, Field
 
 
 class Shuffle(Frozen):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from megabatch.configs.base import Choice, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, name_only
 from pydantic import BeforeValidator, Field, model_validator
+
+from megabatch.configs.base import Choice, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, name_only
 
 
 class RandomResizedCrop(Choice):

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megabatch.configs.errors import ConfigError, Problem
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from megabatch.configs.errors import ConfigError, Problem
 
 KeyPath = tuple[str | int, ...]
 MAX_FILE_BYTES = 1_000_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from megabatch.data.errors import DataError
 from PIL import Image
+
+from megabatch.data.errors import DataError
 
 _LARGEST_VALUE = 16  # of a pixel in the data set (Alpaydin and Kaynak 1998)
 

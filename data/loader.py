@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from megabatch.data.augment.chain import ImageTransform
 from megabatch.data.decode import decode_image
 from megabatch.data.errors import DataError
@@ -20,7 +22,6 @@ from megabatch.data.hashing import RandomStream, key
 from megabatch.data.order import EpochOrder, Layout
 from megabatch.data.read import SplitReader
 from megabatch.data.steps import Steps
-from numpy.typing import NDArray
 
 _AUGMENT = 3  # what a key is for; data/order.py has 1 and 2
 _OCCURRENCE = 0  # every sample comes once an epoch

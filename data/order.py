@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from megabatch.data.hashing import key, permutation
 from numpy.typing import NDArray
+
+from megabatch.data.hashing import key, permutation
 
 _SHARDS, _WINDOW = 1, 2  # what a key is for
 _WINDOWS_KEPT = 1024

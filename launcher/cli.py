@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
 import typer
+
 from megabatch.launcher.data_commands import app as data_app
 
 app = typer.Typer(
@@ -118,9 +119,10 @@ def schema(which: Annotated[str, typer.Argument(help="recipe or cluster")] = "re
     """Print the JSON schema, for editors that complete and check YAML."""
     import json
 
+    from pydantic import BaseModel
+
     from megabatch.configs.cluster import Cluster
     from megabatch.configs.recipe import Recipe
-    from pydantic import BaseModel
 
     models: dict[str, type[BaseModel]] = {"recipe": Recipe, "cluster": Cluster}
     if which not in models:

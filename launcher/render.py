@@ -7,13 +7,14 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded
 from megabatch.configs.yaml_tree import KeyPath, Tree
 from megabatch.launcher.plan import Plan
-from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 
 _GIBIBYTE = 1 << 30
 _MEBIBYTE = 1 << 20

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
+
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
@@ -62,6 +63,8 @@ def evaluate_run(which: str, split: str, checkpoint: str) -> int:
 def _run(job: Job, run_dir: RunDir) -> int:
     typer.echo(f"run folder: {run_dir.root}")
     ending = launch.start(job, run_dir, _say)
+    if ending.code == ExitCode.DONE and launch.read_result(run_dir.result).get("outcome") == "stopped":
+        ending = Ending(ExitCode.STOPPED, "")
     if ending.code == ExitCode.STOPPED:
         typer.echo(f"stopped. Go on with: megabatch launch --resume {_short(run_dir.root)}")
     elif ending.code == ExitCode.DONE and job.cluster.backend.name == "local":

@@ -6,11 +6,12 @@ import os
 import time
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
-from ruamel.yaml import YAML
 
 RUNS_FOLDER = Path("runs")
 

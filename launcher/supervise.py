@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -29,6 +30,7 @@ class ExitCode(IntEnum):
     STOPPED = 3
 
 
+_ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(?P<rank>\d+).*?exitcode\s*:\s*(?P<exitcode>-?\d+)", re.DOTALL)
 _PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
 _INPUT_ERRORS = ("ConfigError", "DataError")
 
@@ -46,13 +48,14 @@ def run(
 ) -> Ending:
     """Start the command, pass signals on, wait, and return how it ended."""
     run_dir.logs.mkdir(parents=True, exist_ok=True)
-    for stale in (*run_dir.failures(), run_dir.result):
-        stale.unlink(missing_ok=True)
+    for stale in run_dir.failures():
+        stale.unlink()
+    log_start = run_dir.launcher_log.stat().st_size if run_dir.launcher_log.exists() else 0
     with run_dir.launcher_log.open("ab") as log:
         process = subprocess.Popen(argv, env=environment, stderr=log, cwd=folder, start_new_session=True)
         with _Signals(process, say) as signals:
             exit_code = process.wait()
-    return _ending(exit_code, signals.received, run_dir)
+    return _ending(exit_code, signals.received, run_dir, log_start)
 
 
 class _Signals:
@@ -103,20 +106,17 @@ def _send(pids: list[int], number: signal.Signals) -> None:
             continue
 
 
-def _ending(exit_code: int, signals_received: int, run_dir: RunDir) -> Ending:
+def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
     if exit_code == 0:
-        result = json.loads(run_dir.result.read_text(encoding="utf-8")) if run_dir.result.exists() else {}
-        stopped = result.get("outcome") == "stopped"
-        return Ending(ExitCode.STOPPED if stopped else ExitCode.DONE, "")
+        return Ending(ExitCode.DONE, "")
     if signals_received:
         return Ending(ExitCode.STOPPED, "stopped at once; the last checkpoint is as it was")
     failures = [json.loads(file.read_text(encoding="utf-8")) for file in run_dir.failures()]
-    if not failures:
-        return Ending(ExitCode.FAILED, _without_cause(exit_code, run_dir))
-    first = min(failures, key=lambda failure: (_is_consequence(failure), failure["time"]))
+    causes = [failure for failure in failures if not _is_consequence(failure)]
+    if not causes:
+        return Ending(ExitCode.FAILED, _without_cause(run_dir, log_start))
+    first = min(causes, key=lambda failure: float(failure["time"]))
     code = ExitCode.MISTAKE if first["kind"] in _INPUT_ERRORS else ExitCode.FAILED
-    if all(_is_consequence(failure) for failure in failures):
-        return Ending(code, _without_cause(exit_code, run_dir))
     where = f"rank {first['rank']} on {first['host']}"
     known = first["kind"] in (*_INPUT_ERRORS, "TrainingError")
     detail = first["message"] if known else f"{first['traceback']}".rstrip()
@@ -128,7 +128,16 @@ def _is_consequence(failure: dict[str, Any]) -> bool:
     return any(sign in failure["message"] for sign in _PEER_LOST)
 
 
-def _without_cause(exit_code: int, run_dir: RunDir) -> str:
-    """No rank wrote why: it was killed from outside. torchrun's log has the signal."""
-    killed = "a rank was killed from outside (out of memory? kill -9?)" if exit_code else ""
-    return f"{killed}; torchrun's own words are in {run_dir.launcher_log}"
+def _without_cause(run_dir: RunDir, log_start: int) -> str:
+    """No rank wrote why, so one was killed from outside; torchrun's log has its number and the signal."""
+    with run_dir.launcher_log.open("rb") as log:
+        log.seek(log_start)
+        text = log.read().decode(errors="replace")
+    found = _ROOT_CAUSE.search(text)
+    if found is None:
+        return f"torchrun ended before the ranks did; its own words are in {run_dir.launcher_log}"
+    signal_number = -int(found["exitcode"])
+    names = {number.value: number.name for number in signal.Signals}
+    by = f"was killed by {names[signal_number]}" if signal_number in names else f"ended with code {found['exitcode']}"
+    hint = ": out of memory, or kill -9 from outside" if signal_number == signal.SIGKILL else ""
+    return f"rank {found['rank']} {by}{hint}. Its log is {run_dir.rank_log(int(found['rank']))}"

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from megabatch.data.errors import DataError
 from megabatch.trainer import checkpoint, loop
 from megabatch.trainer.build import Parts, build
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.process import StopSignal, hold_lock, record_failure, redirect_output
+from megabatch.trainer.process import StopSignal, exit_now, hold_lock, record_failure, redirect_output
 from megabatch.trainer.world import join, leave, read_world
 
 
@@ -35,50 +36,51 @@ def main() -> int:
     run_dir = RunDir(arguments.job.absolute().parent)
     rank = int(os.environ.get("RANK", "0"))
     try:
-        job = read_job(arguments.job)
-        world = read_world(job.cluster, os.environ)
-        redirect_output(run_dir, world.rank)
-        if world.is_main:
-            run_dir.root.mkdir(parents=True, exist_ok=True)
-            hold_lock(run_dir.lock)
-        stop = StopSignal()
-        join(world, job.cluster)
-        try:
-            parts = build(job, world, run_dir, stop.requested)
-            if arguments.evaluate:
-                _evaluate(parts, arguments.evaluate, arguments.checkpoint)
-            else:
-                _train(parts)
-        finally:
-            leave()
+        _run(arguments, run_dir)
     except (ConfigError, DataError, TrainingError) as error:
         record_failure(run_dir, rank, error)
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, TrainingError) else 2
     except Exception as error:
         record_failure(run_dir, rank, error)
-        raise
+        traceback.print_exc()
+        return 1
     return 0
+
+
+def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
+    job = read_job(arguments.job)
+    world = read_world(job.cluster, os.environ)
+    redirect_output(run_dir, world.rank)
+    if world.is_main:
+        hold_lock(run_dir.lock)
+    stop = StopSignal()
+    join(world, job.cluster)
+    try:
+        parts = build(job, world, run_dir, stop.requested)
+        try:
+            if arguments.evaluate:
+                _evaluate(parts, arguments.evaluate, arguments.checkpoint)
+            else:
+                _train(parts)
+        finally:
+            parts.close()
+    finally:
+        leave()
 
 
 def _train(parts: Parts) -> None:
     started = time.time()
     if parts.world.is_main:
+        parts.run_dir.result.unlink(missing_ok=True)
         checkpoint.clear_hidden(parts.run_dir)
-    try:
-        loop.restore(parts)
-        outcome = loop.train(parts)
-        result: dict[str, object] = {
-            "outcome": outcome,
-            "seconds": time.time() - started,
-            "total_steps": parts.steps.total,
-        }
-        if outcome == "finished" and parts.job.recipe.data.test_split is not None:
-            result["test"] = _evaluate_test(parts, parts.job.recipe.data.test_split)
-        if parts.world.is_main:
-            _write_json(parts.run_dir.result, {**result, **parts.state.to_json()})
-    finally:
-        parts.trackers.close()
+    loop.restore(parts)
+    outcome = loop.train(parts)
+    result: dict[str, object] = {"outcome": outcome, "total_steps": parts.steps.total}
+    if outcome == "finished" and parts.job.recipe.data.test_split is not None:
+        result["test"] = _evaluate_test(parts, parts.job.recipe.data.test_split)
+    if parts.world.is_main:
+        _write_json(parts.run_dir.result, {**result, **parts.state.to_json(), "seconds": time.time() - started})
 
 
 def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
@@ -122,4 +124,4 @@ def _write_json(file: Path, values: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_now(main())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
@@ -46,6 +47,13 @@ class Parts:
     trackers: Trackers
     micro_batches_from: Callable[[int], Iterator[MicroBatch]]
     evaluate_split: Callable[[str], EvaluationResult]
+    sample_log: SampleLog | None
+
+    def close(self) -> None:
+        """Write what is still pending and close the logs."""
+        self.trackers.close()
+        if self.sample_log is not None:
+            self.sample_log.close()
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next step: a function of the samples seen so far."""
@@ -93,6 +101,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         trackers=_trackers(job, world, run_dir, steps),
         micro_batches_from=_training_data(job, world, dataset, steps),
         evaluate_split=_evaluation(job, world, dataset, step_parts),
+        sample_log=samples,
     )
     parts.trackers.message(description)
     return parts

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.trainer.errors import TrainingError
-from safetensors.torch import load_file, save_file
 
 Tensors = dict[str, torch.Tensor]
 _NETWORK, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+
 from megabatch.data.loader import MicroBatch
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.losses import cross_entropy

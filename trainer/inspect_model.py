@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.data.augment.chain import chain
@@ -25,7 +27,6 @@ from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.models.load import initialize
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
 from megabatch.trainer.optim.state import optimizer_tensors
-from torch import nn
 
 
 def main() -> int:

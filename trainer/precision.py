@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from megabatch.configs.sections import Bf16, Fp16, Fp32, Fp64
 
 

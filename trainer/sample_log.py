@@ -21,3 +21,7 @@ class SampleLog:
             line = {"step": request.step, "number": request.number, "sample_ids": request.sample_ids.tolist()}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.data.hashing import key

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
 from megabatch.configs.cluster import Cluster
 from megabatch.trainer.errors import TrainingError
 

@@ -10,10 +10,11 @@ import math
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
+
 from megabatch.configs.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 from megabatch.data.decode import Pixels
 from megabatch.data.hashing import RandomStream
-from torch.nn.functional import interpolate
 
 _CROP_TRIES = 10  # as in torchvision
 

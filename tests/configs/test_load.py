@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.load import load, shipped
 

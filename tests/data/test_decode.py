@@ -6,8 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from megabatch.data.decode import decode_image
 from PIL import Image
+
+from megabatch.data.decode import decode_image
 
 MILLION = 1_000_000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from megabatch.data.hashing import RandomStream, key, mix, permutation
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.runs import Workplace, losses, trained_samples
 
 from megabatch.configs.run_dir import RunDir
+from support.runs import Workplace, losses, trained_samples
 
 pytestmark = pytest.mark.processes
 WORLDS = (1, 2, 3)
@@ -59,7 +59,8 @@ def test_another_micro_batch_gives_the_same_losses_where_no_batch_norm_looks_at_
 def test_layer_wise_optimizers_agree_between_worlds(workplace: Workplace, optimizer: str) -> None:
     chosen = f"optimizer={{name: {optimizer}, base_learning_rate: 0.02, scaling: none, weight_decay: 1e-3}}"
     runs = [
-        losses(workplace.train(f"{optimizer}-{world}", world, chosen, "precision=fp64", "epochs=20")) for world in (1, 3)
+        losses(workplace.train(f"{optimizer}-{world}", world, chosen, "precision=fp64", "epochs=20"))
+        for world in (1, 3)
     ]
     assert runs[1] == pytest.approx(runs[0], rel=1e-9)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from support.runs import Workplace, finish, kill_after_step, losses, steps_done, trained_samples
 
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
+from support.runs import Workplace, finish, kill_after_step, losses, steps_done, trained_samples
 
 pytestmark = pytest.mark.processes
 # fp32, where another order of addition shows in the last bits; a checkpoint every 4 steps, an epoch has 3

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from megabatch.trainer.batch_norm import StepBatchNorm
 from torch import nn
+
+from megabatch.trainer.batch_norm import StepBatchNorm
 
 
 def network(momentum: float | None = 0.1) -> nn.Sequential:

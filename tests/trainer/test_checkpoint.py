@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
 from megabatch.trainer.checkpoint import Snapshot

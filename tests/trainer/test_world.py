@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from megabatch.configs.cluster import Cluster
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import read_world

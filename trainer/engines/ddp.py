@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megabatch.configs.sections import Ddp
-from megabatch.trainer.world import World
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from megabatch.configs.sections import Ddp
+from megabatch.trainer.world import World
 
 _OLD_NAME, _NEW_NAME = "broadcast_buffers", "forward_sync_buffers"  # torch 2.15 renamed it
 _NAME = _NEW_NAME if _NEW_NAME in inspect.signature(DistributedDataParallel).parameters else _OLD_NAME

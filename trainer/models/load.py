@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 
 import torch
+from torch import nn
+
 from megabatch.configs.errors import nearest
 from megabatch.configs.sections import Model
 from megabatch.trainer.errors import TrainingError
-from torch import nn
 
 
 def load_model(settings: Model, num_classes: int) -> nn.Module:

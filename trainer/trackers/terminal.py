@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
 from megabatch.data.steps import Steps
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepReport
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 _SMOOTHING = 0.9  # of samples per second, for the time that is left
 _REFRESH_PER_SECOND = 4

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from megabatch.configs.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 from megabatch.data.augment.chain import chain
 from megabatch.data.augment.geometry import resize_to
 from megabatch.data.hashing import RandomStream, key
-from PIL import Image
 
 
 def noise(height: int, width: int) -> np.ndarray:

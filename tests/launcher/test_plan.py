@@ -1,0 +1,105 @@
+"""The arithmetic of a run: the shares add up, nothing is rounded, and the plan says what the ranks will do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megabatch.configs.load import load
+from megabatch.data.dataset import Dataset, Shard, Split
+from megabatch.data.steps import Steps
+from megabatch.launcher.plan import make_plan
+from megabatch.launcher.refusals import TABLE, refusals
+
+
+def described(*samples: int, classes: int = 10, labels: dict[int, int] | None = None) -> Dataset:
+    """A data set that exists only as its description."""
+    shards = tuple(Shard(f"train-{n:06d}.tar", count, count * 2000, "0") for n, count in enumerate(samples))
+    counts = labels if labels is not None else {0: sum(samples)}
+    splits = [Split("train", shards, counts)]
+    splits += [Split(name, (Shard(f"{name}-000000.tar", 50, 1, "0"),), {0: 50}) for name in ("validation", "test")]
+    return Dataset(Path("data"), tuple(map(str, range(classes))), tuple(splits))
+
+
+def test_the_plan_is_the_sum_on_a_napkin() -> None:
+    loaded = load("imagenet-resnet50", "one-node-8gpu", ["data.test_split=test"])
+    plan = make_plan(loaded.recipe, loaded.cluster, described(*[1001] * 1280, classes=1000))
+    assert (plan.num_ranks, plan.micro_batches_per_step, plan.micro_batches_per_rank) == (8, 32, (4, 4))
+    assert (plan.steps_per_epoch, plan.last_batch, plan.total_steps) == (157, 1281280 - 156 * 8192, 157 * 42)
+    assert plan.warmup_steps == 157 * 5
+    assert plan.peak_learning_rate == 17
+    assert sum(plan.samples_per_rank) / 2 == pytest.approx(1281280 / 8, rel=0.001)
+    assert plan.shards_per_rank[1] <= 1280
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=8).filter(sum), st.integers(1, 200), st.integers(1, 50),
+       st.integers(1, 9), st.sampled_from(["short", "drop"]))  # fmt: skip
+def test_samples_per_rank_is_what_the_ranks_really_get(
+    shards: list[int], global_batch: int, micro_batch: int, num_ranks: int, last_batch: str
+) -> None:
+    settings = [
+        f"batch.global_batch={global_batch}",
+        f"batch.micro_batch={micro_batch}",
+        f"batch.last_batch={last_batch}",
+    ]
+    loaded = load("digits", "laptop", [*settings, f"cluster.processes_per_node={num_ranks}"])
+    dataset = described(*shards)
+    if refusals(loaded.recipe, loaded.cluster, dataset):
+        return
+    plan = make_plan(loaded.recipe, loaded.cluster, dataset)
+    steps = Steps(sum(shards), 1, global_batch, micro_batch, last_batch)  # type: ignore[arg-type]
+    spans = [
+        [part for k in range(steps.per_epoch) for part in steps.at(k).of_rank(r, num_ranks)] for r in range(num_ranks)
+    ]
+    counts = [sum(part.samples for part in rank) for rank in spans]
+    assert plan.samples_per_rank == (min(counts), max(counts))
+    assert sum(counts) == plan.samples_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("overrides", "dataset", "message"),
+    [
+        (["data.validation_split=val"], described(100), "data.validation_split is 'val', but data has train, validation, "
+         "test: there is nothing to read. Instead: name one of them, or write null for validation_split or test_split to "
+         "do without"),
+        ([], described(0), "data.train_split: the split 'train' of data has no samples: nothing can be trained or measured "
+         "on it. Instead: import the data again, or look at it with `megabatch data info data`"),
+        (["data.validation_split=train"], described(1000), "data.validation_split and data.train_split are both 'train': "
+         "the accuracy would say nothing about new images. Instead: import with `--split train=0.9,validation=0.1`, or "
+         "write null"),
+        ([], described(1000, classes=10, labels={0: 999, 10: 1}), "split 'train' has labels 0 to 10, but there are 10 "
+         "classes: the loss has no output for them. Instead: correct the labels, or list every class in classes.txt and "
+         "run `megabatch data index data`"),
+        (["batch.micro_batch=300"], described(1000), "batch.micro_batch=300 > batch.global_batch=256: a step is made of "
+         "whole micro-batches. Instead: batch.micro_batch=256 or less"),
+        (["cluster.processes_per_node=9"], described(1000), "9 ranks share 8 micro-batches a step (global batch 256 / "
+         "micro-batch 32): the ranks left over would wait in every step. Instead: batch.micro_batch=28 or less, a larger "
+         "batch.global_batch, or fewer ranks"),
+        (["batch.global_batch=1", "batch.micro_batch=1"], described(1000), "2 ranks share 1 micro-batches a step (global "
+         "batch 1 / micro-batch 1): the ranks left over would wait in every step. Instead: a global batch of at least 2, "
+         "or at most 1 ranks"),
+        (["batch.last_batch=drop"], described(200), "batch.last_batch=drop with 200 samples and batch.global_batch=256: no "
+         "batch would be left to train on. Instead: batch.last_batch=short, or a smaller batch.global_batch"),
+        (["epochs=1"], described(1000), "schedule.warmup_epochs=2 > epochs=1: the learning rate would never reach its "
+         "peak. Instead: schedule.warmup_epochs=1 or less"),
+        (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
+         "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_with_reason_and_remedy(
+    overrides: list[str], dataset: Dataset, message: str
+) -> None:
+    loaded = load("digits", "laptop", overrides)
+    assert refusals(loaded.recipe, loaded.cluster, dataset) == [message]
+
+
+def test_every_refusal_has_a_test_above() -> None:
+    assert len(TABLE) == 9
+
+
+def test_a_good_job_is_not_refused() -> None:
+    loaded = load("digits", "laptop")
+    assert refusals(loaded.recipe, loaded.cluster, described(1000)) == []

@@ -1,0 +1,178 @@
+"""launch, Ctrl-C, resume and eval as a user runs them, with real ranks underneath."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megabatch.configs.metrics import read_metrics
+from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.supervise import descendants
+from support.runs import Workplace, environment, losses, steps_done, trained_samples
+
+pytestmark = pytest.mark.processes
+LONG = ("epochs=300", "checkpoint.every_epochs=300")
+
+
+def launch(workplace: Workplace, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from megabatch.launcher.cli import main; main()", "launch", *arguments]
+    return subprocess.Popen(
+        command, cwd=workplace.folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str], run_dir: RunDir, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while steps_done(run_dir) < step:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_resume_goes_on_exactly(workplace: Workplace, number: signal.Signals) -> None:
+    name = f"stopped-{number.name}"
+    run_dir = RunDir(workplace.folder / name)
+    process = launch(workplace, "recipe.yaml", *LONG, "--run-dir", name)
+    wait_for_step(process, run_dir, 20)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert f"Go on with: megabatch launch --resume {name}" in out
+    stopped_at = json.loads(run_dir.result.read_text())["step"]
+    assert [folder.name for folder in run_dir.checkpoints.iterdir()] == [f"step-{stopped_at:08d}"]
+    process = launch(workplace, "--resume", name)
+    wait_for_step(process, run_dir, stopped_at + 20)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    lines = read_metrics(run_dir.metrics, "step")
+    assert [line["attempt"] for line in lines] == [1] * stopped_at + [2] * (len(lines) - stopped_at)
+    reference = workplace.train(f"reference-{number.name}", 2, "epochs=300", "checkpoint.every_epochs=300")
+    assert losses(run_dir) == losses(reference)[: len(lines)]
+    assert trained_samples(run_dir) == trained_samples(reference)[: len(lines)]
+
+
+def test_a_second_signal_ends_the_ranks_at_once_and_leaves_no_process(workplace: Workplace) -> None:
+    run_dir = RunDir(workplace.folder / "impatient")
+    process = launch(workplace, "recipe.yaml", *LONG, "--run-dir", "impatient")
+    wait_for_step(process, run_dir, 5)
+    ranks = descendants(process.pid)
+    for rank in ranks[1:]:
+        os.kill(rank, signal.SIGSTOP)  # a rank that hangs
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert "stopped at once" in err
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+
+
+def test_a_rank_killed_from_outside_ends_the_job_with_a_message_how_to_go_on(workplace: Workplace) -> None:
+    run_dir = RunDir(workplace.folder / "shot")
+    process = launch(workplace, "recipe.yaml", "epochs=300", "checkpoint.every_steps=5", "--run-dir", "shot")
+    wait_for_step(process, run_dir, 12)
+    os.kill(descendants(process.pid)[-1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "was killed by SIGKILL: out of memory, or kill -9 from outside. Its log is" in err
+    assert "megabatch launch --resume shot" in err
+    assert "Traceback" not in err
+
+
+def test_launch_evaluates_validation_and_test_and_eval_gives_the_same_numbers(workplace: Workplace) -> None:
+    splits = ("data.validation_split=validation", "data.test_split=test", "epochs=4")
+    done = workplace.megabatch("launch", "recipe.yaml", *splits, "--run-dir", "whole")
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
+    run_dir = RunDir(workplace.folder / "whole")
+    result = json.loads(run_dir.result.read_text())
+    assert (result["outcome"], result["test"]["samples"]) == ("finished", 15)
+    validations = [line for line in read_metrics(run_dir.metrics, "evaluation") if line["split"] == "validation"]
+    assert [line["step"] for line in validations] == [3, 6, 9, 12]
+    assert result["best_value"] == max(line["top1"] for line in validations)
+    shown = workplace.megabatch("eval", "whole")
+    assert shown.returncode == 0, shown.stderr
+    again = json.loads(run_dir.evaluation("test", "best").read_text())
+    assert {key: again[key] for key in ("top1", "loss", "samples")} == {
+        key: result["test"][key] for key in ("top1", "loss", "samples")
+    }
+    assert workplace.megabatch("launch", "--resume", "whole").stdout.startswith(f"{run_dir.root} has finished")
+
+
+def test_evaluation_gives_the_same_numbers_for_any_number_of_ranks_and_micro_batch(workplace: Workplace) -> None:
+    splits = ("data.validation_split=validation", "precision=fp64", "epochs=2")
+    results = []
+    for world, micro_batch in ((1, 256), (2, 4), (3, 1)):
+        name = f"evaluated-{world}"
+        run_dir = workplace.train(name, world, *splits, f"evaluation.micro_batch={micro_batch}")
+        (first, _) = read_metrics(run_dir.metrics, "evaluation")
+        assert first["samples"] == 15
+        results.append(first)
+    for result in results[1:]:
+        assert (result["top1"], result["top5"]) == (results[0]["top1"], results[0]["top5"])
+        assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-9)
+
+
+def test_a_run_folder_in_use_is_refused(workplace: Workplace) -> None:
+    run_dir = RunDir(workplace.folder / "busy")
+    process = launch(workplace, "recipe.yaml", *LONG, "--run-dir", "busy")
+    wait_for_step(process, run_dir, 2)
+    second = workplace.start(run_dir, 2)
+    assert second.wait(timeout=60) != 0
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "two jobs must not write to one run folder" in run_dir.failure(0).read_text()
+
+
+def test_resume_refuses_another_recipe_and_other_data(workplace: Workplace) -> None:
+    workplace.train("fixed", 1)
+    done = workplace.megabatch("launch", "--resume", "fixed", "optimizer.momentum=0.5")
+    assert done.returncode == 2
+    assert "a run keeps its recipe: only cluster.* can change with --resume" in done.stderr
+    job = workplace.folder / "fixed" / "job.yaml"
+    job.write_text(job.read_text().replace("momentum: 0.9", "momentum: 0.5"))
+    process = workplace.start(RunDir(workplace.folder / "fixed"), 1)
+    assert process.wait(timeout=60) == 1
+    failure = json.loads((workplace.folder / "fixed" / "logs" / "failure-rank-00000.json").read_text())
+    assert "was written by another recipe or with other data" in failure["message"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_says_where(workplace: Workplace) -> None:
+    done = workplace.megabatch(
+        "launch", "recipe.yaml", "optimizer={name: sgd, base_learning_rate: 1e30, scaling: none}",
+        "regularization.clip_norm=null", "schedule=constant", "--run-dir", "diverged",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "before the optimizer update" in done.stderr
+    assert "warmup too short" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_image_is_told_with_shard_and_sample(workplace: Workplace, tmp_path: Path) -> None:
+    from megabatch.data.tar_index import read_index
+    from support.shards import dataset
+
+    dataset(tmp_path, {"train": 44})
+    (tmp_path / "recipe.yaml").write_text((workplace.folder / "recipe.yaml").read_text())
+    (tmp_path / "network.py").write_text((workplace.folder / "network.py").read_text())
+    sample = read_index(tmp_path / "data" / "train-000002.idx")[3]
+    image = next(member for member in sample.members if member.extension == "png")
+    with (tmp_path / "data" / "train-000002.tar").open("r+b") as shard:
+        shard.seek(image.offset)
+        shard.write(b"\0" * 100)
+    done = Workplace(tmp_path).megabatch("launch", "recipe.yaml")
+    assert done.returncode == 2
+    assert f"train-000002.tar: sample {sample.key}: not a JPEG, PNG or WebP image" in done.stderr
+    assert "Traceback" not in done.stderr
