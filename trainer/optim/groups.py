@@ -1,49 +1,75 @@
-"""The two groups that every optimizer gets: weights, and the biases and norm parameters that are treated apart."""
+"""Decides which parameters are decayed and adapted, and says so in words.
+
+Reads the model and the optimizer's settings; must not know how an optimizer uses the groups it gets.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from megabatch.configs.optimizers import OptimizerBase
-from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor, nn
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+from megabatch.configs.optimizers import Lamb, Lars, OptimizerBase
+
+Group = dict[str, Any]  # Any: a torch.optim group holds parameters, numbers and switches side by side
+
+NORMALIZATIONS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
 
 
-def parameter_groups(network: nn.Module, settings: OptimizerBase) -> list[dict[str, Any]]:
-    """Return groups with `params` as (name, parameter) pairs, `weight_decay` and `adapt`; frozen parameters in none.
+def parameter_groups(model: nn.Module, settings: OptimizerBase) -> list[Group]:
+    """Split the trainable parameters: weights first, then biases and everything a normalization owns.
 
-    Biases and the scales of norms are a few numbers each: decaying them costs accuracy (Goyal et al. 2017, section
-    5.3), and the trust ratio of LARS and LAMB is meaningless for them (You et al. 2017). `adapt` says whether the
-    layer-wise optimizers scale the update; the others ignore it.
+    The second group is neither decayed nor, under LARS and LAMB, adapted, unless `decay_bias_and_norm` and
+    `adapt_bias_and_norm` ask for it (Goyal et al. 2017, section 5.1, for decay; the trust ratio of a bias is undefined
+    at its usual start, 0). A parameter with at most one dimension counts as a bias; a layer norm over (C, H, W) is
+    recognised by its owner. Parameters travel as (name, parameter), which torch.optim turns into `param_names`.
     """
-    apart = _bias_and_norm_names(network)
-    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    weights = [(name, parameter) for name, parameter in trained if name not in apart]
-    others = [(name, parameter) for name, parameter in trained if name in apart]
-    decay_others = settings.weight_decay if settings.decay_bias_and_norm else 0.0
-    groups = [
-        {"params": weights, "weight_decay": settings.weight_decay, "adapt": True},
-        {"params": others, "weight_decay": decay_others, "adapt": getattr(settings, "adapt_bias_and_norm", False)},
+    owned_by_normalization = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, NORMALIZATIONS)
+        for parameter in module.parameters(recurse=False)
+    }
+    weights: list[tuple[str, nn.Parameter]] = []
+    biases_and_norms: list[tuple[str, nn.Parameter]] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.ndim <= 1 or parameter in owned_by_normalization
+            (biases_and_norms if exempt else weights).append((name, parameter))
+    groups: list[Group] = [
+        {"params": weights, "weight_decay": settings.weight_decay},
+        {"params": biases_and_norms, "weight_decay": settings.weight_decay if settings.decay_bias_and_norm else 0.0},
     ]
+    if isinstance(settings, Lars | Lamb):
+        groups[0]["adapt"] = True
+        groups[1]["adapt"] = settings.adapt_bias_and_norm
     return [group for group in groups if group["params"]]
 
 
-def _bias_and_norm_names(network: nn.Module) -> set[str]:
-    names = {name for name, parameter in network.named_parameters() if parameter.ndim <= 1}
-    for prefix, module in network.named_modules():
-        if isinstance(module, _NORMS):
-            names |= {f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)}
-    return names
+def describe_groups(groups: list[Group]) -> list[str]:
+    """Return one line per group: what happens to it, how many parameters and how many elements it has.
+
+    Takes the groups of `parameter_groups` or an optimizer's `param_groups`:
+    "adapted, decayed by 5e-05: 54 parameters, 25502912 elements".
+    """
+    return [_describe(group) for group in groups]
 
 
-def describe_groups(groups: list[dict[str, Any]]) -> list[str]:
-    """Return one line a group: how many parameters, and how they are treated."""
-    lines = []
-    for group in groups:
-        tensors = [parameter for _, parameter in group["params"]]
-        count = sum(parameter.numel() for parameter in tensors)
-        adapted = "adapted" if group["adapt"] else "not adapted"
-        lines.append(f"{len(tensors)} tensors, {count:,} numbers: weight decay {group['weight_decay']:g}, {adapted}")
-    return lines
+def _describe(group: Group) -> str:
+    treatment = f"decayed by {group['weight_decay']:g}" if group["weight_decay"] else "not decayed"
+    if "adapt" in group:
+        treatment = f"{'adapted' if group['adapt'] else 'not adapted'}, {treatment}"
+    parameters: list[Tensor] = [entry[1] if isinstance(entry, tuple) else entry for entry in group["params"]]
+    elements = sum(parameter.numel() for parameter in parameters)
+    return f"{treatment}: {len(parameters)} parameters, {elements} elements"

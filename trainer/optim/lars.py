@@ -1,92 +1,98 @@
-"""LARS: momentum SGD whose learning rate is scaled layer by layer with the trust ratio."""
+"""LARS: momentum SGD with a learning rate per layer. Owns the update rule and its momentum buffers.
+
+Only reads gradients; must not know which parameters count as biases (groups.py) or how the learning rate is scheduled.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import overload
 
 import torch
-from megabatch.configs import optimizers
-from megabatch.trainer.optim.trust_ratio import trust_ratio
+from torch import Tensor
 from typing_extensions import override
+
+from megabatch.configs.optimizers import Lars as LarsSettings
+from megabatch.trainer.optim.groups import Group
+from megabatch.trainer.optim.trust_ratio import norm, trust_ratio
 
 
 class Lars(torch.optim.Optimizer):
-    """You, Gitman and Ginsburg 2017 (arXiv 1708.03888), algorithm 1.
+    """Layer-wise adaptive rate scaling: You, Gitman and Ginsburg 2017 (arXiv 1708.03888), algorithm 1.
 
-        d = g + wd * w
-        ratio = trust_coefficient * ||w|| / (||g|| + wd * ||w||)     denominator "separate", the paper's
-        ratio = trust_coefficient * ||w|| / ||g + wd * w||           denominator "joint", optax's
-        v = momentum * v + lr * ratio * d
-        w = w - v                                                    with nesterov: w - (momentum * v + lr * ratio * d)
+    w is a parameter, g its gradient, v the momentum buffer (0 at the start), ratio the trust ratio:
 
-    The learning rate is inside the momentum, as in the paper and optax: a step taken at a high rate keeps its weight
-    while the rate falls. timm multiplies outside, writes into the gradient, and without weight decay is plain SGD;
-    this is none of that. Groups with `adapt` False have ratio 1.
+        d     = g + weight_decay * w
+        ratio = trust_coefficient * ||w|| / (||g|| + weight_decay * ||w|| + epsilon)      denominator `separate`
+                trust_coefficient * ||w|| / (||d|| + epsilon)                             denominator `joint`
+        v     = momentum * v + lr * ratio * d
+        w     = w - v                       with nesterov: w - (momentum * v + lr * ratio * d)
+
+    The ratio is 1 in groups with `adapt: False` (momentum SGD) and where a norm is 0 (see trust_ratio).
+    Deviations from the paper: epsilon, nesterov and `joint`, which is the denominator of optax.lars.
+    Differences from timm.optim.Lars: timm multiplies by lr after the momentum, so that the two agree only while lr is
+    constant; with weight_decay 0 timm is plain SGD unless told `always_adapt`; where g is 0 timm decays at ratio 1.
     """
 
-    def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        lr: float,
-        momentum: float = 0.9,
-        nesterov: bool = False,
-        trust_coefficient: float = 0.001,
-        epsilon: float = 0.0,
-        denominator: Literal["separate", "joint"] = "separate",
-    ):
+    def __init__(self, groups: list[Group], settings: LarsSettings, learning_rate: float) -> None:
         defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "trust_coefficient": trust_coefficient,
-            "epsilon": epsilon,
-            "denominator": denominator,
-            "weight_decay": 0.0,
+            "lr": learning_rate,
+            "weight_decay": settings.weight_decay,
             "adapt": True,
+            "momentum": settings.momentum,
+            "nesterov": settings.nesterov,
+            "trust_coefficient": settings.trust_coefficient,
+            "epsilon": settings.epsilon,
+            "denominator": settings.denominator,
         }
-        super().__init__(groups, defaults)
+        super().__init__([dict(group) for group in groups], defaults)  # copies: torch writes into what it gets
 
-    @torch.no_grad()
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @override
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        loss = None if closure is None else closure()
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; return what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group)
         return loss
 
-    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
-        decayed = gradient.add(parameter, alpha=group["weight_decay"])
-        if group["adapt"]:
-            decayed.mul_(_ratio(parameter, gradient, decayed, group))
+    def _update(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
         state = self.state[parameter]
-        if "momentum_buffer" not in state:
+        if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        velocity = state["momentum_buffer"]
-        velocity.mul_(group["momentum"]).add_(decayed, alpha=group["lr"])
-        if group["nesterov"]:
-            parameter.sub_(velocity, alpha=group["momentum"]).sub_(decayed, alpha=group["lr"])
+        buffer = state["momentum_buffer"]
+        increment = torch.add(gradient, parameter, alpha=group["weight_decay"])  # the only temporary of this size
+        if group["adapt"]:
+            increment.mul_(_ratio(parameter, gradient, increment, group) * group["lr"])
         else:
-            parameter.sub_(velocity)
+            increment.mul_(group["lr"])
+        torch.add(increment, buffer, alpha=group["momentum"], out=buffer)
+        if group["nesterov"]:
+            parameter.sub_(increment.add_(buffer, alpha=group["momentum"]))
+        else:
+            parameter.sub_(buffer)
 
 
-def _ratio(
-    parameter: torch.Tensor, gradient: torch.Tensor, decayed: torch.Tensor, group: dict[str, Any]
-) -> torch.Tensor:
-    parameter_norm = torch.linalg.vector_norm(parameter)
+def _ratio(parameter: Tensor, gradient: Tensor, decayed_gradient: Tensor, group: Group) -> Tensor:
+    parameter_norm = norm(parameter)
     if group["denominator"] == "joint":
-        denominator = torch.linalg.vector_norm(decayed)
+        update_norm = norm(decayed_gradient)
     else:
-        denominator = torch.linalg.vector_norm(gradient) + group["weight_decay"] * parameter_norm
-    return trust_ratio(parameter_norm, denominator, group["trust_coefficient"], group["epsilon"])
+        update_norm = norm(gradient) + group["weight_decay"] * parameter_norm
+    return trust_ratio(parameter_norm, update_norm, group["trust_coefficient"], group["epsilon"])
 
 
-def lars(groups: list[dict[str, Any]], settings: optimizers.Lars, learning_rate: float) -> Lars:
-    """Return LARS as a recipe asks for it."""
-    return Lars(
-        groups, learning_rate, settings.momentum, settings.nesterov, settings.trust_coefficient,
-        settings.epsilon, settings.denominator,
-    )  # fmt: skip
+def lars(groups: list[Group], settings: LarsSettings, learning_rate: float) -> Lars:
+    """Build LARS over groups that may carry `weight_decay` and `adapt` of their own."""
+    return Lars(groups, settings, learning_rate)

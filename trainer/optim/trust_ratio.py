@@ -1,21 +1,30 @@
-"""The layer-wise trust ratio that LARS and LAMB share. A pure function of two norms."""
+"""The trust ratio that LARS and LAMB share, as a pure function of two norms.
+
+Stays on the device: nothing here may read a value back to the host, which would stall the GPU once per parameter.
+"""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
-def trust_ratio(
-    parameter_norm: torch.Tensor, denominator: torch.Tensor, coefficient: float = 1.0, epsilon: float = 0.0
-) -> torch.Tensor:
-    """Return `coefficient * ||w|| / (denominator + epsilon)`, and 1 where either norm is zero (nothing to compare).
+def norm(tensor: Tensor) -> Tensor:
+    """Return the Euclidean norm as a 0-dim tensor; float32 for bfloat16 and float16, else the tensor's own dtype."""
+    length: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return length
 
-    LARS (You, Gitman and Ginsburg 2017, equation 6): denominator `||g|| + wd * ||w||`, coefficient eta.
-    LAMB (You et al. 2020, algorithm 2): denominator `||r + wd * w||`, coefficient 1.
-    The values stay on the device: nothing waits for them.
 
-    >>> trust_ratio(torch.tensor(3.0), torch.tensor(2.0), coefficient=0.5)
-    tensor(0.7500)
+def trust_ratio(parameter_norm: Tensor, update_norm: Tensor, coefficient: float = 1.0, epsilon: float = 0.0) -> Tensor:
+    """Return coefficient * ||w|| / (||u|| + epsilon), and 1 where ||w|| or ||u|| is 0.
+
+    LARS (You, Gitman and Ginsburg 2017, algorithm 1): ||u|| is ||g|| + weight_decay * ||w||, the variant `separate`,
+    or ||g + weight_decay * w||, the variant `joint`. LAMB (You et al. 2020, algorithm 2): u is Adam's update plus the
+    decay, coefficient 1. Neither paper defines the ratio at a zero norm; 1 is the choice of optax. A parameter that
+    starts at 0 therefore takes its first step at the whole learning rate, without the coefficient.
+
+    >>> trust_ratio(torch.tensor(5.0), torch.tensor(2.0), coefficient=0.5)
+    tensor(1.2500)
     """
-    ratio = coefficient * parameter_norm / (denominator + epsilon)
-    return torch.where((parameter_norm > 0) & (denominator > 0), ratio, torch.ones_like(ratio))
+    defined = (parameter_norm > 0) & (update_norm > 0)
+    return torch.where(defined, coefficient * parameter_norm / (update_norm + epsilon), 1.0)
