@@ -76,9 +76,8 @@ def _under(path: KeyPath) -> str:
 def _without_tags(location: tuple[int | str, ...], values: Any) -> KeyPath:
     """Drop the union tags that pydantic puts into `loc`: optimizer.lars.momentum is optimizer.momentum in the file."""
     path: list[str | int] = []
-    last = len(location) - 1
-    for i, step in enumerate(location):
-        if isinstance(values, dict) and step not in values and i < last and values.get("name") == step:
+    for step in location:
+        if isinstance(values, dict) and step not in values and values.get("name") == step:
             continue
         if isinstance(values, str) and step == values:  # the short form `optimizer: lars`
             continue

@@ -5,9 +5,9 @@ To add one: a class here, its name in `Optimizer`, and the function that `implem
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from megabatch.configs.base import Choice, NonNegativeFloat, PositiveFloat, PositiveInt, name_only
 
@@ -34,13 +34,24 @@ class OptimizerBase(Choice):
         return float(self.base_learning_rate * (global_batch / self.base_batch) ** power)
 
 
-class Sgd(OptimizerBase):
+class MomentumBase(OptimizerBase):
+    """Momentum, of Nesterov's kind or plain."""
+
+    momentum: Beta = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: true needs a momentum above 0")
+        return self
+
+
+class Sgd(MomentumBase):
     """Stochastic gradient descent; weight decay is added to the gradient."""
 
     implementation: ClassVar[str] = "megabatch.trainer.optim.standard:sgd"
     name: Literal["sgd"] = "sgd"
-    momentum: Beta = 0.9
-    nesterov: bool = False
 
 
 class AdamW(OptimizerBase):
@@ -53,7 +64,7 @@ class AdamW(OptimizerBase):
     epsilon: PositiveFloat = 1e-8
 
 
-class Lars(OptimizerBase):
+class Lars(MomentumBase):
     """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg 2017, algorithm 1).
 
     `denominator` names the published variant of the trust ratio: `separate` is the paper's ||g|| + wd * ||w||,
@@ -62,8 +73,6 @@ class Lars(OptimizerBase):
 
     implementation: ClassVar[str] = "megabatch.trainer.optim.lars:lars"
     name: Literal["lars"] = "lars"
-    momentum: Beta = 0.9
-    nesterov: bool = False
     trust_coefficient: PositiveFloat = 0.001
     epsilon: NonNegativeFloat = 0.0
     denominator: Literal["separate", "joint"] = "separate"

@@ -176,3 +176,23 @@ def test_the_peak_learning_rate_follows_the_batch_by_the_named_rule() -> None:
         return optimizer.peak_learning_rate(1024) / optimizer.base_learning_rate
 
     assert [peak(scaling) for scaling in ("none", "linear", "sqrt")] == [1.0, 4.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "optimizer={name: sgd, base_learning_rate: 1, nesterov: true, momentum: 0}",
+            "nesterov: true needs a momentum",
+        ),
+        (
+            "data.train_transforms=[{name: random_resized_crop, scale: [1, 0.5]}]",
+            "write [smallest, largest], at most 1",
+        ),
+        ("data.train_transforms=[{name: random_resized_crop, ratio: [2, 1]}]", "write [smallest, largest]"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_told(override: str, message: str) -> None:
+    (told,) = problems("digits", "laptop", override)
+    assert message in told
+    assert told.startswith(f"command line, {override}: {override.partition('=')[0]}")
