@@ -52,6 +52,7 @@ def _wrong_name(details: ErrorDetails, root: Section, tree: Tree, path: KeyPath)
 _PATTERNS = {
     r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$": "write timm/NAME, torchvision/NAME or package.module:callable",
     r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}$": "use letters, digits, '.', '_' and '-' only, at most 80 of them",
+    r"^[A-Za-z]\w*$": "not the name of an argument (write a space after the colon, as in {width: 3})",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "not the name of an environment variable",
 }
 

@@ -17,6 +17,10 @@ from megabatch.configs.base import (
 from megabatch.configs.transforms import Transform
 
 
+# `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
+OptionName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
+
+
 class Shuffle(Frozen):
     """How samples are mixed within an epoch (data/order.py draws it)."""
 
@@ -53,7 +57,7 @@ class Model(Frozen):
     """`timm/NAME`, `torchvision/NAME`, or `package.module:callable`, called with num_classes and the options."""
 
     name: Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
-    options: dict[str, Any] = {}  # Any: the keyword arguments of somebody else's model
+    options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's model
 
 
 class Fp32(Choice):

@@ -189,6 +189,7 @@ def test_the_peak_learning_rate_follows_the_batch_by_the_named_rule() -> None:
             "data.train_transforms=[{name: random_resized_crop, scale: [1, 0.5]}]",
             "write [smallest, largest], at most 1",
         ),
+        ("model.options={width:3}", "'width:3': not the name of an argument (write a space after the colon"),
         ("data.train_transforms=[{name: random_resized_crop, ratio: [2, 1]}]", "write [smallest, largest]"),
     ],
 )

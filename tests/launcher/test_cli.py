@@ -114,6 +114,11 @@ def test_mistakes_end_with_exit_code_2_and_say_what_to_do(place: Path, arguments
         ("model.name=nothing:here", "No module named 'nothing'. Modules are looked for in the current folder"),
         ("model.name=network:smal", "network has no 'smal'. Did you mean small?"),
         ("model.options={width: 3}", "unexpected keyword argument 'width'"),
+        (
+            "model={name: timm/vit_tiny_patch16_224}",
+            "a micro-batch of 4 images of 8 x 8 does not pass: Input height (8) doesn't",
+        ),
+        ("model.name=collections:Counter", "returned Counter, not a torch.nn.Module"),
         ("data.image_size=16", "pixels are too few for random_crop to data.image_size = 16"),
     ],
 )
