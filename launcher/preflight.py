@@ -19,6 +19,19 @@ def preflight(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:
     return [*missing_or_changed_shards(dataset, splits), *_devices(cluster), *_programs(cluster)]
 
 
+def disk_space(folder: Path, checkpoint_bytes: int, checkpoints_kept: int) -> list[str]:
+    """Return a message if the run folder's disk cannot hold the checkpoints that are kept, and one being written."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    needed = checkpoint_bytes * (checkpoints_kept + 1)
+    if needed <= free:
+        return []
+    return [
+        f"{folder}: {needed:,} bytes are needed for {checkpoints_kept} checkpoints and one being written, {free:,} are "
+        "free. Instead: --run-dir on another disk, or make room"
+    ]
+
+
 def _devices(cluster: Cluster) -> list[str]:
     if cluster.device != "cuda" or isinstance(cluster.backend, Slurm):
         return []

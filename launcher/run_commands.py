@@ -7,12 +7,15 @@ from pathlib import Path
 
 import typer
 
+from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
+from megabatch.data.dataset import read_dataset
 from megabatch.launcher import launch, render
+from megabatch.launcher.preflight import disk_space
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
-from megabatch.launcher.save_job import find_run, new_run_dir
+from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir
 from megabatch.launcher.supervise import Ending, ExitCode
 
 
@@ -21,6 +24,10 @@ def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path 
     prepared = prepare(recipe, cluster, overrides)
     found = inspect_model(prepared.job)
     render.print_plan(prepared.job, prepared.plan, found)
+    kept = prepared.job.recipe.checkpoint.keep_last + 1  # and the best one
+    full = disk_space((chosen or RUNS_FOLDER).absolute(), found["checkpoint_bytes"], kept)
+    if full:
+        raise ConfigError(Problem("", message) for message in full)
     return _run(prepared.job, new_run_dir(prepared.job, chosen))
 
 
@@ -53,6 +60,7 @@ def evaluate_run(which: str, split: str, checkpoint: str) -> int:
     """Evaluate a checkpoint on a split and print the result; return the exit code."""
     run_dir = find_run(which, None)
     job = read_job(run_dir.job)
+    read_dataset(job.data_folder).split(split)  # tells the splits there are, before any rank starts
     arguments = ["--evaluate", split, "--checkpoint", checkpoint]
     ending = launch.start(job, run_dir, _say, arguments)
     if ending.code == ExitCode.DONE:

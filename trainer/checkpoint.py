@@ -98,10 +98,12 @@ def newest(run_dir: RunDir) -> tuple[Path | None, list[str]]:
 
 
 def prune(run_dir: RunDir, keep_last: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep_last` undamaged checkpoints and the best one."""
-    good = [f for f in sorted(_folders(run_dir), key=_step_of, reverse=True) if damage(f) is None]
-    for folder in good[keep_last:]:
-        if _step_of(folder) != best_step:
+    """Delete what is older than the newest `keep_last` undamaged checkpoints, except the best one."""
+    good = 0
+    for folder in sorted(_folders(run_dir), key=_step_of, reverse=True):
+        if good < keep_last:
+            good += damage(folder) is None
+        elif _step_of(folder) != best_step:
             shutil.rmtree(folder)
 
 

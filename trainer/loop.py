@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from safetensors import SafetensorError
+
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import Snapshot
@@ -72,7 +74,13 @@ def save(parts: Parts) -> None:
         "num_ranks": parts.world.num_ranks,
     }
     snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state)
-    checkpoint.save(parts.run_dir, parts.state.step, snapshot)
+    try:
+        checkpoint.save(parts.run_dir, parts.state.step, snapshot)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{parts.run_dir.checkpoints}: the checkpoint of step {parts.state.step} could not be written: {error}. "
+            "Earlier checkpoints are as they were: make room, then go on with --resume"
+        ) from error
     checkpoint.prune(parts.run_dir, parts.job.recipe.checkpoint.keep_last, parts.state.best_step)
 
 

@@ -12,6 +12,7 @@ from megabatch.configs.load import load
 from megabatch.data.dataset import Dataset, Shard, Split
 from megabatch.data.steps import Steps
 from megabatch.launcher.plan import make_plan
+from megabatch.launcher.preflight import disk_space
 from megabatch.launcher.refusals import TABLE, refusals
 
 
@@ -103,3 +104,9 @@ def test_every_refusal_has_a_test_above() -> None:
 def test_a_good_job_is_not_refused() -> None:
     loaded = load("digits", "laptop")
     assert refusals(loaded.recipe, loaded.cluster, described(1000)) == []
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_told_with_both_numbers(tmp_path: Path) -> None:
+    assert disk_space(tmp_path / "not" / "yet", 1000, 3) == []
+    (message,) = disk_space(tmp_path / "not" / "yet", 10**15, 3)
+    assert "4,000,000,000,000,000 bytes are needed for 3 checkpoints and one being written" in message

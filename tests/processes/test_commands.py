@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.supervise import descendants
+from megabatch.trainer import checkpoint
 from support.runs import Workplace, environment, losses, steps_done, trained_samples
 
 pytestmark = pytest.mark.processes
@@ -101,6 +103,9 @@ def test_launch_evaluates_validation_and_test_and_eval_gives_the_same_numbers(wo
     validations = [line for line in read_metrics(run_dir.metrics, "evaluation") if line["split"] == "validation"]
     assert [line["step"] for line in validations] == [3, 6, 9, 12]
     assert result["best_value"] == max(line["top1"] for line in validations)
+    unknown = workplace.megabatch("eval", "whole", "--split", "tset")
+    assert unknown.returncode == 2
+    assert "has no split 'tset'" in unknown.stderr
     shown = workplace.megabatch("eval", "whole")
     assert shown.returncode == 0, shown.stderr
     again = json.loads(run_dir.evaluation("test", "best").read_text())
@@ -122,6 +127,46 @@ def test_evaluation_gives_the_same_numbers_for_any_number_of_ranks_and_micro_bat
     for result in results[1:]:
         assert (result["top1"], result["top5"]) == (results[0]["top1"], results[0]["top5"])
         assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-9)
+
+
+def test_latest_is_the_newest_run_of_the_recipe(workplace: Workplace) -> None:
+    for name, recipe in (("runs/a", "tiny"), ("runs/b", "tiny"), ("runs/c", "other")):
+        done = workplace.megabatch("launch", "recipe.yaml", f"name={recipe}", "--dry-run", "--write", name)
+        assert done.returncode == 0, done.stderr
+    for recipe, expected in (("recipe.yaml", "b"), (None, "c")):
+        done = workplace.megabatch("launch", *([recipe] if recipe else []), "--resume", "latest", "--dry-run")
+        assert f"runs/{expected}/job.yaml" in done.stdout
+
+
+@pytest.fixture
+def small_disk(workplace: Workplace) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = workplace.folder / "small-disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_a_message_and_leaves_the_checkpoints(
+    workplace: Workplace, small_disk: Path
+) -> None:
+    run_dir = workplace.job("small-disk/run", 2, "epochs=40", "checkpoint.every_steps=5", "tracking.sample_log=false")
+    process = workplace.start(run_dir, 2)
+    deadline = time.monotonic() + 60
+    while not run_dir.checkpoint(5).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    free = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - 30_000)))
+    assert process.wait(timeout=60) != 0
+    assert "could not be written" in json.loads(run_dir.failure(0).read_text())["message"]
+    newest, messages = checkpoint.newest(run_dir)
+    assert newest is not None
+    assert messages == []
+    assert not list(run_dir.checkpoints.glob(".*"))
 
 
 def test_a_run_folder_in_use_is_refused(workplace: Workplace) -> None:
