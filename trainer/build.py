@@ -167,11 +167,12 @@ def _trackers(job: Job, world: World, run_dir: RunDir, steps: Steps) -> Trackers
     from megabatch.trainer.trackers.terminal import TerminalTracker
 
     tracking = job.recipe.tracking
-    members: list[Tracker] = [JsonlTracker(run_dir.metrics), TerminalTracker(steps, tracking.print_every_seconds)]
+    terminal = TerminalTracker(steps, tracking.print_every_seconds, job.recipe.data.validation_split)
+    members: list[Tracker] = [JsonlTracker(run_dir.metrics), terminal]
     if tracking.wandb is not None:
         from megabatch.trainer.trackers.wandb_tracker import WandbTracker
 
-        members.append(WandbTracker(tracking.wandb, job, run_dir, members[1].message))
+        members.append(WandbTracker(tracking.wandb, job, run_dir, terminal.message))
     return Trackers(tuple(members))
 
 

@@ -6,8 +6,6 @@ Only reads gradients; must not know which parameters count as biases (groups.py)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -15,10 +13,11 @@ from typing_extensions import override
 
 from megabatch.configs.optimizers import Lamb as LambSettings
 from megabatch.trainer.optim.groups import Group
+from megabatch.trainer.optim.per_tensor import PerTensorOptimizer
 from megabatch.trainer.optim.trust_ratio import norm, trust_ratio
 
 
-class Lamb(torch.optim.Optimizer):
+class Lamb(PerTensorOptimizer):
     """Layer-wise adaptive moments: You et al. 2020 (arXiv 1904.00962), algorithm 2 with phi the identity.
 
     w is a parameter, g its gradient, m and v the moments (0 at the start), t the number of this step, from 1:
@@ -46,28 +45,13 @@ class Lamb(torch.optim.Optimizer):
         }
         super().__init__([dict(group) for group in groups], defaults)  # copies: torch writes into what it gets
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @override
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every parameter that has a gradient; return what `closure` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update = self._adam_update(parameter, parameter.grad, group)
-                    if group["adapt"]:
-                        update.mul_(trust_ratio(norm(parameter), norm(update)))
-                    parameter.sub_(update, alpha=group["lr"])
-        return loss
+    def update_tensor(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
+        """Take one step of the rule above."""
+        update = self._adam_update(parameter, gradient, group)
+        if group["adapt"]:
+            update.mul_(trust_ratio(norm(parameter), norm(update)))
+        parameter.sub_(update, alpha=group["lr"])
 
     def _adam_update(self, parameter: Tensor, gradient: Tensor, group: Group) -> Tensor:
         beta1, beta2 = group["beta1"], group["beta2"]

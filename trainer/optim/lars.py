@@ -5,19 +5,17 @@ Only reads gradients; must not know which parameters count as biases (groups.py)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import overload
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from megabatch.configs.optimizers import Lars as LarsSettings
 from megabatch.trainer.optim.groups import Group
+from megabatch.trainer.optim.per_tensor import PerTensorOptimizer
 from megabatch.trainer.optim.trust_ratio import norm, trust_ratio
 
 
-class Lars(torch.optim.Optimizer):
+class Lars(PerTensorOptimizer):
     """Layer-wise adaptive rate scaling: You, Gitman and Ginsburg 2017 (arXiv 1708.03888), algorithm 1.
 
     w is a parameter, g its gradient, v the momentum buffer (0 at the start), ratio the trust ratio:
@@ -47,27 +45,9 @@ class Lars(torch.optim.Optimizer):
         }
         super().__init__([dict(group) for group in groups], defaults)  # copies: torch writes into what it gets
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @override
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every parameter that has a gradient; return what `closure` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
-
-    def _update(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
+    def update_tensor(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
+        """Take one step of the rule above."""
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)

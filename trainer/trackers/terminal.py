@@ -20,8 +20,9 @@ _REFRESH_PER_SECOND = 4
 class TerminalTracker:
     """Prints to standard output of rank 0."""
 
-    def __init__(self, steps: Steps, print_every_seconds: float):
+    def __init__(self, steps: Steps, print_every_seconds: float, validation_split: str | None):
         self._steps = steps
+        self._validation_split = validation_split
         self._console = Console(highlight=False)
         self._every_seconds = print_every_seconds
         self._printed_at = 0.0
@@ -44,7 +45,8 @@ class TerminalTracker:
 
     def evaluation(self, result: EvaluationResult, state: TrainState) -> None:
         """Print one line for each evaluation; it stays on the screen."""
-        best = "  best so far" if state.best_step == state.step else ""
+        is_best = result.split == self._validation_split and state.best_step == state.step
+        best = "  best so far" if is_best else ""
         self._console.print(
             f"  {result.split:<10} epoch {state.samples_seen / self._steps.samples_per_epoch:<5.4g} "
             f"top-1 {result.top1:7.2%}  top-5 {result.top5:7.2%}  loss {result.loss:.4f}[green]{best}[/]",

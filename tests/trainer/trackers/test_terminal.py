@@ -13,14 +13,16 @@ from megabatch.trainer.trackers.terminal import TerminalTracker
 
 def test_plain_lines_when_the_output_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     steps = Steps(samples=40, epochs=3, global_batch=20, micro_batch=5, last_batch="short")
-    tracker = TerminalTracker(steps, print_every_seconds=1000.0)
+    tracker = TerminalTracker(steps, print_every_seconds=1000.0, validation_split="validation")
     for step in range(1, 7):
         state = TrainState(step=step, samples_seen=20 * step, best_step=6)
         tracker.step(StepReport(step - 1, (step - 1) // 2, 20, 1.5, 0.1, None, 0.5, 0.0, False), state)
     tracker.evaluation(EvaluationResult("validation", 10, 0.25, 0.9, 1.0), state)
+    tracker.evaluation(EvaluationResult("test", 10, 0.25, 0.9, 1.0), state)
     tracker.close()
     assert capsys.readouterr().out.splitlines() == [
         "epoch 1/3  step 1/6  loss 1.5000  lr 0.1  40 samples/s  2s left",
         "epoch 3/3  step 6/6  loss 1.5000  lr 0.1  40 samples/s  0s left",
         "  validation epoch 3     top-1  90.00%  top-5 100.00%  loss 0.2500  best so far",
+        "  test       epoch 3     top-1  90.00%  top-5 100.00%  loss 0.2500",
     ]
