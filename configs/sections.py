@@ -16,7 +16,6 @@ from megabatch.configs.base import (
 )
 from megabatch.configs.transforms import Transform
 
-
 # `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 
