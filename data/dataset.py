@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +47,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of shards. The label of a sample is an index into `classes`."""
+    """A folder of shards. The label of a sample is an index into `classes`.
+
+    `imported` tells shards that megabatch wrote, and so may write again, from somebody's own that it only indexed.
+    """
 
     folder: Path
     classes: tuple[str, ...]
     splits: tuple[Split, ...]
+    imported: bool = False
 
     @property
     def split_names(self) -> list[str]:
@@ -78,26 +83,58 @@ def read_dataset(folder: Path) -> Dataset:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         if values["format"] != _FORMAT:
-            raise DataError(
-                f"{file}: format {values['format']!r}, this version reads {_FORMAT!r}: index the shards again"
-            )
+            raise _DamageError(f"format {values['format']!r}, but this version of megabatch reads {_FORMAT!r}")
+        classes = tuple(_text(name) for name in values["classes"])
         splits = tuple(_split(name, split) for name, split in values["splits"].items())
-        dataset = Dataset(folder, tuple(map(str, values["classes"])), splits)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{file}: damaged ({type(error).__name__}: {error}). `megabatch data index {folder}` makes it"
-        ) from None
-    for shard in (shard for split in dataset.splits for shard in split.shards):
-        if Path(shard.file).is_absolute() or ".." in Path(shard.file).parts:
-            raise DataError(f"{file}: {shard.file}: a shard must lie inside {folder}")
-    return dataset
+        _require_distinct_shards(splits)
+        return Dataset(folder, classes, splits, imported=values.get("imported") is True)
+    except KeyError as error:
+        seen = f"has no {error}"
+    except _DamageError as error:
+        seen = str(error)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        seen = f"no description of a data set ({type(error).__name__}: {error})"
+    raise DataError(f"{file}: {seen}. `megabatch data index {folder}` makes it anew")
+
+
+class _DamageError(Exception):
+    """What is wrong inside a dataset.json."""
 
 
 def _split(name: str, values: dict[str, Any]) -> Split:
-    shards = tuple(Shard(s["file"], int(s["samples"]), int(s["bytes"]), s["sha256"]) for s in values["shards"])
-    return Split(name, shards, {int(label): int(count) for label, count in values["label_counts"].items()})
+    counts = {int(label): _count(count) for label, count in values["label_counts"].items()}
+    split = Split(name, tuple(_shard(shard) for shard in values["shards"]), counts)
+    if sum(counts.values()) != split.samples:
+        raise _DamageError(f"split {name!r} has {split.samples:,} samples, but {sum(counts.values()):,} labels")
+    return split
+
+
+def _shard(values: dict[str, Any]) -> Shard:
+    file = _text(values["file"])
+    if not file or Path(file).is_absolute() or ".." in Path(file).parts or "\0" in file:
+        raise _DamageError(f"shard {file!r} is no file inside the folder")
+    return Shard(file, _count(values["samples"]), _count(values["bytes"]), _text(values["sha256"]))
+
+
+def _require_distinct_shards(splits: tuple[Split, ...]) -> None:
+    counts = Counter(shard.file for split in splits for shard in split.shards)
+    twice = [file for file, count in counts.items() if count > 1]
+    if twice:
+        raise _DamageError(f"shard {twice[0]!r} comes twice")
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise _DamageError(f"{value!r} where a count must be")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _DamageError(f"{value!r} where a text must be")
+    return value
 
 
 def write_dataset(dataset: Dataset) -> None:
@@ -110,13 +147,17 @@ def write_dataset(dataset: Dataset) -> None:
         }
         for split in dataset.splits
     }
-    values = {"format": _FORMAT, "classes": list(dataset.classes), "splits": splits}
+    classes = list(dataset.classes)
+    values = {"format": _FORMAT, "imported": dataset.imported, "classes": classes, "splits": splits}
     hidden = dataset.folder / f".{FILE_NAME}.{os.getpid()}"
-    with hidden.open("w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    hidden.rename(dataset.folder / FILE_NAME)
+    try:
+        with hidden.open("w", encoding="utf-8") as file:
+            json.dump(values, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.rename(dataset.folder / FILE_NAME)
+    finally:
+        hidden.unlink(missing_ok=True)
 
 
 def missing_or_changed_shards(dataset: Dataset, splits: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ def write_digits(folder: Path) -> int:
         from sklearn.datasets import load_digits
     except ImportError:
         raise DataError("the digits come with scikit-learn: pip install 'megabatch[demo]'") from None
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is not an empty folder: choose another")
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):

@@ -1,30 +1,36 @@
 """Images to shards: class folders in, train-000000.tar + .idx + dataset.json out. Bytes are stored as they are.
 
-The same source, options and seed give the same bytes. dataset.json is written last, so an import that was interrupted
-is not taken for a data set.
+The same images, options and seed give the same bytes. Shards are written in a hidden folder and moved at the end, and
+dataset.json comes last, so an import that was interrupted is not taken for a data set.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
+import os
 import re
+import shutil
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from megabatch.data.dataset import FILE_NAME, Dataset, Shard, Split, read_dataset, write_dataset
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import key, permutation
-from megabatch.data.image_sources import ImageSource, SourceImage, list_images, open_source
+from megabatch.data.image_sources import ImageSource, SourceImage, list_images, open_source, shown
+from megabatch.data.stratify import stratify
 from megabatch.data.tar_index import index_tar, sample_table, write_index
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]  # (done, total)
+CLASSES_NAME = "classes.txt"
+SPLIT_ORDER = ("train", "validation", "test")
 _SHUFFLE = 5  # what a key is for
 _SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
-_SHOWN = 10
-_CHUNK_BYTES = 1 << 22
+_STAGING = ".megabatch-import-"
+_MEMBERS_OVERHEAD_BYTES = 4096  # two headers, the label, padding, extended headers for a long name
+_NOT_IN_A_KEY = re.compile(r"[\s.\x00-\x1f\x7f\ud800-\udfff]+")  # dots end a key, spaces a field of the index
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class ImportOptions:
     fractions: dict[str, float] = field(default_factory=dict)
     seed: int = 0
     samples_per_shard: int = 1000
+    max_shard_bytes: int = 128 << 20
     skip_broken: bool = False
     overwrite: bool = False
 
@@ -52,105 +59,74 @@ class _Entry:
     path: str
     key: str
     label: int
+    stored_bytes: int
 
 
 def import_images(source: Path, out: Path, options: ImportOptions, progress: Progress) -> Imported:
-    """Write the images of `source` as shards into `out`. Raises DataError before anything is written where it can."""
-    _make_room(out, options.overwrite)
+    """Write the images of `source` as shards into `out`. `progress` goes through the images twice: check, then write.
+
+    Raises DataError before anything is written where it can.
+    """
+    _require_room(out, options.overwrite)
     with open_source(source) as opened:
         listing = list_images(opened, str(source))
-        classes = _classes(listing.images)
-        images = _split_by_class(listing.images, options, str(source))
-        broken = _broken_images(opened, images)
-        if broken and not options.skip_broken:
+        broken = _broken_images(opened, listing.images, progress)
+        if broken and (not options.skip_broken or len(broken) == len(listing.images)):
             raise DataError(_broken_message(source, broken))
-        good = [image for image in images if image.path not in set(broken)]
-        out.mkdir(parents=True, exist_ok=True)
-        splits = _write_splits(opened, _entries(good, classes), out, options, progress)
-    (out / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-    dataset = Dataset(out, classes, splits)
-    write_dataset(dataset)
+        left_out = set(broken)
+        images = [image for image in listing.images if image.path not in left_out]
+        classes = _classes(images, source)
+        if options.fractions:
+            images = stratify(images, options.fractions, options.seed, str(source))
+        entries = _entries(opened, images, classes)
+        _require_disk_space(out, entries)
+        dataset = _write(opened, entries, classes, out, options, progress)
     return Imported(dataset, tuple(broken), listing.ignored_files)
 
 
-def _make_room(out: Path, overwrite: bool) -> None:
+def _require_room(out: Path, overwrite: bool) -> None:
     """Refuse a folder with anything in it, unless an earlier import wrote it and may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file: give a folder for the shards")
+    if not out.exists() or all(file.name.startswith(_STAGING) for file in out.iterdir()):
         return
-    if not overwrite or not out.is_dir():
+    if not overwrite:
         raise DataError(f"{out}: is not an empty folder: choose another, or replace an earlier import with --overwrite")
-    earlier = read_dataset(out)
-    for shard in (shard for split in earlier.splits for shard in split.shards):
-        (out / shard.file).unlink(missing_ok=True)
-        (out / shard.file).with_suffix(".idx").unlink(missing_ok=True)
-    for name in (FILE_NAME, "classes.txt"):
-        (out / name).unlink(missing_ok=True)
+    if not (out / FILE_NAME).is_file():
+        raise DataError(
+            f"{out}: --overwrite replaces an earlier import, and without {FILE_NAME} nothing in it is known to be one: "
+            "empty the folder yourself, or choose another"
+        )
+    if not read_dataset(out).imported:
+        raise DataError(
+            f"{out}: --overwrite replaces an earlier import, but these shards were only indexed, so they may be the "
+            "only copy: choose another folder"
+        )
 
 
-def _classes(images: Iterable[SourceImage]) -> tuple[str, ...]:
+def _classes(images: Iterable[SourceImage], source: Path) -> tuple[str, ...]:
     by_split: dict[str, set[str]] = defaultdict(set)
     for image in images:
         by_split[image.split].add(image.class_name)
     known = by_split.get("train", set().union(*by_split.values()))
-    for split, names in by_split.items():
-        if names - known:
-            raise DataError(f"{split} has classes that train has not: {', '.join(sorted(names - known)[:_SHOWN])}")
+    for split, names in sorted(by_split.items()):
+        unknown = sorted(names - known)
+        if unknown:
+            raise DataError(
+                f"{source}: {split} has {len(unknown):,} classes that train has not ({shown(unknown)}), so they could "
+                "not be learned: add images of them to train, or remove them"
+            )
     return tuple(sorted(known))
 
 
-def _split_by_class(images: tuple[SourceImage, ...], options: ImportOptions, source: str) -> list[SourceImage]:
-    """Give the images of train to the asked splits, each class in the same proportions; others stay where they are."""
-    if not options.fractions:
-        return list(images)
-    _check_fractions(options.fractions, {image.split for image in images})
-    by_class: dict[str, list[SourceImage]] = defaultdict(list)
-    for image in images:
-        if image.split == "train":
-            by_class[image.class_name].append(image)
-    too_few = [name for name, members in by_class.items() if len(members) < len(options.fractions)]
-    if too_few:
-        raise DataError(
-            f"{source}: nothing to stratify: {len(too_few)} classes have fewer images than splits "
-            f"({', '.join(too_few[:_SHOWN])}{', ...' if len(too_few) > _SHOWN else ''}): import without --split"
-        )
-    result = [image for image in images if image.split != "train"]
-    for members in by_class.values():
-        shuffled = sorted(members, key=lambda image: _hash(options.seed, image.path))
-        counts = _shares(len(members), options.fractions)
-        names = itertools.chain.from_iterable([name] * counts[name] for name in options.fractions)
-        result += [replace(image, split=name) for image, name in zip(shuffled, names, strict=True)]
-    return result
-
-
-def _check_fractions(fractions: dict[str, float], splits: set[str]) -> None:
-    if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) <= 0:
-        raise DataError(f"--split: the shares must be positive and add up to 1, not {sum(fractions.values()):g}")
-    taken = (splits - {"train"}) & set(fractions)
-    if taken:
-        raise DataError(f"--split: the source has its own {', '.join(sorted(taken))}: leave it out of --split")
-    if "train" not in splits:
-        raise DataError("--split: divides what lies in train, and the source has none")
-
-
-def _shares(count: int, fractions: dict[str, float]) -> dict[str, int]:
-    """Divide `count` in the given proportions: every split gets at least one, the largest remainders get the rest."""
-    free = count - len(fractions)
-    exact = {name: max(fraction * count - 1, 0.0) for name, fraction in fractions.items()}
-    scale = free / total if (total := sum(exact.values())) else 0.0
-    shares = {name: int(value * scale + 1e-9) for name, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: shares[name] - exact[name] * scale)
-    for name in itertools.islice(itertools.cycle(by_remainder), free - sum(shares.values())):
-        shares[name] += 1
-    return {name: share + 1 for name, share in shares.items()}
-
-
-def _hash(seed: int, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{text}".encode()).digest()
-
-
-def _broken_images(source: ImageSource, images: Iterable[SourceImage]) -> list[str]:
+def _broken_images(source: ImageSource, images: tuple[SourceImage, ...], progress: Progress) -> list[str]:
     """Return the paths of the files whose first bytes are of no image."""
-    return [image.path for image in images if _image_kind(source.read(image.path)) is None]
+    broken = []
+    for number, image in enumerate(images):
+        if _image_kind(source.head(image.path)) is None:
+            broken.append(image.path)
+        progress(number + 1, len(images))
+    return broken
 
 
 def _image_kind(payload: bytes) -> str | None:
@@ -161,68 +137,128 @@ def _image_kind(payload: bytes) -> str | None:
 
 
 def _broken_message(source: Path, broken: list[str]) -> str:
-    more = f"\n  and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-    listed = "\n  ".join(broken[:_SHOWN])
-    seen = f"{source}: {len(broken)} files are no JPEG, PNG or WebP image (--skip-broken leaves them out)"
-    return f"{seen}:\n  {listed}{more}"
+    seen = f"{source}: {len(broken):,} files are no JPEG, PNG or WebP image (--skip-broken leaves them out)"
+    return f"{seen}:\n  " + shown(broken, "\n  ")
 
 
-def _entries(images: Iterable[SourceImage], classes: tuple[str, ...]) -> dict[str, list[_Entry]]:
-    """Return what each split holds, sorted by path; keys are CLASS/STEM, unique over the data set."""
+def _entries(source: ImageSource, images: Iterable[SourceImage], classes: tuple[str, ...]) -> dict[str, list[_Entry]]:
+    """Return what each split holds, in order and sorted by path; keys are CLASS/STEM, unique over the data set."""
     label = {name: number for number, name in enumerate(classes)}
-    used: Counter[str] = Counter()
+    used: set[str] = set()
     result: dict[str, list[_Entry]] = defaultdict(list)
-    for image in sorted(images, key=lambda image: (image.split, image.path)):
-        base = f"{_safe(image.class_name)}/{_safe(PurePosixPath(image.path).stem)}"
-        used[base] += 1
-        unique = base if used[base] == 1 else f"{base}_{used[base]}"
-        while unique != base and used[unique]:
-            unique += "_"
-        used[unique] += unique != base
-        result[image.split].append(_Entry(image.path, unique, label[image.class_name]))
+    for image in sorted(images, key=lambda image: (_split_rank(image.split), image.split, image.path)):
+        base = f"{_safe(image.class_name)}/{_safe(PurePosixPath(image.name).stem)}"
+        unique, number = base, 1
+        while unique in used:
+            number += 1
+            unique = f"{base}_{number}"
+        used.add(unique)
+        stored_bytes = source.size(image.path) + _MEMBERS_OVERHEAD_BYTES
+        result[image.split].append(_Entry(image.path, unique, label[image.class_name], stored_bytes))
     return result
 
 
+def _split_rank(name: str) -> int:
+    return SPLIT_ORDER.index(name) if name in SPLIT_ORDER else len(SPLIT_ORDER)
+
+
 def _safe(name: str) -> str:
-    """Dots end a key and spaces end a field of the index."""
-    return re.sub(r"[\s.]+", "_", name)
+    """webdataset passes over members whose names begin with two underscores, so none does."""
+    return re.sub("^__+", "_", _NOT_IN_A_KEY.sub("_", name))
+
+
+def _require_disk_space(out: Path, entries: dict[str, list[_Entry]]) -> None:
+    needed = sum(entry.stored_bytes for members in entries.values() for entry in members)
+    existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise DataError(f"{out}: needs about {needed:,} bytes, the disk has {free:,} free: choose another disk")
+
+
+def _write(
+    source: ImageSource,
+    entries: dict[str, list[_Entry]],
+    classes: tuple[str, ...],
+    out: Path,
+    options: ImportOptions,
+    progress: Progress,
+) -> Dataset:
+    out.mkdir(parents=True, exist_ok=True)
+    for left_over in out.glob(f"{_STAGING}*"):
+        shutil.rmtree(left_over)
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
+    try:
+        splits = _write_splits(source, entries, staging, options, progress)
+        (staging / CLASSES_NAME).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        _move_in(staging, out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    dataset = Dataset(out, classes, splits, imported=True)
+    write_dataset(dataset)
+    return dataset
+
+
+def _move_in(staging: Path, out: Path) -> None:
+    """Remove what an earlier import wrote, and nothing else; then put the new files in its place."""
+    replaced: set[Path] = set()
+    if (out / FILE_NAME).is_file():
+        shards = [out / shard.file for split in read_dataset(out).splits for shard in split.shards]
+        replaced = {*shards, *(path.with_suffix(".idx") for path in shards), out / CLASSES_NAME}
+    for file in staging.iterdir():
+        if (out / file.name).exists() and out / file.name not in replaced:
+            raise DataError(f"{out / file.name}: no earlier import wrote it, so it is not replaced: move it away")
+    (out / FILE_NAME).unlink(missing_ok=True)  # from here on there is no data set, until the new one is whole
+    for path in replaced:
+        path.unlink(missing_ok=True)
+    for file in staging.iterdir():
+        file.rename(out / file.name)
 
 
 def _write_splits(
-    source: ImageSource, entries: dict[str, list[_Entry]], out: Path, options: ImportOptions, progress: Progress
+    source: ImageSource, entries: dict[str, list[_Entry]], folder: Path, options: ImportOptions, progress: Progress
 ) -> tuple[Split, ...]:
     total = sum(map(len, entries.values()))
-    written = 0
+    done = iter(range(1, total + 1))
     splits = []
-    for number, (name, members) in enumerate(sorted(entries.items())):
+    for number, (name, members) in enumerate(entries.items()):
         order = permutation(key(options.seed, _SHUFFLE, number), len(members))
-        shuffled = [members[i] for i in order]
         shards: list[Shard] = []
-        for first in range(0, len(members), options.samples_per_shard):
-            part = shuffled[first : first + options.samples_per_shard]
-            shards.append(_write_shard(source, part, out / f"{name}-{len(shards):06d}.tar"))
-            written += len(part)
-            progress(written, total)
+        for part in _parts([members[i] for i in order], options):
+            path = folder / f"{name}-{len(shards):06d}.tar"
+            shards.append(_write_shard(source, part, path, lambda: progress(next(done), total)))
         splits.append(Split(name, tuple(shards), dict(Counter(entry.label for entry in members))))
-    return tuple(
-        sorted(splits, key=lambda split: list(SPLIT_ORDER).index(split.name) if split.name in SPLIT_ORDER else 9)
-    )
+    return tuple(splits)
 
 
-SPLIT_ORDER = ("train", "validation", "test")
+def _parts(entries: list[_Entry], options: ImportOptions) -> Iterator[list[_Entry]]:
+    """Yield the entries of one shard after the other."""
+    part: list[_Entry] = []
+    part_bytes = 0
+    for entry in entries:
+        full = len(part) == options.samples_per_shard or part_bytes + entry.stored_bytes > options.max_shard_bytes
+        if part and full:
+            yield part
+            part, part_bytes = [], 0
+        part.append(entry)
+        part_bytes += entry.stored_bytes
+    if part:
+        yield part
 
 
-def _write_shard(source: ImageSource, entries: Iterable[_Entry], path: Path) -> Shard:
+def _write_shard(source: ImageSource, entries: Iterable[_Entry], path: Path, written: Callable[[], None]) -> Shard:
     from webdataset import TarWriter  # imports torch
 
-    hidden = path.with_name(f".{path.name}")
-    with TarWriter(
-        str(hidden), encoder=False, mtime=0, user="megabatch", group="megabatch", format="PAX_FORMAT"
-    ) as tar:
-        for entry in entries:
-            payload = source.read(entry.path)
-            tar.write({"__key__": entry.key, _image_kind(payload) or "jpg": payload, "cls": str(entry.label).encode()})
-    hidden.rename(path)
+    with path.open("wb") as file:
+        with TarWriter(file, encoder=False, mtime=0, user="megabatch", group="megabatch") as tar:
+            for entry in entries:
+                payload = source.read(entry.path)
+                kind = _image_kind(payload)
+                if kind is None:
+                    raise DataError(f"{entry.path}: changed while it was imported: import again")
+                tar.write({"__key__": entry.key, kind: payload, "cls": str(entry.label).encode()})
+                written()
+        file.flush()
+        os.fsync(file.fileno())
     return describe_shard(path)
 
 
@@ -236,12 +272,5 @@ def describe_shard(path: Path) -> Shard:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        for chunk in _chunks(file):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _chunks(file: object) -> Iterator[bytes]:
-    return iter(lambda: file.read(_CHUNK_BYTES), b"")  # type: ignore[attr-defined]
+        return hashlib.file_digest(file, "sha256").hexdigest()

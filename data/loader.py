@@ -130,7 +130,9 @@ class Loader:
             stream = RandomStream(key(self.seed, epoch, _AUGMENT, sample_id, _OCCURRENCE))
             return self.transform(image, stream), sample.label
         except ValueError as error:
-            raise DataError(f"{where}: {error}. `megabatch data verify {self.reader.folder}` lists all") from error
+            raise DataError(
+                f"{where}: {error}. `megabatch data verify --decode {self.reader.folder}` lists all such"
+            ) from error
 
 
 def _finished(pending: tuple[MicroBatch, list[Future[None]]]) -> MicroBatch:
