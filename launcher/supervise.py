@@ -59,7 +59,7 @@ def run(
 
 
 class _Signals:
-    """While the job runs: the first SIGINT or SIGTERM asks the ranks to save and end, the second ends them at once."""
+    """While the job runs: the first SIGINT, SIGTERM or SIGHUP asks the ranks to save and end, the second ends them at once."""
 
     def __init__(self, process: subprocess.Popen[bytes], say: Callable[[str], None]):
         self.received = 0
@@ -68,7 +68,7 @@ class _Signals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal is gone
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

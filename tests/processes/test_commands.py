@@ -38,7 +38,7 @@ def wait_for_step(process: subprocess.Popen[str], run_dir: RunDir, step: int) ->
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_a_checkpoint_and_resume_goes_on_exactly(workplace: Workplace, number: signal.Signals) -> None:
     name = f"stopped-{number.name}"
     run_dir = RunDir(workplace.folder / name)

@@ -65,6 +65,13 @@ class Workplace:
             command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False, env=environment()
         )
 
+    def popen(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the command line and leave it running."""
+        command = [sys.executable, "-c", "from megabatch.launcher.cli import main; main()", *arguments]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
     def job(self, run: str, num_ranks: int, *overrides: str) -> RunDir:
         """Write RUN/job.yaml for a start by hand."""
         ranks = f"cluster.processes_per_node={num_ranks}"
@@ -102,7 +109,7 @@ def finish(process: subprocess.Popen[bytes], run_dir: RunDir, timeout: int = 120
 
 
 def kill_after_step(process: subprocess.Popen[bytes], run_dir: RunDir, step: int, victim: int) -> None:
-    """SIGKILL one rank (the `victim`-th child of torchrun) once the metrics show `step`; wait for the rest to end."""
+    """SIGKILL the `victim`-th descendant of the process once the metrics show `step`; wait for the rest to end."""
     deadline = time.monotonic() + 60
     while process.poll() is None and steps_done(run_dir) < step:
         assert time.monotonic() < deadline, "the run does not get on"
