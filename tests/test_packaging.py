@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -69,6 +70,28 @@ def test_every_module_can_be_imported_from_the_wheel(installed: Path) -> None:
     done = run(installed, sys.executable, "-c", code, *modules)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith(str(site)) for line in done.stdout.split())
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_in_an_environment_that_has_nothing_else(installed: Path, tmp_path: Path) -> None:
+    """A new virtual environment, the wheel and what it asks for, an empty folder: the README's three commands."""
+    (wheel,) = (installed / "dist").glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    command = tmp_path / "venv" / "bin"
+    install = [str(command / "python"), "-m", "pip", "install", "--quiet", f"megabatch[demo] @ {wheel.as_uri()}"]
+    subprocess.run(install, check=True, capture_output=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments in (
+        "data example digits-images",
+        "data import digits-images data/digits --split train=0.8,validation=0.1,test=0.1",
+        "launch digits --run-dir run",
+    ):
+        done = subprocess.run(
+            [str(command / "megabatch"), *arguments.split()], cwd=empty, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert json.loads((empty / "run" / "result.json").read_text())["test"]["top1"] >= 0.97
 
 
 def test_the_sdist_has_what_a_build_needs_and_no_data(installed: Path) -> None:

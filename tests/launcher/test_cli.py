@@ -83,6 +83,26 @@ def test_a_missing_shard_is_told_before_any_rank_starts(tmp_path: Path, monkeypa
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_empty_data_set_and_a_label_outside_the_classes_are_told_before_any_rank_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset(tmp_path, {"train": 30})
+    description = tmp_path / "data" / "dataset.json"
+    whole = json.loads(description.read_text())
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    whole["classes"] = ["class0", "class1"]
+    description.write_text(json.dumps(whole))
+    assert "split 'train' has labels 0 to 2, but there are 2 classes" in error_of("launch", "recipe.yaml")
+    whole["splits"]["train"] = {"samples": 0, "label_counts": {}, "shards": []}
+    description.write_text(json.dumps(whole))
+    assert "data.train_split: the split 'train' of" in error_of("launch", "recipe.yaml")
+    whole["splits"] = {}
+    description.write_text(json.dumps(whole))
+    assert "has no splits: there is nothing to read" in error_of("launch", "recipe.yaml")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
