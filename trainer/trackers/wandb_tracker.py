@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import threading
 import uuid
 from collections.abc import Callable
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
@@ -26,7 +28,8 @@ from megabatch.trainer.trackers.base import evaluation_values, step_values
 Mode = Literal["online", "offline", "disabled"]
 _QUEUE_LINES = 10_000
 _INIT_SECONDS = 30
-_FINISH_SECONDS = 20.0
+_FINISH_SECONDS = 10.0
+_CONNECT_SECONDS = 3.0
 _HOST = "api.wandb.ai"
 
 
@@ -79,6 +82,9 @@ class WandbTracker:
         try:
             import wandb
 
+            if mode == "online" and not _reachable(_server()):
+                self._warn(f"{_server()} cannot be reached: writing offline; `wandb sync` sends it later")
+                mode = "offline"
             with wandb.init(
                 project=settings.project, entity=settings.entity, group=settings.group, name=run_dir.root.name,
                 id=_run_id(run_dir.wandb_id), resume="allow", dir=str(run_dir.root), mode=mode,
@@ -89,7 +95,9 @@ class WandbTracker:
                 while (values := self._lines.get()) is not None:
                     run.log(values)
         except Exception as error:  # whatever happens there, the training goes on
-            self._warn(f"Weights & Biases stopped: {error}. Training goes on; metrics.jsonl has everything")
+            self._warn(
+                f"Weights & Biases stopped: {type(error).__name__} {error}. Training goes on; metrics.jsonl has everything"
+            )
 
 
 def _shown_cluster(job: Job) -> dict[str, Any]:
@@ -111,6 +119,21 @@ def _mode() -> Mode:
         return "online" if netrc().authenticators(_HOST) else "offline"
     except (OSError, NetrcParseError):
         return "offline"
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", f"https://{_HOST}")
+
+
+def _reachable(url: str) -> bool:
+    """Return whether something accepts connections there: wandb itself would wait and retry for minutes."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        with socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _run_id(file: Path) -> str:

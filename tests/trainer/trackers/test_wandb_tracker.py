@@ -106,7 +106,7 @@ def test_a_failure_there_ends_with_a_message_and_not_the_training(
         time.sleep(0.01)
     tracker.close()
     assert warnings == [
-        "Weights & Biases stopped: no space left on device. Training goes on; metrics.jsonl has everything"
+        "Weights & Biases stopped: OSError no space left on device. Training goes on; metrics.jsonl has everything"
     ]
 
 
@@ -126,6 +126,20 @@ def test_a_server_that_hangs_neither_blocks_a_step_nor_the_end(tmp_path: Path, m
     tracker.close()
     release.set()
     assert warnings == ["Weights & Biases did not finish within 0 s; metrics.jsonl has everything"]
+
+
+def test_without_a_network_it_is_written_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens on the discard port
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.root.mkdir()
+    warnings: list[str] = []
+    tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), run_dir, warnings.append)
+    tracker.step(StepReport(0, 0, 20, 0.5, 0.1, None, 0.5, 0.0, False), TrainState(step=1, samples_seen=20))
+    tracker.close()
+    assert warnings == ["http://127.0.0.1:9 cannot be reached: writing offline; `wandb sync` sends it later"]
+    rows, _ = written(run_dir)
+    assert [row["train/loss"] for row in rows] == [0.5]
 
 
 @pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("0" * 40, "online")])
