@@ -59,7 +59,7 @@ def run(
 
 
 class _Signals:
-    """While the job runs: the first SIGINT, SIGTERM or SIGHUP asks the ranks to save and end, the second ends them at once."""
+    """While the job runs: the first SIGINT, SIGTERM or SIGHUP asks the ranks to save and end, the second kills them."""
 
     def __init__(self, process: subprocess.Popen[bytes], say: Callable[[str], None]):
         self.received = 0

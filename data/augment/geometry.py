@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 
 from megabatch.configs.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 from megabatch.data.decode import Pixels
@@ -23,10 +22,15 @@ def resize_to(image_HWC: Pixels, height: int, width: int) -> Pixels:
     """Return the image at another size: bilinear with antialiasing, the filter of Pillow and torchvision."""
     if image_HWC.shape[:2] == (height, width):
         return image_HWC
-    image_NCHW = torch.from_numpy(np.ascontiguousarray(image_HWC)).permute(2, 0, 1).unsqueeze(0)
-    resized_NCHW = interpolate(image_NCHW, (height, width), mode="bilinear", antialias=True)
-    resized: Pixels = resized_NCHW[0].permute(1, 2, 0).contiguous().numpy()
+    resized = np.empty((height, width, 3), dtype=np.uint8)
+    image_NCHW, resized_NCHW = _channels_first(image_HWC), _channels_first(resized)
+    # What F.interpolate(mode="bilinear", antialias=True) calls; with `out` it writes in our layout, half the time.
+    torch.ops.aten._upsample_bilinear2d_aa.out(image_NCHW, (height, width), False, None, None, out=resized_NCHW)
     return resized
+
+
+def _channels_first(image_HWC: Pixels) -> torch.Tensor:
+    return torch.from_numpy(image_HWC).permute(2, 0, 1).unsqueeze(0)
 
 
 def random_resized_crop(
@@ -66,7 +70,10 @@ def random_crop(image_HWC: Pixels, settings: RandomCrop, image_size: int, stream
 
 def horizontal_flip(image_HWC: Pixels, settings: HorizontalFlip, image_size: int, stream: RandomStream) -> Pixels:
     """Exchange left and right with the given probability."""
-    return image_HWC[:, ::-1] if stream.uniform() < settings.probability else image_HWC
+    if stream.uniform() >= settings.probability:
+        return image_HWC
+    flipped: Pixels = torch.from_numpy(image_HWC).flip(1).numpy()  # numpy's reversed view is ten times slower to copy
+    return flipped
 
 
 def resize(image_HWC: Pixels, settings: Resize, image_size: int, stream: RandomStream) -> Pixels:

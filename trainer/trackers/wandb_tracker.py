@@ -95,9 +95,8 @@ class WandbTracker:
                 while (values := self._lines.get()) is not None:
                     run.log(values)
         except Exception as error:  # whatever happens there, the training goes on
-            self._warn(
-                f"Weights & Biases stopped: {type(error).__name__} {error}. Training goes on; metrics.jsonl has everything"
-            )
+            cause = f"{type(error).__name__} {error}"
+            self._warn(f"Weights & Biases stopped: {cause}. Training goes on; metrics.jsonl has everything")
 
 
 def _shown_cluster(job: Job) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from megabatch.configs.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
@@ -22,6 +23,19 @@ def test_resizing_gives_pillows_antialiased_pixels(size: tuple[int, int]) -> Non
     image = noise(60, 80)
     expected = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     assert np.abs(resize_to(image, *size).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(24, 24), (100, 60), (7, 50)])
+def test_the_operator_we_call_is_the_one_behind_interpolate(size: tuple[int, int]) -> None:
+    image = noise(60, 80)
+    image_NCHW = torch.from_numpy(image).permute(2, 0, 1)[None]
+    expected = torch.nn.functional.interpolate(image_NCHW, size, mode="bilinear", antialias=True)
+    assert np.array_equal(resize_to(image, *size), expected[0].permute(1, 2, 0).numpy())
+
+
+def test_resizing_a_crop_gives_the_pixels_of_resizing_its_copy() -> None:
+    crop = noise(60, 80)[5:45, 7:60]
+    assert np.array_equal(resize_to(crop, 24, 30), resize_to(crop.copy(), 24, 30))
 
 
 def test_random_resized_crops_cover_the_asked_areas_and_shapes() -> None:
