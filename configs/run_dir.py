@@ -47,6 +47,10 @@ class RunDir:
         """Return what one rank prints that is not for the terminal."""
         return self.logs / f"rank-{rank:05d}.log"
 
+    def rank_logs(self) -> list[Path]:
+        """Return the logs of all ranks."""
+        return sorted(self.logs.glob("rank-*.log"))
+
     @property
     def launcher_log(self) -> Path:
         """Return what torchrun itself prints."""

@@ -32,6 +32,7 @@ class ExitCode(IntEnum):
 
 _ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(?P<rank>\d+).*?exitcode\s*:\s*(?P<exitcode>-?\d+)", re.DOTALL)
 _PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
+_TIMED_OUT = "Timed out waiting"  # gloo
 _INPUT_ERRORS = ("ConfigError", "DataError")
 
 
@@ -113,6 +114,8 @@ def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: i
         return Ending(ExitCode.STOPPED, "stopped at once; the last checkpoint is as it was")
     failures = [json.loads(file.read_text(encoding="utf-8")) for file in run_dir.failures()]
     causes = [failure for failure in failures if not _is_consequence(failure)]
+    if causes and all(_TIMED_OUT in failure["message"] for failure in causes):
+        return Ending(ExitCode.FAILED, _silent_ranks(causes, run_dir))
     if not causes:
         return Ending(ExitCode.FAILED, _without_cause(run_dir, log_start))
     first = min(causes, key=lambda failure: float(failure["time"]))
@@ -126,6 +129,18 @@ def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: i
 def _is_consequence(failure: dict[str, Any]) -> bool:
     """A rank whose peer is gone fails too; that is not the cause."""
     return any(sign in failure["message"] for sign in _PEER_LOST)
+
+
+def _silent_ranks(waited: list[dict[str, Any]], run_dir: RunDir) -> str:
+    """Ranks waited for each other until the time-out: name those that did not even fail."""
+    failed = {run_dir.rank_log(int(failure["rank"])) for failure in waited}
+    silent = sorted(set(run_dir.rank_logs()) - failed)
+    named = ", ".join(map(str, silent)) or "none: every rank waited"
+    who = ", ".join(str(failure["rank"]) for failure in waited)
+    return (
+        f"rank {who} waited longer than cluster.limits.collective_timeout_seconds for another rank that did not come. "
+        f"Logs of the silent ranks: {named}"
+    )
 
 
 def _without_cause(run_dir: RunDir, log_start: int) -> str:

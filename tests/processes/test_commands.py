@@ -205,6 +205,29 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_says_where(workpl
     assert "Traceback" not in done.stderr
 
 
+def test_parameters_without_a_gradient_are_told_at_the_start_with_the_remedy(workplace: Workplace) -> None:
+    unused = ("launch", "recipe.yaml", "model={name: 'network:Unused'}")
+    done = workplace.megabatch(*unused)
+    assert done.returncode == 1
+    assert "some parameters of the model take no part in its output" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = workplace.megabatch(*unused, "engine={name: ddp, find_unused_parameters: true}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_rank_that_stalls_ends_the_job_within_the_time_out_and_is_named(workplace: Workplace) -> None:
+    run_dir = RunDir(workplace.folder / "stalled")
+    limit = "cluster.limits.collective_timeout_seconds=5"
+    process = launch(workplace, "recipe.yaml", *LONG, limit, "--run-dir", "stalled")
+    wait_for_step(process, run_dir, 5)
+    os.kill(descendants(process.pid)[-1], signal.SIGSTOP)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "waited longer than cluster.limits.collective_timeout_seconds for another rank that did not come" in err
+    assert "logs/rank-0000" in err
+    assert "Traceback" not in err
+
+
 def test_a_broken_image_is_told_with_shard_and_sample(workplace: Workplace, tmp_path: Path) -> None:
     from megabatch.data.tar_index import read_index
     from support.shards import dataset

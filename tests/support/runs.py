@@ -48,6 +48,18 @@ def small(num_classes, norm=True, dropout=0.2):
 """
 
 
+UNUSED = """
+
+class Unused(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.used, self.unused = small(num_classes), nn.Linear(3, 3)
+
+    def forward(self, images):
+        return self.used(images)
+"""
+
+
 @dataclass
 class Workplace:
     """A user's folder: recipe.yaml, network.py and data/."""
@@ -56,7 +68,7 @@ class Workplace:
 
     def write(self) -> None:
         (self.folder / "recipe.yaml").write_text(RECIPE)
-        (self.folder / "network.py").write_text(NETWORK)
+        (self.folder / "network.py").write_text(NETWORK + UNUSED)
 
     def megabatch(self, *arguments: str, timeout: int = 120) -> subprocess.CompletedProcess[str]:
         """Run the command line as a user does."""

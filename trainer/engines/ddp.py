@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megabatch.configs.sections import Ddp
+from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import World
 
 _OLD_NAME, _NEW_NAME = "broadcast_buffers", "forward_sync_buffers"  # torch 2.15 renamed it
@@ -64,8 +65,16 @@ class DdpEngine:
 
     def _settle_buckets(self, example_NCHW: torch.Tensor) -> None:
         buffers = [buffer.clone() for buffer in self.network.buffers()]
-        for _ in range(2):
-            self(example_NCHW).sum().backward()  # type: ignore[no-untyped-call]
+        try:
+            for _ in range(2):
+                self(example_NCHW).sum().backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if "finished reduction" not in str(error):
+                raise
+            raise TrainingError(
+                "some parameters of the model take no part in its output, so their gradients never come. Freeze them "
+                "(requires_grad=False), or set engine={name: ddp, find_unused_parameters: true} (a search every step)"
+            ) from error
         self.network.zero_grad(set_to_none=True)
         for buffer, before in zip(self.network.buffers(), buffers, strict=True):
             buffer.copy_(before)

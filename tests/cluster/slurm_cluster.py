@@ -1,0 +1,193 @@
+"""A real Slurm in a temporary folder: munged, slurmctld and several slurmd on this one machine.
+
+The nodes are called node1, node2, ...; those names resolve nowhere, only their NodeAddr does (as on clouds). Runs as any
+user: every daemon belongs to whoever starts the cluster.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from megabatch.configs.run_dir import RunDir
+
+DAEMONS = ("munged", "slurmctld", "slurmd")
+
+# Nodes claim 16 CPUs each whatever the machine has; tasks are not bound to any.
+CONFIGURATION = """\
+ClusterName=megabatch
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SwitchType=switch/none
+MpiDefault=none
+SlurmdParameters=config_overrides
+ReturnToService=2
+KillWait={kill_wait_seconds}
+{nodes}
+PartitionName=all Nodes=ALL Default=YES MaxTime=60
+"""
+
+
+@dataclass(frozen=True)
+class SlurmCluster:
+    """A running cluster. `environment` is what a user's shell needs to reach it."""
+
+    folder: Path
+    num_nodes: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def run(self, *command: str) -> str:
+        """Run one of Slurm's commands and return what it prints."""
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **self.environment}
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        return done.stdout
+
+    def state(self, number: str) -> str:
+        """Return the state of a job: PENDING, RUNNING, COMPLETED, CANCELLED, ..."""
+        found = re.search(r"JobState=(\S+)", self.run("scontrol", "show", "job", number))
+        assert found is not None
+        return found[1]
+
+    def wait(self, number: str, timeout_seconds: float = 120) -> str:
+        """Wait until the job has ended and all its processes are gone; return its last state."""
+        until(lambda: not self.run("squeue", "--noheader", f"--jobs={number}").strip(), timeout_seconds)
+        return self.state(number)
+
+
+def missing() -> str:
+    """Return why no cluster can be started here, or an empty text."""
+    absent = [name for name in DAEMONS if _program(name) is None]
+    return f"needs {', '.join(absent)}: apt-get install slurm-wlm munge" if absent else ""
+
+
+@contextmanager
+def slurm_cluster(folder: Path, num_nodes: int = 2, kill_wait_seconds: int = 30) -> Iterator[SlurmCluster]:
+    """Start a cluster in the folder and stop it again; nothing of it outlives the block."""
+    cluster = SlurmCluster(folder, num_nodes)
+    _configure(folder, num_nodes, kill_wait_seconds)
+    daemons: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *arguments: str) -> None:
+        program = _program(name)
+        assert program is not None
+        with (folder / f"{name}.output").open("ab") as output:
+            command = [program, *arguments]
+            environment = {**os.environ, **cluster.environment}
+            daemons.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment))
+
+    try:
+        start("munged", "--foreground", "--force", "--num-threads=2", *_munge_files(folder))
+        until((folder / "munge.socket").exists)
+        start("slurmctld", "-D")
+        for number in range(1, num_nodes + 1):
+            start("slurmd", "-D", "-N", f"node{number}")
+        until(lambda: _idle_nodes(cluster) == num_nodes)
+        yield cluster
+    finally:
+        _stop(cluster, daemons)
+
+
+def until(condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_seconds} s in vain"
+        time.sleep(0.1)
+
+
+def describe(run_dir: RunDir) -> str:
+    """Return all logs of a run, for the message of a test that fails."""
+    return "\n".join(f"--- {file.name}\n{file.read_text()}" for file in sorted(run_dir.logs.glob("*")))
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+def _configure(folder: Path, num_nodes: int, kill_wait_seconds: int) -> None:
+    ports = _free_ports(num_nodes + 1)
+    host = socket.gethostname()
+    nodes = "\n".join(
+        f"NodeName=node{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[i]} CPUs=16 RealMemory=1000"
+        for i in range(1, num_nodes + 1)
+    )
+    values = {"folder": folder, "ports": ports, "host": host, "nodes": nodes, "user": getpass.getuser()}
+    text = CONFIGURATION.format(**values, kill_wait_seconds=kill_wait_seconds)
+    (folder / "state").mkdir(parents=True)
+    (folder / "slurm.conf").write_text(text)
+    (folder / "munge.key").write_bytes(os.urandom(1024))
+    (folder / "munge.key").chmod(0o600)
+
+
+def _munge_files(folder: Path) -> list[str]:
+    names = {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed", "log-file": "log"}
+    return [f"--{option}={folder}/munge.{name}" for option, name in names.items()]
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+def _idle_nodes(cluster: SlurmCluster) -> int:
+    command = ["sinfo", "--noheader", "--Node", "--states=idle", "--format=%N"]
+    environment = {**os.environ, **cluster.environment}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return len(done.stdout.split())
+
+
+def _stop(cluster: SlurmCluster, daemons: list[subprocess.Popen[bytes]]) -> None:
+    """Stop the daemons, then whatever they started: only processes that carry this cluster's SLURM_CONF."""
+    for daemon in reversed(daemons):
+        daemon.terminate()
+        try:
+            daemon.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+    until(lambda: not _kill_rest(f"SLURM_CONF={cluster.folder / 'slurm.conf'}".encode()), 20)
+
+
+def _kill_rest(mark: bytes) -> list[int]:
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(environment.parent.name)
+        try:
+            if pid != os.getpid() and mark in environment.read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
+                found.append(pid)
+        except (OSError, ProcessLookupError):
+            continue
+    return found
