@@ -74,7 +74,10 @@ def read_dataset(folder: Path) -> Dataset:
     """Read dataset.json. Raises DataError that says how to make one."""
     file = folder / FILE_NAME
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. `megabatch data import IMAGES {folder}` makes a data set of images")
+        raise DataError(
+            f"{folder}: no such folder. `megabatch data import IMAGES {folder}` makes a data set of images, "
+            "`megabatch data example IMAGES` writes some to try with"
+        )
     if not file.is_file():
         raise DataError(
             f"{file}: missing. `megabatch data index {folder}` makes it for existing shards, "

@@ -24,7 +24,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 
 RecipeArguments = Annotated[
-    list[str], typer.Argument(metavar="RECIPE [KEY=VALUE]...", help="Name or path of a recipe, then overrides.")
+    list[str], typer.Argument(metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides.")
 ]
 ClusterOption = Annotated[str, typer.Option("--cluster", "-c", help="Name or path of a cluster file.")]
 DEFAULT_CLUSTER = "laptop"
@@ -57,7 +57,7 @@ def plan(
 def launch(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="Name or path of a recipe, then overrides."),
+        typer.Argument(metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides."),
     ] = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", "-c", help="Name or path of a cluster file (default: laptop).")

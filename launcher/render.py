@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded
@@ -142,7 +142,8 @@ def print_config(loaded: Loaded, origin: bool) -> None:
             console.print(f"# {name}", style="dim")
             console.print(_yaml(model), markup=False, highlight=False, soft_wrap=True, end="")
             continue
-        table = Table("key", "value", "from", title=name, title_justify="left", box=None, pad_edge=False)
+        columns = [Column(header, overflow="fold") for header in ("key", "value", "from")]
+        table = Table(*columns, title=name, title_justify="left", box=None, pad_edge=False)
         for path, value in _leaves(model.model_dump(mode="json"), ()):
             table.add_row(".".join(map(str, path)), str(value), _origin(tree, path), style=None)
         console.print(table)
