@@ -5,13 +5,17 @@ Reads as the sum on a napkin: M = ceil(G / m) micro-batches a step, shared out o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.recipe import Recipe
 from megabatch.data.dataset import Dataset
 from megabatch.data.order import EpochOrder, Layout
-from megabatch.data.steps import Steps
+from megabatch.data.steps import Steps, StepSpan
 
 
 @dataclass(frozen=True)
@@ -92,24 +96,18 @@ def _splits(recipe: Recipe, dataset: Dataset) -> tuple[SplitPlan, ...]:
 
 
 def _samples_per_rank(steps: Steps, num_ranks: int) -> tuple[int, int]:
-    """Return the fewest and the most samples that a rank trains on in an epoch.
+    """Return the fewest and the most samples that a rank trains on in an epoch: micro-batch q goes to rank q mod W."""
+    full, last = steps.at(0), steps.at(steps.per_epoch - 1)
+    sizes = np.concatenate([np.tile(_sizes(full), steps.per_epoch - 1), _sizes(last)])
+    counts = np.bincount(np.arange(len(sizes)) % num_ranks, weights=sizes, minlength=num_ranks).astype(np.int64)
+    assert counts.sum() == steps.samples_per_epoch
+    return int(counts.min()), int(counts.max())
 
-    Full micro-batches go round the ranks; only the two kinds of short ones (end of a step, end of the epoch) and the
-    remainder of the division make a difference, so counting micro-batch numbers is enough.
-    """
-    counts = [0] * num_ranks
-    last = steps.at(steps.per_epoch - 1)
-    period = num_ranks  # steps after which the shares of the ranks repeat
-    whole_steps = steps.per_epoch - 1
-    for step in range(min(whole_steps, period)):
-        times = -(-(whole_steps - step) // period)
-        span = steps.at(step)
-        for rank in range(num_ranks):
-            counts[rank] += times * sum(part.samples for part in span.of_rank(rank, num_ranks))
-    for rank in range(num_ranks):
-        counts[rank] += sum(part.samples for part in last.of_rank(rank, num_ranks))
-    assert sum(counts) == steps.samples_per_epoch
-    return min(counts), max(counts)
+
+def _sizes(span: StepSpan) -> NDArray[np.int64]:
+    """Return the samples of each micro-batch of a step."""
+    starts = np.arange(span.num_micro_batches, dtype=np.int64) * span.micro_batch
+    return np.minimum(span.samples - starts, span.micro_batch)
 
 
 def _shards_per_rank(recipe: Recipe, dataset: Dataset, num_ranks: int) -> tuple[int, int]:
@@ -118,22 +116,36 @@ def _shards_per_rank(recipe: Recipe, dataset: Dataset, num_ranks: int) -> tuple[
     shard_samples = tuple(shard.samples for shard in dataset.split(recipe.data.train_split).shards)
     layout = Layout(shard_samples, recipe.seed, shuffle.streams, shuffle.window_shards, shuffle.block_samples)
     order = EpochOrder(layout, epoch=0)
-    shards = []
-    for rank in range(num_ranks):
-        streams = _streams_of_rank(layout, batch.micro_batch, rank, num_ranks)
-        shards.append(len(set().union(*(order.shards_of_stream(stream) for stream in streams))))
-    return min(shards), max(shards)
+    per_stream = [order.shards_of_stream(stream) for stream in range(layout.streams)]
+    steps = Steps(layout.samples, 1, batch.global_batch, batch.micro_batch, batch.last_batch)
+    counts = set()
+    for rank in range(min(num_ranks, _period(layout, steps))):
+        streams = _streams_of_rank(layout, steps, rank, num_ranks)
+        counts.add(len(set().union(*(per_stream[stream] for stream in streams))))
+    return min(counts), max(counts)
 
 
-def _streams_of_rank(layout: Layout, micro_batch: int, rank: int, num_ranks: int) -> set[int]:
-    """Return the streams that micro-batches rank, rank + num_ranks, ... of the epoch begin or end in."""
-    micro_batches = -(-layout.samples // micro_batch)
+def _period(layout: Layout, steps: Steps) -> int:
+    """Return after how many micro-batches the streams they read from come round again."""
+    round_of_streams = layout.streams * layout.block_samples
+    if steps.global_batch % steps.micro_batch == 0:
+        return round_of_streams // math.gcd(round_of_streams, steps.micro_batch)
+    return steps.num_micro_batches * (round_of_streams // math.gcd(round_of_streams, steps.global_batch))
+
+
+def _streams_of_rank(layout: Layout, steps: Steps, rank: int, num_ranks: int) -> set[int]:
+    """Return the streams that micro-batches rank, rank + num_ranks, ... of the epoch read from."""
     streams: set[int] = set()
-    for number in range(rank, micro_batches, num_ranks):
-        first = number * micro_batch // layout.block_samples
-        last = min((number + 1) * micro_batch, layout.samples) - 1
-        found = {block % layout.streams for block in range(first, last // layout.block_samples + 1)}
-        if len(streams | found) == layout.streams:
-            return streams | found
-        streams |= found
+    micro_batches = steps.per_epoch * steps.num_micro_batches
+    for number in range(rank, micro_batches, num_ranks)[: _period(layout, steps)]:
+        step, of_step = divmod(number, steps.num_micro_batches)
+        span = steps.at(step)
+        start = span.start + of_step * steps.micro_batch
+        first, end = (
+            start // layout.block_samples,
+            -(-min(start + steps.micro_batch, span.stop) // layout.block_samples),
+        )
+        streams |= {block % layout.streams for block in range(first, min(end, first + layout.streams))}
+        if len(streams) == layout.streams:
+            break
     return streams

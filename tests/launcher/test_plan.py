@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from megabatch.configs.load import load
 from megabatch.data.dataset import Dataset, Shard, Split
+from megabatch.data.order import EpochOrder, Layout
 from megabatch.data.steps import Steps
 from megabatch.launcher.plan import make_plan
 from megabatch.launcher.preflight import disk_space
@@ -58,6 +59,39 @@ def test_samples_per_rank_is_what_the_ranks_really_get(
     counts = [sum(part.samples for part in rank) for rank in spans]
     assert plan.samples_per_rank == (min(counts), max(counts))
     assert sum(counts) == plan.samples_per_epoch
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 12), st.integers(1, 6), st.integers(1, 8),
+       st.integers(1, 9), st.integers(0, 11))  # fmt: skip
+def test_shards_per_rank_is_what_the_ranks_really_touch(
+    shards: list[int], micro_batch: int, num_ranks: int, streams: int, block: int, uneven: int
+) -> None:
+    global_batch = micro_batch * num_ranks + uneven
+    settings = [f"batch={{global_batch: {global_batch}, micro_batch: {micro_batch}}}"]
+    settings.append(f"data.shuffle={{streams: {streams}, window_shards: 1, block_samples: {block}}}")
+    loaded = load("digits", "laptop", [*settings, f"cluster.processes_per_node={num_ranks}"])
+    plan = make_plan(loaded.recipe, loaded.cluster, described(*shards))
+    order = EpochOrder(Layout(tuple(shards), 0, streams, 1, block), epoch=0)
+    owner = [number for number, count in enumerate(shards) for _ in range(count)]
+    steps = Steps(sum(shards), 1, global_batch, micro_batch, "short")
+    touched: list[set[int]] = [set() for _ in range(num_ranks)]
+    for step in range(steps.per_epoch):
+        for rank in range(num_ranks):
+            for part in steps.at(step).of_rank(rank, num_ranks):
+                touched[rank] |= {owner[int(i)] for i in order.samples(part.start, part.stop)}
+    assert max(map(len, touched)) <= plan.shards_per_rank[1]  # a rank may stop short of a shard that its stream ends in
+
+
+def test_a_plan_for_a_very_large_world_takes_a_moment() -> None:
+    settings = [
+        "batch={global_batch: 1048576, micro_batch: 64}",
+        "cluster.processes_per_node=16384",
+        "data.test_split=test",
+    ]
+    loaded = load("digits", "laptop", settings)
+    plan = make_plan(loaded.recipe, loaded.cluster, described(*[10_000] * 20_000))
+    assert plan.micro_batches_per_rank == (1, 1)
+    assert plan.samples_per_rank[1] - plan.samples_per_rank[0] <= 64
 
 
 @pytest.mark.parametrize(
