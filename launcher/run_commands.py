@@ -63,23 +63,31 @@ def evaluate_run(which: str, split: str, checkpoint: str) -> int:
     read_dataset(job.data_folder).split(split)  # tells the splits there are, before any rank starts
     arguments = ["--evaluate", split, "--checkpoint", checkpoint]
     ending = launch.start(job, run_dir, _say, arguments)
-    if ending.code == ExitCode.DONE:
-        render.print_evaluation(launch.read_result(run_dir.evaluation(split, checkpoint)))
+    result = run_dir.evaluation(split, checkpoint)
+    if ending.code == ExitCode.DONE and _is_local(job):
+        render.print_evaluation(launch.read_result(result))
+    elif ending.code == ExitCode.DONE:
+        typer.echo(f"when it has run, the result is in {_short(result)}")
     return _told(ending)
 
 
 def _run(job: Job, run_dir: RunDir) -> int:
     typer.echo(f"run folder: {run_dir.root}")
     ending = launch.start(job, run_dir, _say)
-    if ending.code == ExitCode.DONE and launch.read_result(run_dir.result).get("outcome") == "stopped":
+    if ending.code == ExitCode.DONE and _is_local(job) and not launch.is_finished(run_dir):
         ending = Ending(ExitCode.STOPPED, "")
     if ending.code == ExitCode.STOPPED:
         typer.echo(f"stopped. Go on with: megabatch launch --resume {_short(run_dir.root)}")
-    elif ending.code == ExitCode.DONE and job.cluster.backend.name == "local":
+    elif ending.code == ExitCode.DONE and _is_local(job):
         _summary(run_dir)
     elif ending.code == ExitCode.FAILED and any(run_dir.checkpoints.glob("step-*")):
         typer.echo(f"go on from the last checkpoint with: megabatch launch --resume {_short(run_dir.root)}", err=True)
     return _told(ending)
+
+
+def _is_local(job: Job) -> bool:
+    """Return whether the job has ended when its backend returns; a scheduler has only taken it then."""
+    return job.cluster.backend.name == "local"
 
 
 def _told(ending: Ending) -> int:

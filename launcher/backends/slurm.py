@@ -67,8 +67,8 @@ def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str
     """Write the script, hand it to sbatch and return at once with the job's number."""
     assert submission.script is not None
     run_dir.logs.mkdir(parents=True, exist_ok=True)  # Slurm does not make the folder of the log
-    for stale in (run_dir.result, *run_dir.failures()):  # how the last attempt ended says nothing about this one
-        stale.unlink(missing_ok=True)
+    for stale in run_dir.failures():  # how the last attempt ended says nothing about this one
+        stale.unlink()
     run_dir.submission.touch(mode=0o600)  # like job.yaml: the environment may hold what others must not see
     run_dir.submission.chmod(0o600)
     run_dir.submission.write_text(submission.script, encoding="utf-8")
