@@ -171,7 +171,8 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_message_and_leaves_the_checkpo
 
 def test_a_run_folder_in_use_is_refused(workplace: Workplace) -> None:
     run_dir = RunDir(workplace.folder / "busy")
-    process = launch(workplace, "recipe.yaml", *LONG, "--run-dir", "busy")
+    longer = ("epochs=20000", "checkpoint.every_epochs=20000")  # than a second torchrun takes to start and to fail
+    process = launch(workplace, "recipe.yaml", *longer, "--run-dir", "busy")
     wait_for_step(process, run_dir, 2)
     second = workplace.start(run_dir, 2)
     assert second.wait(timeout=60) != 0
