@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
     STOPPED = 3
 
 
-_ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(?P<rank>\d+).*?exitcode\s*:\s*(?P<exitcode>-?\d+)", re.DOTALL)
+_ENDED = re.compile(r"rank\s*:\s*(?P<rank>\d+)[^\n]*\n\s*exitcode\s*:\s*(?P<exitcode>-?\d+)")
 _PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
 _TIMED_OUT = "Timed out waiting"  # gloo
 _INPUT_ERRORS = ("ConfigError", "DataError")
@@ -148,11 +148,14 @@ def _without_cause(run_dir: RunDir, log_start: int) -> str:
     with run_dir.launcher_log.open("rb") as log:
         log.seek(log_start)
         text = log.read().decode(errors="replace")
-    found = _ROOT_CAUSE.search(text)
-    if found is None:
+    ended = [(int(found["rank"]), int(found["exitcode"])) for found in _ENDED.finditer(text)]
+    if not ended:
         return f"torchrun ended before the ranks did; its own words are in {run_dir.launcher_log}"
-    signal_number = -int(found["exitcode"])
+    # torchrun lists the rank it saw end first last; a killed rank is the cause even if its peer was seen first.
+    killed = [(rank, code) for rank, code in ended if code < 0 and code != -signal.SIGTERM]
+    rank, code = (killed or ended[-1:])[0]
+    signal_number = -code
     names = {number.value: number.name for number in signal.Signals}
-    by = f"was killed by {names[signal_number]}" if signal_number in names else f"ended with code {found['exitcode']}"
+    by = f"was killed by {names[signal_number]}" if signal_number in names else f"ended with code {code}"
     hint = ": out of memory, or kill -9 from outside" if signal_number == signal.SIGKILL else ""
-    return f"rank {found['rank']} {by}{hint}. Its log is {run_dir.rank_log(int(found['rank']))}"
+    return f"rank {rank} {by}{hint}. Its log is {run_dir.rank_log(rank)}"
