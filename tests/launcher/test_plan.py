@@ -14,7 +14,7 @@ from megabatch.data.order import EpochOrder, Layout
 from megabatch.data.steps import Steps
 from megabatch.launcher.plan import make_plan
 from megabatch.launcher.preflight import disk_space
-from megabatch.launcher.refusals import TABLE, refusals
+from megabatch.launcher.refusals import TABLE, Refusal, refusals
 
 
 def described(*samples: int, classes: int = 10, labels: dict[int, int] | None = None) -> Dataset:
@@ -94,9 +94,7 @@ def test_a_plan_for_a_very_large_world_takes_a_moment() -> None:
     assert plan.samples_per_rank[1] - plan.samples_per_rank[0] <= 64
 
 
-@pytest.mark.parametrize(
-    ("overrides", "dataset", "message"),
-    [
+REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["data.validation_split=val"], described(100), "data.validation_split is 'val', but data has train, validation, "
          "test: there is nothing to read. Instead: name one of them, or write null for validation_split or test_split to "
          "do without"),
@@ -122,8 +120,10 @@ def test_a_plan_for_a_very_large_world_takes_a_moment() -> None:
          "peak. Instead: schedule.warmup_epochs=1 or less"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
-    ],
-)  # fmt: skip
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "dataset", "message"), REFUSED)
 def test_what_cannot_work_is_refused_with_reason_and_remedy(
     overrides: list[str], dataset: Dataset, message: str
 ) -> None:
@@ -131,8 +131,10 @@ def test_what_cannot_work_is_refused_with_reason_and_remedy(
     assert refusals(loaded.recipe, loaded.cluster, dataset) == [message]
 
 
-def test_every_refusal_has_a_test_above() -> None:
-    assert len(TABLE) == 9
+@pytest.mark.parametrize("refusal", TABLE, ids=lambda refusal: refusal.rule)
+def test_every_refusal_is_provoked_above(refusal: Refusal) -> None:
+    loaded = [(load("digits", "laptop", overrides), dataset) for overrides, dataset, _ in REFUSED]
+    assert any(list(refusal.found(job.recipe, job.cluster, dataset)) for job, dataset in loaded)
 
 
 def test_a_good_job_is_not_refused() -> None:

@@ -62,3 +62,17 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_result_is_the_same(w
     finish(workplace.start(hurt, 2), hurt)
     assert losses(hurt) == losses(alone)
     assert "falling back to an older checkpoint" in hurt.metrics.read_text()
+
+
+def test_the_loss_scale_of_fp16_goes_on_where_it_was(workplace: Workplace) -> None:
+    """The scale doubles every 7 steps and halves on overflow, so a resume that forgot it would end with another one."""
+    scaled = (*OVERRIDES, "precision={name: fp16, initial_scale: 1024, growth_interval: 7}")
+    alone = workplace.train("scaled-alone", 1, *scaled)
+    killed = workplace.job("scaled", 1, *scaled)
+    kill_after_step(workplace.start(killed, 1), killed, 30, victim=0)
+    finish(workplace.start(killed, 1), killed)
+    scalers = [checkpoint.load(run_dir.checkpoint(STEPS)).state["scaler"] for run_dir in (alone, killed)]
+    assert scalers[0] == scalers[1]
+    assert scalers[0]["scale"] != 1024
+    assert losses(killed) == losses(alone)
+    assert final_weights(killed) == final_weights(alone)
