@@ -30,8 +30,9 @@ def megabatch(folder: Path) -> Callable[[], int]:
     from megabatch.configs.transforms import HorizontalFlip, RandomResizedCrop
     from megabatch.data.augment.chain import chain
     from megabatch.data.dataset import read_dataset
-    from megabatch.data.loader import Loader, Request
+    from megabatch.data.loader import Loader
     from megabatch.data.read import SplitReader
+    from megabatch.data.requests import Request
 
     dataset = read_dataset(folder)
     reader = SplitReader(folder, dataset.split("train"))

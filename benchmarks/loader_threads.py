@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from megabatch.configs.transforms import HorizontalFlip, RandomResizedCrop
 from megabatch.data.augment.chain import chain
 from megabatch.data.dataset import read_dataset
-from megabatch.data.loader import Loader, Request
+from megabatch.data.loader import Loader
 from megabatch.data.read import SplitReader
+from megabatch.data.requests import Request
 
 MICRO_BATCH = 64
 

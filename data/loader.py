@@ -19,25 +19,12 @@ from megabatch.data.augment.chain import ImageTransform
 from megabatch.data.decode import decode_image
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import RandomStream, key
-from megabatch.data.order import EpochOrder, Layout
 from megabatch.data.read import SplitReader
-from megabatch.data.steps import Steps
+from megabatch.data.requests import Request
 
 _AUGMENT = 3  # what a key is for; data/order.py has 1 and 2
 _OCCURRENCE = 0  # every sample comes once an epoch
 _FILLER_SAMPLES = 2  # batch norm needs two values per channel
-
-
-@dataclass(frozen=True)
-class Request:
-    """One micro-batch to load. `last` marks the last one of this rank in the step; a filler has no sample ids."""
-
-    step: int
-    epoch: int
-    number: int
-    sample_ids: NDArray[np.int64]
-    step_samples: int
-    last: bool
 
 
 @dataclass(frozen=True)
@@ -52,27 +39,6 @@ class MicroBatch:
     def is_filler(self) -> bool:
         """Return whether this is no data at all: a rank without a micro-batch takes part with weight 0."""
         return len(self.request.sample_ids) == 0
-
-
-def training_requests(steps: Steps, layout: Layout, rank: int, num_ranks: int, first_step: int) -> Iterator[Request]:
-    """Yield what one rank has to load, from step `first_step` to the end of training."""
-    order = None
-    for step in range(first_step, steps.total):
-        span = steps.at(step)
-        if order is None or order.epoch != span.epoch:
-            order = EpochOrder(layout, span.epoch)
-        spans = span.of_rank(rank, num_ranks)
-        for part in spans:
-            ids = order.samples(part.start, part.stop)
-            yield Request(step, span.epoch, part.number, ids, span.samples, part is spans[-1])
-
-
-def evaluation_requests(samples: int, micro_batch: int, rank: int, num_ranks: int) -> Iterator[Request]:
-    """Yield the part of a split that one rank evaluates; over all ranks every sample comes exactly once."""
-    starts = range(rank * micro_batch, samples, micro_batch * num_ranks)
-    for start in starts:
-        ids = np.arange(start, min(start + micro_batch, samples), dtype=np.int64)
-        yield Request(0, 0, start // micro_batch, ids, samples, start == starts[-1])
 
 
 @dataclass(frozen=True)
@@ -122,7 +88,7 @@ class Loader:
 
     def _sample(self, sample_id: int, epoch: int) -> tuple[NDArray[np.uint8], int]:
         sample = self.reader.read(sample_id)
-        where = f"{self.reader.folder / sample.shard}: sample {sample.key}"
+        where = f"{sample.shard}: sample {sample.key}"
         if not 0 <= sample.label < self.num_classes:
             raise DataError(f"{where}: label {sample.label} is outside the {self.num_classes} classes")
         try:

@@ -19,7 +19,7 @@ MAX_OPEN_SHARDS = 512  # an open shard costs address space and its table, not a 
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One sample as it stands in the shard; `image` is a view into the file."""
+    """One sample as it stands in the shard; `shard` is its path, `image` a view into the file."""
 
     shard: str
     key: str
@@ -57,13 +57,11 @@ class SplitReader:
         start, size = int(table.image_offset[row]), int(table.image_size[row])
         label_start, label_size = int(table.label_offset[row]), int(table.label_size[row])
         label_text = bytes(opened.content[label_start : label_start + label_size])
-        shard = self.split.shards[number].file
+        shard = str(self.folder / self.split.shards[number].file)
         try:
             label = int(label_text)
         except ValueError:
-            raise DataError(
-                f"{self.folder / shard}: {table.keys[row]}.cls: {label_text[:40]!r} is no integer"
-            ) from None
+            raise DataError(f"{shard}: {table.keys[row]}.cls: {label_text[:40]!r} is no integer") from None
         return EncodedSample(shard, table.keys[row], opened.content[start : start + size], label)
 
     def _shard(self, number: int) -> _OpenShard:

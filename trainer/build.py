@@ -14,9 +14,10 @@ from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.augment.chain import chain
 from megabatch.data.dataset import Dataset, read_dataset
-from megabatch.data.loader import Loader, MicroBatch, evaluation_requests, training_requests
+from megabatch.data.loader import Loader, MicroBatch
 from megabatch.data.order import Layout
 from megabatch.data.read import SplitReader
+from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine

@@ -19,8 +19,9 @@ from megabatch.configs.load import read_job
 from megabatch.data.augment.chain import chain
 from megabatch.data.dataset import Dataset, read_dataset
 from megabatch.data.errors import DataError
-from megabatch.data.loader import Loader, evaluation_requests
+from megabatch.data.loader import Loader
 from megabatch.data.read import SplitReader
+from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import Steps
 from megabatch.trainer.build import implementation
 from megabatch.trainer.errors import TrainingError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from megabatch.data.loader import Request
+from megabatch.data.requests import Request
 
 
 class SampleLog:

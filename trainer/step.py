@@ -15,7 +15,8 @@ import torch
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.data.hashing import key
-from megabatch.data.loader import MicroBatch, Request
+from megabatch.data.loader import MicroBatch
+from megabatch.data.requests import Request
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.errors import TrainingError

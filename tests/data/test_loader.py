@@ -13,9 +13,10 @@ from megabatch.configs.transforms import HorizontalFlip, RandomCrop
 from megabatch.data.augment.chain import chain
 from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
-from megabatch.data.loader import Loader, MicroBatch, evaluation_requests, training_requests
+from megabatch.data.loader import Loader, MicroBatch
 from megabatch.data.order import EpochOrder, Layout
 from megabatch.data.read import SplitReader
+from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
 from support.shards import dataset
 
@@ -110,7 +111,7 @@ def test_a_shard_changed_since_it_was_indexed_is_told_when_it_is_opened(tmp_path
     with (described.folder / "train-000001.tar").open("ab") as shard:
         shard.write(b"\0")
     reader = SplitReader(described.folder, described.split("train"))
-    assert reader.read(9).shard == "train-000000.tar"
+    assert reader.read(9).shard == str(described.folder / "train-000000.tar")
     with pytest.raises(DataError, match=r"dataset.json recorded .* the shard was cut or changed"):
         reader.read(10)
 

@@ -1,0 +1,45 @@
+"""What each rank has to load, in order: steps and an order of samples to requests. Reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabatch.data.order import EpochOrder, Layout
+from megabatch.data.steps import Steps
+
+
+@dataclass(frozen=True)
+class Request:
+    """One micro-batch to load. `last` marks the last one of this rank in the step; a filler has no sample ids."""
+
+    step: int
+    epoch: int
+    number: int
+    sample_ids: NDArray[np.int64]
+    step_samples: int
+    last: bool
+
+
+def training_requests(steps: Steps, layout: Layout, rank: int, num_ranks: int, first_step: int) -> Iterator[Request]:
+    """Yield what one rank has to load, from step `first_step` to the end of training."""
+    order = None
+    for step in range(first_step, steps.total):
+        span = steps.at(step)
+        if order is None or order.epoch != span.epoch:
+            order = EpochOrder(layout, span.epoch)
+        spans = span.of_rank(rank, num_ranks)
+        for part in spans:
+            ids = order.samples(part.start, part.stop)
+            yield Request(step, span.epoch, part.number, ids, span.samples, part is spans[-1])
+
+
+def evaluation_requests(samples: int, micro_batch: int, rank: int, num_ranks: int) -> Iterator[Request]:
+    """Yield the part of a split that one rank evaluates; over all ranks every sample comes exactly once."""
+    starts = range(rank * micro_batch, samples, micro_batch * num_ranks)
+    for start in starts:
+        ids = np.arange(start, min(start + micro_batch, samples), dtype=np.int64)
+        yield Request(0, 0, start // micro_batch, ids, samples, start == starts[-1])
