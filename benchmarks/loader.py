@@ -28,7 +28,7 @@ def megabatch(folder: Path) -> Callable[[], int]:
     import numpy as np
 
     from megabatch.configs.transforms import HorizontalFlip, RandomResizedCrop
-    from megabatch.data.augment.chain import chain
+    from megabatch.data.augment.chain import decoding_chain
     from megabatch.data.dataset import read_dataset
     from megabatch.data.loader import Loader
     from megabatch.data.read import SplitReader
@@ -36,8 +36,8 @@ def megabatch(folder: Path) -> Callable[[], int]:
 
     dataset = read_dataset(folder)
     reader = SplitReader(folder, dataset.split("train"))
-    transform = chain([RandomResizedCrop(), HorizontalFlip()], SIZE)
-    loader = Loader(reader, transform, SIZE, len(dataset.classes), 10**8, seed=0, threads=1)
+    transform = decoding_chain([RandomResizedCrop(), HorizontalFlip()], SIZE, 10**8)
+    loader = Loader(reader, transform, SIZE, len(dataset.classes), seed=0, threads=1)
 
     def requests() -> Iterator[Request]:
         for start in range(0, reader.samples, BATCH):

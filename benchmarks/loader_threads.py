@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from megabatch.configs.transforms import HorizontalFlip, RandomResizedCrop
-from megabatch.data.augment.chain import chain
+from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import read_dataset
 from megabatch.data.loader import Loader
 from megabatch.data.read import SplitReader
@@ -64,10 +64,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset = read_dataset(options.folder)
-    transform = chain([RandomResizedCrop(), HorizontalFlip()], options.image_size)
+    transform = decoding_chain([RandomResizedCrop(), HorizontalFlip()], options.image_size, 10**8)
     loader = Loader(
         SplitReader(dataset.folder, dataset.split("train")), transform, options.image_size, len(dataset.classes),
-        max_image_pixels=10**8, seed=0, threads=options.workers,
+        seed=0, threads=options.workers,
     )  # fmt: skip
     samples = loader.reader.samples
 

@@ -25,6 +25,11 @@ class RunDir:
         return self.root / "metrics.jsonl"
 
     @property
+    def data_errors(self) -> Path:
+        """Return data-errors.jsonl, one line for each time a sample took part with weight 0."""
+        return self.root / "data-errors.jsonl"
+
+    @property
     def result(self) -> Path:
         """Return result.json, how the last attempt ended."""
         return self.root / "result.json"

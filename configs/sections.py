@@ -28,6 +28,30 @@ class Shuffle(Frozen):
     block_samples: PositiveInt = 64
 
 
+class StopOnError(Choice):
+    """The first sample that cannot be read or decoded ends the run, with a message that names it."""
+
+    name: Literal["stop"] = "stop"
+
+    @property
+    def max_samples(self) -> int:
+        """Return how many samples may be skipped: none."""
+        return 0
+
+
+class SkipErrors(Choice):
+    """A sample that cannot be used gets weight 0; more than `max_samples` different ones end the run.
+
+    Each is counted in metrics.jsonl and listed in RUN_DIR/data-errors.jsonl. The gradient is the mean over the rest.
+    """
+
+    name: Literal["skip"] = "skip"
+    max_samples: PositiveInt
+
+
+OnError = Annotated[StopOnError | SkipErrors, Field(discriminator="name"), BeforeValidator(name_only)]
+
+
 class Data(Frozen):
     """Which shards, and what becomes of an image on its way into a batch."""
 
@@ -42,6 +66,7 @@ class Data(Frozen):
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     shuffle: Shuffle = Shuffle()
     max_image_pixels: PositiveInt = 100_000_000
+    on_error: OnError = StopOnError()
 
 
 class Batch(Frozen):

@@ -1,6 +1,7 @@
 """Encoded bytes to pixels: uint8 RGB of shape (height, width, 3). JPEG, PNG and WebP; nothing else is ever opened.
 
 The size is read from the header and checked before any pixel is decoded, so a small file cannot fill the memory.
+A part of a JPEG is decoded without the rest where that is possible; which way was taken never changes a pixel.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from megabatch.data.jpeg.header import JpegHeader, Region, read_header
+from megabatch.data.jpeg.rows import decode_upper_rows
+from megabatch.data.jpeg.turbojpeg3 import find_turbojpeg3
+
 Pixels = NDArray[np.uint8]
 _JPEG_START = b"\xff\xd8\xff"
 _PILLOW_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -22,13 +27,52 @@ def decode_image(payload: memoryview | bytes, max_pixels: int) -> Pixels:
 
     Raises ValueError with the reason for anything that is not a whole JPEG, PNG or WebP of at most `max_pixels`.
     """
-    if bytes(payload[:3]) == _JPEG_START:
+    if payload[:3] == _JPEG_START:
         height, width, color_space, _ = simplejpeg.decode_jpeg_header(payload)
         _check_size(height, width, max_pixels)
         if color_space in ("YCbCr", "Gray", "RGB"):
             pixels: Pixels = simplejpeg.decode_jpeg(payload, "RGB")
             return pixels
     return _decode_with_pillow(payload, max_pixels)
+
+
+class EncodedImage:
+    """One image whose size is known and whose pixels are decoded when asked for.
+
+    Raises ValueError like decode_image. Damage is noticed in the part that is decoded, and at the end of the file.
+    """
+
+    def __init__(self, payload: memoryview | bytes, max_pixels: int):
+        self._payload = payload
+        self._max_pixels = max_pixels
+        self._header = _partly_decodable(payload)
+        self._whole: Pixels | None = None
+        if self._header is None:
+            self._whole = decode_image(payload, max_pixels)
+            self.height, self.width = self._whole.shape[:2]
+        else:
+            self.height, self.width = self._header.height, self._header.width
+            _check_size(self.height, self.width, max_pixels)
+
+    def region(self, region: Region) -> Pixels:
+        """Decode the region; the same pixels as that part of the whole image."""
+        top, left, height, width = region
+        if self._whole is None and self._header is not None:
+            library = find_turbojpeg3().library
+            if library is not None:
+                part = library.decode_region(self._payload, self._header, region)
+                if part is not None:
+                    return part
+            self._whole = decode_upper_rows(self._payload, self._header, top + height)
+        if self._whole is None:
+            self._whole = decode_image(self._payload, self._max_pixels)
+        return self._whole[top : top + height, left : left + width]
+
+
+def _partly_decodable(payload: memoryview | bytes) -> JpegHeader | None:
+    header = read_header(payload)
+    usable = header is not None and header.sequential and header.components in (1, 3) and header.height and header.width
+    return header if usable else None
 
 
 def _decode_with_pillow(payload: memoryview | bytes, max_pixels: int) -> Pixels:

@@ -7,33 +7,49 @@ copying it (docs/decisions/0004-threads.md has the measurement). The result does
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from megabatch.data.augment.chain import ImageTransform
-from megabatch.data.decode import decode_image
-from megabatch.data.errors import DataError
+from megabatch.data.augment.chain import SampleTransform
+from megabatch.data.errors import DataError, SampleError, SkippedSample
 from megabatch.data.hashing import RandomStream, key
-from megabatch.data.read import SplitReader
+from megabatch.data.read import EncodedSample
 from megabatch.data.requests import Request
 
 _AUGMENT = 3  # what a key is for; data/order.py has 1 and 2
 _OCCURRENCE = 0  # every sample comes once an epoch
 _FILLER_SAMPLES = 2  # batch norm needs two values per channel
+_LEAST_PREFETCH = 2  # micro-batches loaded ahead, before anybody had to wait
+_MOST_PREFETCHED_BYTES = 1 << 30
+_MOST_PREFETCH = 64
+
+
+class Reader(Protocol):
+    """Random access to encoded samples."""
+
+    def read(self, sample_id: int) -> EncodedSample:
+        """Return a sample. Raises DataError naming its shard."""
+        ...
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Pixels (uint8, shape (micro_batch, size, size, 3)) and labels (int64) of one request."""
+    """Pixels (uint8, shape (micro_batch, size, size, 3)), labels (int64) and weights (float32) of one request.
+
+    A weight is 1, or 0 for a sample that could not be loaded; such a sample has the pixels of another one, so that
+    batch norm sees nothing strange, and stands in `skipped`.
+    """
 
     request: Request
     images_NHWC: torch.Tensor
     labels_N: torch.Tensor
+    weights_N: torch.Tensor
+    skipped: tuple[SkippedSample, ...] = ()
 
     @property
     def is_filler(self) -> bool:
@@ -42,67 +58,117 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class Loader:
-    """Reads, decodes and transforms the samples of one split with `threads` threads, `prefetch` micro-batches ahead."""
+class _Pending:
+    micro_batch: MicroBatch
+    parts: list[Future[list[tuple[int, SkippedSample]]]]
 
-    reader: SplitReader
-    transform: ImageTransform
+    @property
+    def done(self) -> bool:
+        return all(part.done() for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Reads, decodes and transforms the samples of one split with `threads` threads.
+
+    It loads as many micro-batches ahead as turn out to be needed: one more each time one was asked for before it was
+    ready, up to `prefetch`, or to what takes 1 GiB. With `skip_errors` a sample that cannot be used gets weight 0;
+    without, it ends the loading.
+    """
+
+    reader: Reader
+    transform: SampleTransform
     image_size: int
     num_classes: int
-    max_image_pixels: int
     seed: int
     threads: int
-    prefetch: int = 4
+    skip_errors: bool = False
+    prefetch: int = _MOST_PREFETCH
 
     def load(self, requests: Iterable[Request]) -> Iterator[MicroBatch]:
         """Yield the micro-batches in the order of the requests. Raises DataError naming shard and sample."""
-        pending: deque[tuple[MicroBatch, list[Future[None]]]] = deque()
+        to_do = iter(requests)
+        pending: deque[_Pending] = deque()
+        ahead = min(_LEAST_PREFETCH, self.prefetch)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="megabatch-loader") as pool:
             try:
-                for request in requests:
-                    pending.append(self._start(request, pool.submit))
-                    if len(pending) > self.prefetch:
-                        yield _finished(pending.popleft())
-                while pending:
-                    yield _finished(pending.popleft())
+                while True:
+                    pending.extend(self._start(request, pool) for request in islice(to_do, ahead + 1 - len(pending)))
+                    if not pending:
+                        return
+                    oldest = pending.popleft()
+                    if not oldest.done:
+                        ahead = max(ahead, min(ahead + 1, self._most_ahead(oldest.micro_batch)))
+                    yield _finished(oldest)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _start(self, request: Request, submit: Callable[..., Future[None]]) -> tuple[MicroBatch, list[Future[None]]]:
+    def _most_ahead(self, micro_batch: MicroBatch) -> int:
+        return min(self.prefetch, _MOST_PREFETCHED_BYTES // micro_batch.images_NHWC.nbytes)
+
+    def _start(self, request: Request, pool: ThreadPoolExecutor) -> _Pending:
         count = len(request.sample_ids)
-        size = self.image_size
+        shape = (max(count, _FILLER_SAMPLES if count == 0 else 1), self.image_size, self.image_size, 3)
         if count == 0:
-            zeros = torch.zeros(_FILLER_SAMPLES, size, size, 3, dtype=torch.uint8)
-            return MicroBatch(request, zeros, torch.zeros(_FILLER_SAMPLES, dtype=torch.int64)), []
-        images = torch.empty(count, size, size, 3, dtype=torch.uint8)
-        micro_batch = MicroBatch(request, images, torch.empty(count, dtype=torch.int64))
+            images, labels = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.int64)
+            return _Pending(MicroBatch(request, images, labels, torch.zeros(shape[0])), [])
+        images, labels = torch.empty(shape, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
+        micro_batch = MicroBatch(request, images, labels, torch.ones(count))
         share = -(-count // self.threads)
         parts = [range(first, min(first + share, count)) for first in range(0, count, share)]
-        return micro_batch, [submit(self._fill, micro_batch, part) for part in parts]
+        return _Pending(micro_batch, [pool.submit(self._fill, micro_batch, part) for part in parts])
 
-    def _fill(self, micro_batch: MicroBatch, rows: range) -> None:
-        images, labels = micro_batch.images_NHWC.numpy(), micro_batch.labels_N.numpy()
+    def _fill(self, micro_batch: MicroBatch, rows: range) -> list[tuple[int, SkippedSample]]:
+        skipped = []
         for row in rows:
-            sample_id = int(micro_batch.request.sample_ids[row])
-            images[row], labels[row] = self._sample(sample_id, micro_batch.request.epoch)
+            try:
+                self._sample(micro_batch, row)
+            except SampleError as error:
+                if not self.skip_errors:
+                    raise
+                skipped.append((row, error.sample))
+        return skipped
 
-    def _sample(self, sample_id: int, epoch: int) -> tuple[NDArray[np.uint8], int]:
-        sample = self.reader.read(sample_id)
+    def _sample(self, micro_batch: MicroBatch, row: int) -> None:
+        request = micro_batch.request
+        sample_id = int(request.sample_ids[row])
+        sample = self._read(sample_id)
         where = f"{sample.shard}: sample {sample.key}"
         if not 0 <= sample.label < self.num_classes:
-            raise DataError(f"{where}: label {sample.label} is outside the {self.num_classes} classes")
+            message = f"{where}: label {sample.label} is outside the {self.num_classes} classes"
+            raise SampleError(SkippedSample("label", sample.shard, sample.key, sample_id, message))
+        stream = RandomStream(key(self.seed, request.epoch, _AUGMENT, sample_id, _OCCURRENCE))
         try:
-            image = decode_image(sample.image, self.max_image_pixels)
-            stream = RandomStream(key(self.seed, epoch, _AUGMENT, sample_id, _OCCURRENCE))
-            return self.transform(image, stream), sample.label
+            self.transform(sample.image, stream, micro_batch.images_NHWC[row].numpy())
         except ValueError as error:
-            raise DataError(
-                f"{where}: {error}. `megabatch data verify --decode {self.reader.folder}` lists all such"
-            ) from error
+            folder = sample.shard.rpartition("/")[0] or "."
+            message = f"{where}: {error}. `megabatch data verify --decode {folder}` lists all such"
+            raise SampleError(SkippedSample("image", sample.shard, sample.key, sample_id, message)) from error
+        micro_batch.labels_N[row] = sample.label
+
+    def _read(self, sample_id: int) -> EncodedSample:
+        try:
+            return self.reader.read(sample_id)
+        except SampleError:
+            raise
+        except DataError as error:
+            raise SampleError(SkippedSample("shard", "", "", sample_id, str(error))) from error
 
 
-def _finished(pending: tuple[MicroBatch, list[Future[None]]]) -> MicroBatch:
-    micro_batch, futures = pending
-    for future in futures:
-        future.result()
-    return micro_batch
+def _finished(pending: _Pending) -> MicroBatch:
+    """Wait for the samples; give those that could not be loaded the pixels of one that could, and weight 0."""
+    skipped = [entry for part in pending.parts for entry in part.result()]
+    micro_batch = pending.micro_batch
+    if not skipped:
+        return micro_batch
+    rows = torch.tensor([row for row, _ in skipped])
+    micro_batch.weights_N[rows] = 0.0
+    micro_batch.labels_N[rows] = 0
+    good = micro_batch.weights_N.nonzero()
+    micro_batch.images_NHWC[rows] = (
+        micro_batch.images_NHWC[good[0]] if len(good) else torch.zeros_like(micro_batch.images_NHWC[:1])
+    )
+    return MicroBatch(
+        micro_batch.request, micro_batch.images_NHWC, micro_batch.labels_N, micro_batch.weights_N,
+        tuple(sample for _, sample in skipped),
+    )  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
-from megabatch.data.augment.chain import chain
+from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import Dataset, read_dataset
 from megabatch.data.loader import Loader, MicroBatch
 from megabatch.data.order import Layout
@@ -22,6 +22,7 @@ from megabatch.data.steps import Steps
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
 from megabatch.trainer.evaluate import EvaluationResult, evaluate
+from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import cross_entropy
 from megabatch.trainer.models.load import initialize
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
@@ -88,6 +89,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         normalize=normalize,
         loss=cross_entropy(recipe.regularization.label_smoothing),
         batch_norm=StepBatchNorm(network),
+        ledger=Ledger(run_dir.data_errors, recipe.data.on_error, world),
         stop_requested=stop_requested,
         on_micro_batch=samples.write if samples else _ignore,
     )
@@ -143,7 +145,7 @@ def _evaluation(job: Job, world: World, dataset: Dataset, parts: StepParts) -> C
     def evaluate_split(split: str) -> EvaluationResult:
         loader = _loader(job, dataset, split, training=False)
         requests = evaluation_requests(dataset.split(split).samples, micro_batch, world.rank, world.num_ranks)
-        return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize)
+        return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 
     return evaluate_split
 
@@ -153,12 +155,12 @@ def _loader(job: Job, dataset: Dataset, split: str, training: bool) -> Loader:
     transforms = data.train_transforms if training else data.evaluation_transforms
     return Loader(
         reader=SplitReader(dataset.folder, dataset.split(split)),
-        transform=chain(transforms, data.image_size),
+        transform=decoding_chain(transforms, data.image_size, data.max_image_pixels),
         image_size=data.image_size,
         num_classes=len(dataset.classes),
-        max_image_pixels=data.max_image_pixels,
         seed=job.recipe.seed,
         threads=job.cluster.loader_threads,
+        skip_errors=data.on_error.name == "skip",
     )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
-from megabatch.data.augment.chain import chain
+from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import Dataset, read_dataset
 from megabatch.data.errors import DataError
 from megabatch.data.loader import Loader
@@ -72,10 +72,8 @@ def _images_do_not_fit(job: Job, dataset: Dataset) -> list[str]:
     problems = []
     for split, transforms in used:
         reader = SplitReader(dataset.folder, dataset.split(split))
-        transform = chain(transforms, data.image_size)
-        loader = Loader(
-            reader, transform, data.image_size, len(dataset.classes), data.max_image_pixels, job.recipe.seed, threads=1
-        )
+        transform = decoding_chain(transforms, data.image_size, data.max_image_pixels)
+        loader = Loader(reader, transform, data.image_size, len(dataset.classes), job.recipe.seed, threads=1)
         try:
             next(loader.load(evaluation_requests(1, 1, rank=0, num_ranks=1)))
         except DataError as error:

@@ -14,12 +14,14 @@ import torch
 
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
+from megabatch.data.errors import SkippedSample
 from megabatch.data.hashing import key
 from megabatch.data.loader import MicroBatch
 from megabatch.data.requests import Request
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
@@ -39,6 +41,7 @@ class StepReport:
     gradient_norm: float | None
     seconds: float
     data_wait_seconds: float
+    skipped_samples: int
     stop_requested: bool
 
 
@@ -55,7 +58,17 @@ class StepParts:
     loss: Loss
     batch_norm: StepBatchNorm
     stop_requested: Callable[[], bool]
+    ledger: Ledger
     on_micro_batch: Callable[[Request], None]
+
+
+@dataclass
+class _Sums:
+    """What one rank adds up over its micro-batches of a step."""
+
+    loss: torch.Tensor
+    data_wait_seconds: float
+    skipped: list[SkippedSample]
 
 
 def take_step(parts: StepParts, micro_batches: Iterator[MicroBatch], learning_rate: float) -> StepReport:
@@ -65,33 +78,36 @@ def take_step(parts: StepParts, micro_batches: Iterator[MicroBatch], learning_ra
         group["lr"] = learning_rate
     parts.engine.network.train()
     parts.batch_norm.begin()
-    loss_sum, data_wait_seconds, request = _accumulate(parts, micro_batches)
-    loss, stop_requested = _agree(parts, loss_sum, request)
+    sums, request = _accumulate(parts, micro_batches)
+    loss, num_skipped, stop_requested = _agree(parts, sums, request)
+    if num_skipped:
+        parts.ledger.add(sums.skipped, parts.job.recipe.data.train_split, request)
     _refuse_infinite("loss", loss, request, parts.job.recipe)
     parts.precision.unscale(parts.optimizer)
+    _divide_by_what_counts(parts, request.step_samples, num_skipped)
     gradient_norm = _clip(parts, request)
     parts.precision.step(parts.optimizer)
     parts.optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - started
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
-        seconds, data_wait_seconds, stop_requested,
+        seconds, sums.data_wait_seconds, num_skipped, stop_requested,
     )  # fmt: skip
 
 
-def _accumulate(parts: StepParts, micro_batches: Iterator[MicroBatch]) -> tuple[torch.Tensor, float, Request]:
-    """Run this rank's micro-batches of the step; return the sum of its losses and the seconds it waited for data."""
-    loss_sum = torch.zeros((), dtype=torch.float64, device=parts.device)
-    data_wait_seconds = 0.0
+def _accumulate(parts: StepParts, micro_batches: Iterator[MicroBatch]) -> tuple[_Sums, Request]:
+    """Run this rank's micro-batches of the step."""
+    sums = _Sums(torch.zeros((), dtype=torch.float64, device=parts.device), 0.0, [])
     while True:
         asked = time.perf_counter()
         micro_batch = next(micro_batches)
-        data_wait_seconds += time.perf_counter() - asked
+        sums.data_wait_seconds += time.perf_counter() - asked
         parts.on_micro_batch(micro_batch.request)
-        loss_sum += _forward_backward(parts, micro_batch)
+        sums.loss += _forward_backward(parts, micro_batch)
+        sums.skipped += micro_batch.skipped
         parts.batch_norm.collect(len(micro_batch.request.sample_ids))
         if micro_batch.request.last:
-            return loss_sum, data_wait_seconds, micro_batch.request
+            return sums, micro_batch.request
 
 
 def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor:
@@ -101,20 +117,31 @@ def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor
     labels_N = micro_batch.labels_N.to(parts.device, non_blocking=True)
     with parts.engine.accumulating(last=request.last):
         with parts.precision.autocast():
-            loss = parts.loss(parts.engine(images_NCHW), labels_N)
-        weight = 0.0 if micro_batch.is_filler else 1.0
-        parts.precision.scaled(loss * (weight / request.step_samples)).backward()  # type: ignore[no-untyped-call]
-    return loss.detach().double() * weight
+            losses_N = parts.loss(parts.engine(images_NCHW), labels_N)
+        loss = (losses_N * micro_batch.weights_N.to(losses_N, non_blocking=True)).sum()
+        parts.precision.scaled(loss / request.step_samples).backward()  # type: ignore[no-untyped-call]
+    return loss.detach().double()
 
 
-def _agree(parts: StepParts, loss_sum: torch.Tensor, request: Request) -> tuple[float, bool]:
-    """One small sum over the ranks: the loss, the wish to stop, and the batch-norm statistics."""
-    wish = torch.tensor([float(parts.stop_requested())], dtype=torch.float64, device=parts.device)
-    sums = torch.cat([wish, loss_sum.reshape(1), parts.batch_norm.sums(parts.device)])
+def _agree(parts: StepParts, own: _Sums, request: Request) -> tuple[float, int, bool]:
+    """One small sum over the ranks: the loss, skipped samples, the wish to stop, and the batch-norm statistics."""
+    counts = [float(parts.stop_requested()), float(len(own.skipped))]
+    head = torch.tensor(counts, dtype=torch.float64, device=parts.device)
+    sums = torch.cat([head, own.loss.reshape(1), parts.batch_norm.sums(parts.device)])
     parts.engine.sum_over_ranks(sums)
-    parts.batch_norm.finish(sums[2:], request.step_samples)
-    stop_wishes, total_loss = sums[:2].tolist()
-    return total_loss / request.step_samples, stop_wishes > 0
+    parts.batch_norm.finish(sums[3:], request.step_samples)
+    stop_wishes, skipped, total_loss = sums[:3].tolist()
+    return total_loss / max(request.step_samples - skipped, 1), int(skipped), stop_wishes > 0
+
+
+def _divide_by_what_counts(parts: StepParts, step_samples: int, num_skipped: int) -> None:
+    """Make the gradient the mean over the samples that count; it was divided by all of the step."""
+    if num_skipped == 0:
+        return
+    factor = step_samples / max(step_samples - num_skipped, 1)
+    for parameter in parts.engine.network.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 def _clip(parts: StepParts, request: Request) -> float | None:

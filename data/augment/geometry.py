@@ -14,15 +14,19 @@ import torch
 from megabatch.configs.transforms import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 from megabatch.data.decode import Pixels
 from megabatch.data.hashing import RandomStream
+from megabatch.data.jpeg.header import Region
 
 _CROP_TRIES = 10  # as in torchvision
 
 
-def resize_to(image_HWC: Pixels, height: int, width: int) -> Pixels:
-    """Return the image at another size: bilinear with antialiasing, the filter of Pillow and torchvision."""
+def resize_to(image_HWC: Pixels, height: int, width: int, out_HWC: Pixels | None = None) -> Pixels:
+    """Return the image at another size: bilinear with antialiasing, the filter of Pillow and torchvision.
+
+    The pixels are written to `out_HWC` where that is given; an image that has the size already is returned as it is.
+    """
     if image_HWC.shape[:2] == (height, width):
         return image_HWC
-    resized = np.empty((height, width, 3), dtype=np.uint8)
+    resized = np.empty((height, width, 3), dtype=np.uint8) if out_HWC is None else out_HWC
     image_NCHW, resized_NCHW = _channels_first(image_HWC), _channels_first(resized)
     # What F.interpolate(mode="bilinear", antialias=True) calls; with `out` it writes in our layout, half the time.
     torch.ops.aten._upsample_bilinear2d_aa.out(image_NCHW, (height, width), False, None, None, out=resized_NCHW)
@@ -37,12 +41,12 @@ def random_resized_crop(
     image_HWC: Pixels, settings: RandomResizedCrop, image_size: int, stream: RandomStream
 ) -> Pixels:
     """Crop a random area and shape, resize it to a square (Szegedy et al. 2015; draws as in torchvision)."""
-    height, width = image_HWC.shape[:2]
-    top, left, crop_height, crop_width = _crop_box(height, width, settings, stream)
-    return resize_to(image_HWC[top : top + crop_height, left : left + crop_width], image_size, image_size)
+    top, left, height, width = crop_region(image_HWC.shape[0], image_HWC.shape[1], settings, stream)
+    return resize_to(image_HWC[top : top + height, left : left + width], image_size, image_size)
 
 
-def _crop_box(height: int, width: int, settings: RandomResizedCrop, stream: RandomStream) -> tuple[int, int, int, int]:
+def crop_region(height: int, width: int, settings: RandomResizedCrop, stream: RandomStream) -> Region:
+    """Draw which part of an image of this size random_resized_crop takes."""
     log_ratio = (math.log(settings.ratio[0]), math.log(settings.ratio[1]))
     for _ in range(_CROP_TRIES):
         area = height * width * stream.uniform(*settings.scale)
@@ -50,10 +54,10 @@ def _crop_box(height: int, width: int, settings: RandomResizedCrop, stream: Rand
         crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
             top, left = stream.integer(height - crop_height + 1), stream.integer(width - crop_width + 1)
-            return top, left, crop_height, crop_width
+            return Region(top, left, crop_height, crop_width)
     crop_width = min(width, max(1, round(height * settings.ratio[1])))
     crop_height = min(height, max(1, round(width / settings.ratio[0])))
-    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+    return Region((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
 
 
 def random_crop(image_HWC: Pixels, settings: RandomCrop, image_size: int, stream: RandomStream) -> Pixels:

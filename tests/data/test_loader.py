@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from megabatch.configs.transforms import HorizontalFlip, RandomCrop
-from megabatch.data.augment.chain import chain
+from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.loader import Loader, MicroBatch
@@ -31,8 +31,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def loader(small: Dataset, threads: int = 2, num_classes: int = 3, prefetch: int = 4) -> Loader:
     reader = SplitReader(small.folder, small.split("train"))
-    transform = chain([RandomCrop(padding=1), HorizontalFlip()], 8)
-    return Loader(reader, transform, 8, num_classes, max_image_pixels=64, seed=3, threads=threads, prefetch=prefetch)
+    transform = decoding_chain([RandomCrop(padding=1), HorizontalFlip()], 8, max_pixels=64)
+    return Loader(reader, transform, 8, num_classes, seed=3, threads=threads, prefetch=prefetch)
 
 
 def loaded(small: Dataset, threads: int, num_ranks: int = 1, prefetch: int = 4) -> dict[tuple[int, int], MicroBatch]:

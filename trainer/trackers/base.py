@@ -68,6 +68,7 @@ def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
         "samples_per_second": report.samples / report.seconds,
         "seconds": report.seconds,
         "data_wait_seconds": report.data_wait_seconds,
+        "skipped_samples": report.skipped_samples,
     }
     return values if report.gradient_norm is None else {**values, "gradient_norm": report.gradient_norm}
 
@@ -79,6 +80,7 @@ def evaluation_values(result: EvaluationResult, state: TrainState) -> dict[str, 
         "samples_seen": state.samples_seen,
         "split": result.split,
         "samples": result.samples,
+        "skipped_samples": result.skipped_samples,
         "loss": result.loss,
         "top1": result.top1,
         "top5": result.top5,

@@ -39,10 +39,10 @@ def test_resizing_a_crop_gives_the_pixels_of_resizing_its_copy() -> None:
 
 
 def test_random_resized_crops_cover_the_asked_areas_and_shapes() -> None:
-    from megabatch.data.augment.geometry import _crop_box
+    from megabatch.data.augment.geometry import crop_region
 
     settings = RandomResizedCrop(scale=(0.2, 0.5), ratio=(0.8, 1.25))
-    boxes = np.array([_crop_box(200, 300, settings, RandomStream(key(n))) for n in range(500)])
+    boxes = np.array([crop_region(200, 300, settings, RandomStream(key(n))) for n in range(500)])
     areas, ratios = boxes[:, 2] * boxes[:, 3] / 60_000, boxes[:, 3] / boxes[:, 2]
     assert 0.195 < areas.min() < 0.22
     assert 0.48 < areas.max() < 0.505

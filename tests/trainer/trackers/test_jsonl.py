@@ -12,7 +12,7 @@ from megabatch.trainer.trackers.jsonl import JsonlTracker
 
 
 def report(loss: float) -> StepReport:
-    return StepReport(0, 0, 20, loss, 0.1, None, 0.5, 0.01, False)
+    return StepReport(0, 0, 20, loss, 0.1, None, 0.5, 0.01, 0, False)
 
 
 def test_the_last_attempt_of_a_step_counts_and_half_a_line_is_passed_over(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_the_last_attempt_of_a_step_counts_and_half_a_line_is_passed_over(tmp_pa
     second = JsonlTracker(file)
     for step in (3, 4):
         second.step(report(10.0 * step), TrainState(step=step, samples_seen=20 * step, attempt=2))
-    second.evaluation(EvaluationResult("validation", 15, 0.5, 0.9, 1.0), TrainState(step=4, samples_seen=80))
+    second.evaluation(EvaluationResult("validation", 15, 0, 0.5, 0.9, 1.0), TrainState(step=4, samples_seen=80))
     second.close()
     lines = read_metrics(file, "step")
     assert [(line["step"], line["loss"], line["attempt"]) for line in lines] == [

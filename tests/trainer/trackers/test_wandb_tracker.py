@@ -76,8 +76,8 @@ def test_an_offline_run_holds_every_step_and_evaluation_under_one_id_across_rest
         tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), run_dir, warnings.append)
         for step in steps:
             state = TrainState(step=step, samples_seen=20 * step, attempt=attempt)
-            tracker.step(StepReport(step - 1, 0, 20, 1.0 / step, 0.1, None, 0.5, 0.0, False), state)
-        tracker.evaluation(EvaluationResult("validation", 10, 0.25, 0.9, 1.0), state)
+            tracker.step(StepReport(step - 1, 0, 20, 1.0 / step, 0.1, None, 0.5, 0.0, 0, False), state)
+        tracker.evaluation(EvaluationResult("validation", 10, 0, 0.25, 0.9, 1.0), state)
         tracker.close()
     assert warnings == []
     rows, everything = written(run_dir)
@@ -102,7 +102,7 @@ def test_a_failure_there_ends_with_a_message_and_not_the_training(
     warnings: list[str] = []
     tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), RunDir(tmp_path), warnings.append)
     for step in range(20):
-        tracker.step(StepReport(step, 0, 20, 1.0, 0.1, None, 0.5, 0.0, False), TrainState(step=step))
+        tracker.step(StepReport(step, 0, 20, 1.0, 0.1, None, 0.5, 0.0, 0, False), TrainState(step=step))
         time.sleep(0.01)
     tracker.close()
     assert warnings == [
@@ -122,7 +122,7 @@ def test_a_server_that_hangs_neither_blocks_a_step_nor_the_end(tmp_path: Path, m
     warnings: list[str] = []
     tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), RunDir(tmp_path), warnings.append)
     for step in range(20):
-        tracker.step(StepReport(step, 0, 20, 1.0, 0.1, None, 0.5, 0.0, False), TrainState(step=step))
+        tracker.step(StepReport(step, 0, 20, 1.0, 0.1, None, 0.5, 0.0, 0, False), TrainState(step=step))
     tracker.close()
     release.set()
     assert warnings == ["Weights & Biases did not finish within 0 s; metrics.jsonl has everything"]
@@ -135,7 +135,7 @@ def test_without_a_network_it_is_written_offline(tmp_path: Path, monkeypatch: py
     run_dir.root.mkdir()
     warnings: list[str] = []
     tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), run_dir, warnings.append)
-    tracker.step(StepReport(0, 0, 20, 0.5, 0.1, None, 0.5, 0.0, False), TrainState(step=1, samples_seen=20))
+    tracker.step(StepReport(0, 0, 20, 0.5, 0.1, None, 0.5, 0.0, 0, False), TrainState(step=1, samples_seen=20))
     tracker.close()
     assert warnings == ["http://127.0.0.1:9 cannot be reached: writing offline; `wandb sync` sends it later"]
     rows, _ = written(run_dir)
