@@ -21,3 +21,10 @@ def read_metrics(file: Path, kind: str) -> list[dict[str, Any]]:
         if line.get("kind") == kind:
             last[line["step"], line.get("split", "")] = line
     return [last[key] for key in sorted(last)]
+
+
+def end_last_line(file: Path) -> None:
+    """End a line that a kill has cut short, so that the next one stands alone."""
+    if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write("\n")

@@ -29,6 +29,8 @@ from megabatch.trainer.models.load import initialize
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
 from megabatch.trainer.optim.state import optimizer_tensors
 
+_SAMPLES_TRIED = 8
+
 
 def main() -> int:
     """Print the findings; problems are part of them, so the exit code is 0 either way."""
@@ -65,17 +67,21 @@ def inspect(job: Job) -> dict[str, Any]:
 
 
 def _images_do_not_fit(job: Job, dataset: Dataset) -> list[str]:
-    """Load the first sample of every split through its transforms."""
+    """Load the first samples of every split through its transforms; where errors are skipped one good one will do."""
     data = job.recipe.data
     used = [(data.train_split, data.train_transforms)]
     used += [(s, data.evaluation_transforms) for s in (data.validation_split, data.test_split) if s is not None]
     problems = []
+    skip_errors = data.on_error.name == "skip"
     for split, transforms in used:
         reader = SplitReader(dataset.folder, dataset.split(split))
         transform = decoding_chain(transforms, data.image_size, data.max_image_pixels)
-        loader = Loader(reader, transform, data.image_size, len(dataset.classes), job.recipe.seed, threads=1)
+        loader = Loader(reader, transform, data.image_size, len(dataset.classes), job.recipe.seed, 1, skip_errors)
         try:
-            next(loader.load(evaluation_requests(1, 1, rank=0, num_ranks=1)))
+            requests = evaluation_requests(min(_SAMPLES_TRIED, reader.samples), _SAMPLES_TRIED, rank=0, num_ranks=1)
+            first = next(loader.load(requests))
+            if not first.weights_N.any():
+                problems.append(first.skipped[0].message)
         except DataError as error:
             problems.append(str(error))
     return problems

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from megabatch.configs.metrics import end_last_line
 from megabatch.configs.sections import OnError
 from megabatch.data.errors import SkippedSample
 from megabatch.data.requests import Request
@@ -29,6 +30,8 @@ class Ledger:
         self._on_error = on_error
         self._world = world
         self._reasons: dict[tuple[str, int], tuple[str, str]] = {}  # (split, sample id) -> (reason, shard)
+        if world.is_main:
+            end_last_line(file)
         for line in read_ledger(file):
             self._reasons[line["split"], line["sample_id"]] = line["reason"], line["shard"]
 

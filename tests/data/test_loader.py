@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.loader import Loader, MicroBatch
 from megabatch.data.order import EpochOrder, Layout
-from megabatch.data.read import SplitReader
+from megabatch.data.read import EncodedSample, SplitReader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
 from support.shards import dataset
@@ -95,6 +97,53 @@ def test_evaluation_covers_every_sample_once_over_the_ranks(small: Dataset, num_
 def test_a_label_outside_the_classes_names_shard_and_sample(small: Dataset) -> None:
     with pytest.raises(DataError, match=r"train-00000\d.tar: sample class2/\d+: label 2 is outside the 2 classes"):
         list(loader(small, num_classes=2).load(training_requests(STEPS, LAYOUT, 0, 1, 0)))
+
+
+def test_a_sample_that_cannot_be_used_keeps_its_place_with_weight_0(small: Dataset) -> None:
+    skipping = replace(loader(small, num_classes=2), skip_errors=True)
+    reference = loaded(small, 2)
+    for batch in skipping.load(training_requests(STEPS, LAYOUT, 0, 1, 0)):
+        whole = reference[batch.request.step, batch.request.number]
+        bad = whole.labels_N == 2
+        assert torch.equal(batch.weights_N, (~bad).float())
+        assert torch.equal(batch.images_NHWC[~bad], whole.images_NHWC[~bad])
+        assert torch.equal(batch.labels_N, torch.where(bad, 0, whole.labels_N))
+        assert [sample.sample_id for sample in batch.skipped] == batch.request.sample_ids[bad.numpy()].tolist()
+        assert {sample.reason for sample in batch.skipped} <= {"label"}
+        if bad.any() and not bad.all():  # batch norm must see a picture, not noise from old memory
+            first_good = batch.images_NHWC[int((~bad).nonzero()[0])]
+            assert all(torch.equal(image, first_good) for image in batch.images_NHWC[bad])
+
+
+def test_a_shard_that_cannot_be_read_costs_its_samples_only(tmp_path: Path) -> None:
+    described = dataset(tmp_path, {"train": 35})
+    (described.folder / "train-000001.tar").unlink()
+    batches = replace(loader(described), skip_errors=True).load(training_requests(STEPS, LAYOUT, 0, 1, 0))
+    skipped = [sample for batch in batches for sample in batch.skipped]
+    assert sorted(sample.sample_id for sample in skipped) == sorted([*range(10, 20)] * 2)
+    assert {sample.reason for sample in skipped} == {"shard"}
+
+
+def test_more_is_loaded_ahead_only_when_somebody_had_to_wait(small: Dataset) -> None:
+    class Slow:
+        """Lets the consumer wait for the first micro-batches, then never again."""
+
+        def __init__(self) -> None:
+            self.read_ids: list[int] = []
+
+        def read(self, sample_id: int) -> EncodedSample:
+            if len(self.read_ids) < 12:
+                time.sleep(0.02)
+            self.read_ids.append(sample_id)
+            return SplitReader(small.folder, small.split("train")).read(sample_id)
+
+    reader = Slow()
+    work = replace(loader(small, threads=1), reader=reader, prefetch=64)
+    ahead = []
+    for number, _ in enumerate(work.load(training_requests(STEPS, LAYOUT, 0, 1, 0))):
+        time.sleep(0.05 if number > 2 else 0)
+        ahead.append(len(reader.read_ids) // 4 - number - 1)
+    assert 2 < max(ahead) < 8
 
 
 def test_a_consumer_that_leaves_early_leaves_no_thread_behind(small: Dataset) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from megabatch.configs.metrics import end_last_line
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepReport
@@ -22,7 +23,7 @@ class JsonlTracker:
 
     def __init__(self, file: Path):
         file.parent.mkdir(parents=True, exist_ok=True)
-        _end_last_line(file)
+        end_last_line(file)
         self._file = file.open("a", encoding="utf-8")
 
     def step(self, report: StepReport, state: TrainState) -> None:
@@ -46,10 +47,3 @@ class JsonlTracker:
         line = {"kind": kind, "attempt": state.attempt, "time": round(time.time(), 3), **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-
-
-def _end_last_line(file: Path) -> None:
-    """A process killed while it wrote leaves half a line: end it, so that the next line stands alone."""
-    if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write("\n")
