@@ -1,11 +1,12 @@
-"""One core, decoded and cropped: megabatch beside torchvision, timm, Pillow and stock webdataset on the same shards.
+"""Images a second from plain tar shards: megabatch beside torchvision, timm, Pillow, webdataset and DALI.
 
-    python benchmarks/loader.py DATA_FOLDER [--rounds 5] [--passes 5]
+    python benchmarks/loader.py DATA_FOLDER [--rounds 5] [--workers 1] [--libturbojpeg FOLDER] [--dali-python PYTHON]
 
-DATA_FOLDER is a data set of megabatch (plain tars, so stock webdataset reads the same files). Every variant makes
- batches of 64 images of 224 x 224, RandomResizedCrop and horizontal flip; all but stock webdataset keep them
-uint8. Each runs in a fresh process pinned to one core; rounds are interleaved; after a pass that is not counted, PASSES
-passes are timed. The variants marked "memory" get the encoded bytes from a list, which spares them the reading.
+DATA_FOLDER is a data set of megabatch with a split train of JPEGs. Every variant runs in a fresh process on as many
+cores as workers; rounds are interleaved; after a pass that is not counted, passes are timed for --seconds. Medians and
+ratios of medians are printed. `megabatch + libturbojpeg 3` runs where --libturbojpeg names a folder with
+libturbojpeg.so.0 of version 3 or newer; DALI where --dali-python names an interpreter that has nvidia-dali and
+megabatch. "full decode" and "crop decode" only decode: the limits. benchmarks/loader_variants.py says what each does.
 """
 
 from __future__ import annotations
@@ -16,137 +17,45 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-SIZE, BATCH = 224, 64
+from loader_variants import BATCH, PEERS, VARIANTS, _loader, _requests
 
-
-def megabatch(folder: Path) -> Callable[[], int]:
-    """Index, mmap, simplejpeg, torch's antialiased resize; one loader thread."""
-    import numpy as np
-
-    from megabatch.configs.transforms import HorizontalFlip, RandomResizedCrop
-    from megabatch.data.augment.chain import decoding_chain
-    from megabatch.data.dataset import read_dataset
-    from megabatch.data.loader import Loader
-    from megabatch.data.read import SplitReader
-    from megabatch.data.requests import Request
-
-    dataset = read_dataset(folder)
-    reader = SplitReader(folder, dataset.split("train"))
-    transform = decoding_chain([RandomResizedCrop(), HorizontalFlip()], SIZE, 10**8)
-    loader = Loader(reader, transform, SIZE, len(dataset.classes), seed=0, threads=1)
-
-    def requests() -> Iterator[Request]:
-        for start in range(0, reader.samples, BATCH):
-            ids = np.arange(start, min(start + BATCH, reader.samples), dtype=np.int64)
-            yield Request(0, 0, start, ids, reader.samples, last=False)
-
-    return lambda: sum(len(batch.labels_N) for batch in loader.load(requests()))
+OURS, OURS_TJ3, LIMIT_TJ3 = "megabatch", "megabatch + libturbojpeg 3", "crop decode"
 
 
-def _batched(images: Iterable[Any]) -> int:
-    import torch
-
-    count, batch = 0, []
-    for image in images:
-        batch.append(image)
-        if len(batch) == BATCH:
-            count += len(torch.stack(batch))
-            batch = []
-    return count + (len(torch.stack(batch)) if batch else 0)
-
-
-def _payloads(folder: Path) -> list[bytes]:
-    from megabatch.data.dataset import read_dataset
-    from megabatch.data.read import SplitReader
-
-    reader = SplitReader(folder, read_dataset(folder).split("train"))
-    return [bytes(reader.read(number).image) for number in range(reader.samples)]
-
-
-def torchvision_memory(folder: Path) -> Callable[[], int]:
-    """torchvision.io.decode_jpeg and transforms v2, uint8."""
-    import numpy as np
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
-    from torchvision.transforms import v2
-
-    transform = v2.Compose([v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip()])
-    encoded = [torch.from_numpy(np.frombuffer(payload, dtype=np.uint8).copy()) for payload in _payloads(folder)]
-    return lambda: _batched(transform(decode_jpeg(payload, ImageReadMode.RGB)) for payload in encoded)
-
-
-def timm_memory(folder: Path) -> Callable[[], int]:
-    """Pillow and timm's own training transform (bilinear, no colour jitter), uint8."""
-    import io
-
-    import torch
-    from PIL import Image
-    from timm.data import create_transform
-
-    transform = create_transform(
-        SIZE, is_training=True, use_prefetcher=True, color_jitter=None, interpolation="bilinear"
-    )
-    payloads = _payloads(folder)
-
-    def image(payload: bytes) -> torch.Tensor:
-        return torch.as_tensor(transform(Image.open(io.BytesIO(payload)).convert("RGB")))
-
-    return lambda: _batched(map(image, payloads))
-
-
-def pillow_memory(folder: Path) -> Callable[[], int]:
-    """Pillow and torchvision's transforms, uint8."""
-    import io
-
-    from PIL import Image
-    from torchvision import transforms
-
-    crop = transforms.RandomResizedCrop(SIZE)
-    transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.PILToTensor()])
-    payloads = _payloads(folder)
-    return lambda: _batched(transform(Image.open(io.BytesIO(payload)).convert("RGB")) for payload in payloads)
-
-
-def webdataset_stock(folder: Path) -> Callable[[], int]:
-    """Stock webdataset as its README shows it: decode("pil"), torchvision's transforms, float32 from ToTensor."""
-    import webdataset
-    from torchvision import transforms
-
-    crop = transforms.RandomResizedCrop(SIZE)
-    transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
-    tars = sorted(str(path) for path in folder.glob("train-*.tar"))
-
-    def run() -> int:
-        samples = webdataset.WebDataset(tars, shardshuffle=False).decode("pil").to_tuple("jpg;jpeg;png", "cls")
-        return _batched(image for image, _ in samples.map_tuple(transform, lambda label: label))
-
-    return run
-
-
-VARIANTS: dict[str, Callable[[Path], Callable[[], int]]] = {
-    "megabatch": megabatch,
-    "torchvision v2 (memory)": torchvision_memory,
-    "timm (memory)": timm_memory,
-    "pillow (memory)": pillow_memory,
-    "webdataset": webdataset_stock,
-}
-
-
-def measure(variant: str, folder: Path, passes: int) -> None:
+def measure(variant: str, folder: Path, workers: int, seconds: float) -> None:
     """Run one variant in this process and print images a second."""
-    os.sched_setaffinity(0, {0})
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:workers]))
     import torch
 
     torch.set_num_threads(1)
-    run = VARIANTS[variant](folder)
+    run = VARIANTS[variant](folder, workers)
     run()
-    started = time.perf_counter()
-    count = sum(run() for _ in range(passes))
-    print(count / (time.perf_counter() - started))
+    count, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        count += run()
+    print(count / elapsed)
+
+
+def responsiveness(folder: Path, workers: int) -> None:
+    """Print what the training thread spends on receiving, and how soon a first batch comes at any position."""
+    import numpy as np
+
+    loader = _loader(folder, workers)
+    samples = loader.reader.samples
+    started, received = time.thread_time(), 0
+    for _ in range(20):
+        received += sum(len(batch.labels_N) for batch in loader.load(_requests(range(0, samples, BATCH), samples)))
+    print(f"receiving: {1e3 * (time.thread_time() - started) / received:.4f} ms of the training thread an image")
+    firsts = []
+    for start in np.random.default_rng(0).integers(0, samples - BATCH, 20):
+        opened = time.perf_counter()
+        next(_loader(folder, workers).load(_requests([int(start)], samples)))
+        firsts.append(1e3 * (time.perf_counter() - opened))
+    print(
+        f"first batch of {BATCH}: median {statistics.median(firsts):.0f} ms, worst {max(firsts):.0f} ms after opening"
+    )
 
 
 def main() -> None:
@@ -154,34 +63,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--libturbojpeg", type=Path, help="folder with libturbojpeg.so.0 of version 3")
+    parser.add_argument("--dali-python", help="interpreter with nvidia-dali")
     parser.add_argument("--variant", choices=VARIANTS, help="measure only this one, in this process")
     options = parser.parse_args()
     if options.variant:
-        measure(options.variant, options.folder, options.passes)
+        measure(options.variant, options.folder, options.workers, options.seconds)
         return
-    rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    rates: dict[str, list[float]] = {}
     for _ in range(options.rounds):
-        for name in VARIANTS:
-            command = [
-                sys.executable,
-                __file__,
-                str(options.folder),
-                "--passes",
-                str(options.passes),
-                "--variant",
-                name,
-            ]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        for name, command, environment in _runs(options):
             done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
             if done.returncode:
-                sys.exit(done.stderr)
-            rates[name].append(float(done.stdout.splitlines()[-1]))
-    ours = statistics.median(rates["megabatch"])
-    for name, values in rates.items():
-        median = statistics.median(values)
-        span = f"({min(values):.0f} to {max(values):.0f})"
-        print(f"{name:26} {median:6.0f} images/s {span:14} megabatch / it {ours / median:.2f}")
+                sys.exit(f"{name}: {done.stderr}")
+            rates.setdefault(name, []).append(float(done.stdout.splitlines()[-1]))
+    report({name: statistics.median(values) for name, values in rates.items()}, rates)
+    responsiveness(options.folder, options.workers)
+
+
+def _runs(options: argparse.Namespace) -> list[tuple[str, list[str], dict[str, str]]]:
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with_tj3 = {**own, "LD_LIBRARY_PATH": str(options.libturbojpeg)}
+    chosen = [(name, name, sys.executable, own) for name in VARIANTS if name not in ("dali", LIMIT_TJ3)]
+    if options.libturbojpeg:
+        chosen.insert(1, (OURS_TJ3, OURS, sys.executable, with_tj3))
+        chosen.append((LIMIT_TJ3, LIMIT_TJ3, sys.executable, with_tj3))
+    if options.dali_python:
+        chosen.append(("dali", "dali", options.dali_python, own))
+    if options.workers > 1:
+        chosen = [entry for entry in chosen if entry[1] not in ("full decode", LIMIT_TJ3)]
+    arguments = ["--seconds", str(options.seconds), "--workers", str(options.workers), "--variant"]
+    return [
+        (name, [python, __file__, str(options.folder), *arguments, variant], environment)
+        for name, variant, python, environment in chosen
+    ]
+
+
+def report(medians: dict[str, float], rates: dict[str, list[float]]) -> None:
+    """Print the table and the ratios that matter."""
+    for name, median in medians.items():
+        span = f"({min(rates[name]):.0f} to {max(rates[name]):.0f})"
+        print(f"{name:27} {median:6.0f} images/s {span:16} megabatch / it {medians[OURS] / median:.2f}")
+    best = max((name for name in PEERS if name in medians), key=lambda name: medians[name])
+    for ours in (OURS, OURS_TJ3):
+        if ours in medians:
+            others = [best, *(name for name in ("timm", "webdataset", "dali") if name in medians and name != best)]
+            ratios = ", ".join(f"{medians[ours] / medians[name]:.2f} x {name}" for name in others)
+            print(f"{ours}: {ratios} (best peer first)")
+    if LIMIT_TJ3 in medians:
+        print(f"{OURS_TJ3}: {medians[OURS_TJ3] / medians[LIMIT_TJ3]:.2f} of the crop-decode limit")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
 import torch
 
 from megabatch.data.augment.chain import SampleTransform
+from megabatch.data.buffers import BufferPool
 from megabatch.data.errors import DataError, SampleError, SkippedSample
 from megabatch.data.hashing import RandomStream, key
 from megabatch.data.read import EncodedSample
@@ -84,6 +85,7 @@ class Loader:
     threads: int
     skip_errors: bool = False
     prefetch: int = _MOST_PREFETCH
+    buffers: BufferPool = field(default_factory=BufferPool)
 
     def load(self, requests: Iterable[Request]) -> Iterator[MicroBatch]:
         """Yield the micro-batches in the order of the requests. Raises DataError naming shard and sample."""
@@ -112,7 +114,7 @@ class Loader:
         if count == 0:
             images, labels = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.int64)
             return _Pending(MicroBatch(request, images, labels, torch.zeros(shape[0])), [])
-        images, labels = torch.empty(shape, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
+        images, labels = self.buffers.empty(shape), torch.empty(count, dtype=torch.int64)
         micro_batch = MicroBatch(request, images, labels, torch.ones(count))
         share = -(-count // self.threads)
         parts = [range(first, min(first + share, count)) for first in range(0, count, share)]
