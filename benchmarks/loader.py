@@ -5,8 +5,8 @@
 DATA_FOLDER is a data set of megabatch with a split train of JPEGs. Every variant runs in a fresh process on as many
 cores as workers; rounds are interleaved; after a pass that is not counted, passes are timed for --seconds. Medians and
 ratios of medians are printed. `megabatch + libturbojpeg 3` runs where --libturbojpeg names a folder with
-libturbojpeg.so.0 of version 3 or newer; DALI where --dali-python names an interpreter that has nvidia-dali and
-megabatch. "full decode" and "crop decode" only decode: the limits. benchmarks/loader_variants.py says what each does.
+libturbojpeg.so.0 of version 3 or newer; DALI where --dali-python names an interpreter that has nvidia-dali.
+"full decode" and "crop decode" only decode: the limits. benchmarks/loader_variants.py says what each does.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ OURS, OURS_TJ3, LIMIT_TJ3 = "megabatch", "megabatch + libturbojpeg 3", "crop dec
 def measure(variant: str, folder: Path, workers: int, seconds: float) -> None:
     """Run one variant in this process and print images a second."""
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:workers]))
-    import torch
+    if variant != "dali":  # its interpreter needs no torch
+        import torch
 
-    torch.set_num_threads(1)
+        torch.set_num_threads(1)
     run = VARIANTS[variant](folder, workers)
     run()
     count, started = 0, time.perf_counter()

@@ -44,7 +44,6 @@ class EncodedImage:
 
     def __init__(self, payload: memoryview | bytes, max_pixels: int):
         self._payload = payload
-        self._max_pixels = max_pixels
         self._header = _partly_decodable(payload)
         self._whole: Pixels | None = None
         if self._header is None:
@@ -57,16 +56,17 @@ class EncodedImage:
     def region(self, region: Region) -> Pixels:
         """Decode the region; the same pixels as that part of the whole image."""
         top, left, height, width = region
-        if self._whole is None and self._header is not None:
-            library = find_turbojpeg3().library
-            if library is not None:
-                part = library.decode_region(self._payload, self._header, region)
-                if part is not None:
-                    return part
-            self._whole = decode_upper_rows(self._payload, self._header, top + height)
-        if self._whole is None:
-            self._whole = decode_image(self._payload, self._max_pixels)
-        return self._whole[top : top + height, left : left + width]
+        if self._header is None:
+            assert self._whole is not None
+            return self._whole[top : top + height, left : left + width]
+        library = find_turbojpeg3().library
+        part = library.decode_region(self._payload, self._header, region) if library else None
+        if part is not None:
+            return part
+        rows = decode_upper_rows(self._payload, self._header, top + height)
+        if rows is None:
+            rows = simplejpeg.decode_jpeg(self._payload, "RGB")
+        return rows[top : top + height, left : left + width]
 
 
 def _partly_decodable(payload: memoryview | bytes) -> JpegHeader | None:

@@ -100,6 +100,21 @@ def evaluate(
     raise typer.Exit(_or_exit(lambda: run_commands.evaluate_run(run_dir, split, checkpoint)))
 
 
+@app.command()
+def check(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Show what this machine has for a run: versions, devices, and which decoder is in use."""
+    import json
+
+    from megabatch.launcher.check import machine_facts
+
+    facts = machine_facts()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+    else:
+        width = max(map(len, facts)) + 2
+        typer.echo("\n".join(f"{name:{width}}{value}" for name, value in facts.items()))
+
+
 @config_app.command()
 def show(
     arguments: RecipeArguments,

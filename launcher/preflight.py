@@ -10,7 +10,7 @@ from megabatch.configs.recipe import Recipe
 from megabatch.data.dataset import Dataset, missing_or_changed_shards
 from megabatch.launcher.refusals import used_splits
 
-_NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")
+NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")
 
 
 def preflight(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:
@@ -35,7 +35,7 @@ def disk_space(folder: Path, checkpoint_bytes: int, checkpoints_kept: int) -> li
 def _devices(cluster: Cluster) -> list[str]:
     if cluster.device != "cuda" or isinstance(cluster.backend, Slurm):
         return []
-    found = len(list(_NVIDIA_DEVICES.iterdir())) if _NVIDIA_DEVICES.is_dir() else 0
+    found = len(list(NVIDIA_DEVICES.iterdir())) if NVIDIA_DEVICES.is_dir() else 0
     if found >= cluster.processes_per_node:
         return []
     return [

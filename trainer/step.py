@@ -44,6 +44,11 @@ class StepReport:
     skipped_samples: int
     stop_requested: bool
 
+    @property
+    def data_wait_share(self) -> float:
+        """Return the share of the step's time in which this rank waited for data, 0 to 1."""
+        return self.data_wait_seconds / self.seconds
+
 
 @dataclass(frozen=True)
 class StepParts:

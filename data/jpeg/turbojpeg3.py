@@ -121,7 +121,7 @@ def find_turbojpeg3() -> Found:
         try:
             library = TurboJpeg3(path)
         except (OSError, AttributeError) as error:
-            reasons.append(f"{path}: " + ("older than 3.0" if isinstance(error, AttributeError) else str(error)))
+            reasons.append(f"{path}: older than 3.0" if isinstance(error, AttributeError) else str(error))
             continue
         if _agrees_with_simplejpeg(library):
             return Found(library, "")

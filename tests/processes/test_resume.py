@@ -36,12 +36,13 @@ def test_a_run_killed_twice_ends_with_the_same_bits_as_one_left_alone(workplace:
     assert final_weights(killed) == final_weights(alone)
 
 
-def test_resume_with_other_numbers_of_ranks_repeats_no_sample_and_loses_none(workplace: Workplace) -> None:
+def test_resume_with_other_numbers_of_ranks_and_threads_repeats_no_sample_and_loses_none(workplace: Workplace) -> None:
     overrides = (*OVERRIDES, "precision=fp64")
     alone = workplace.train("elastic-alone", 1, *overrides)
     moved = workplace.job("elastic", 3, *overrides)
     kill_after_step(workplace.start(moved, 3), moved, 20, victim=1)
-    on_two = workplace.popen("launch", "--resume", "elastic", "cluster.processes_per_node=2")
+    other_workers = "cluster.loader_threads=3"
+    on_two = workplace.popen("launch", "--resume", "elastic", "cluster.processes_per_node=2", other_workers)
     kill_after_step(on_two, moved, 60, victim=-1)
     on_one = workplace.megabatch("launch", "--resume", "elastic", "cluster.processes_per_node=1")
     assert on_one.returncode == 0, on_one.stderr

@@ -68,6 +68,7 @@ def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
         "samples_per_second": report.samples / report.seconds,
         "seconds": report.seconds,
         "data_wait_seconds": report.data_wait_seconds,
+        "data_wait_share": report.data_wait_share,
         "skipped_samples": report.skipped_samples,
     }
     return values if report.gradient_norm is None else {**values, "gradient_norm": report.gradient_norm}

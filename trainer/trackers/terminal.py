@@ -13,8 +13,9 @@ from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepReport
 
-_SMOOTHING = 0.9  # of samples per second, for the time that is left
+_SMOOTHING = 0.9  # of samples per second (for the time that is left) and of the wait for data
 _REFRESH_PER_SECOND = 4
+_WORTH_TELLING = 0.05  # a smaller share of waiting is noise
 
 
 class TerminalTracker:
@@ -27,6 +28,7 @@ class TerminalTracker:
         self._every_seconds = print_every_seconds
         self._printed_at = 0.0
         self._samples_per_second = 0.0
+        self._data_wait = 0.0
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=_REFRESH_PER_SECOND, transient=True)
@@ -37,6 +39,7 @@ class TerminalTracker:
         speed = report.samples / report.seconds
         known = self._samples_per_second
         self._samples_per_second = _SMOOTHING * known + (1 - _SMOOTHING) * speed if known else speed
+        self._data_wait = _SMOOTHING * self._data_wait + (1 - _SMOOTHING) * report.data_wait_share
         if self._live is not None:
             self._live.update(self._line(report, state))
         elif time.monotonic() - self._printed_at > self._every_seconds or state.step == self._steps.total:
@@ -71,6 +74,7 @@ class TerminalTracker:
             f"lr {report.learning_rate:.3g}",
             f"{self._samples_per_second:,.0f} samples/s",
             f"{duration(left)} left",
+            *([f"{self._data_wait:.0%} of the time waits for data"] if self._data_wait >= _WORTH_TELLING else []),
         ]
         return Text("  ".join(parts), no_wrap=True, overflow="ellipsis")
 

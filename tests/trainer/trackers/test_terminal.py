@@ -26,3 +26,16 @@ def test_plain_lines_when_the_output_is_no_terminal(capsys: pytest.CaptureFixtur
         "  validation epoch 3     top-1  90.00%  top-5 100.00%  loss 0.2500  best so far",
         "  test       epoch 3     top-1  90.00%  top-5 100.00%  loss 0.2500",
     ]
+
+
+def test_waiting_for_data_is_told_when_it_is_worth_it(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = Steps(samples=400, epochs=1, global_batch=20, micro_batch=5, last_batch="short")
+    tracker = TerminalTracker(steps, print_every_seconds=0.0, validation_split=None)
+    for step in range(1, 21):
+        waited = 0.0 if step <= 2 else 0.25
+        report = StepReport(step - 1, 0, 20, 1.5, 0.1, None, 0.5, waited, 0, False)
+        assert report.data_wait_share == waited / 0.5
+        tracker.step(report, TrainState(step=step, samples_seen=20 * step))
+    lines = capsys.readouterr().out.splitlines()
+    assert "waits for data" not in lines[1]
+    assert lines[-1].endswith("  42% of the time waits for data")
