@@ -15,12 +15,14 @@ from megabatch.data.dataset import read_dataset
 from megabatch.launcher import launch, render
 from megabatch.launcher.preflight import disk_space
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
-from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir
+from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir, require_new
 from megabatch.launcher.supervise import Ending, ExitCode
 
 
 def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path | None) -> int:
     """Check, make the run folder, start the job and say how it ended; return the exit code."""
+    if chosen is not None:
+        require_new(chosen)
     prepared = prepare(recipe, cluster, overrides)
     found = inspect_model(prepared.job)
     render.print_plan(prepared.job, prepared.plan, found)

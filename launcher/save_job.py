@@ -32,15 +32,20 @@ def write_job(job: Job, file: Path) -> None:
 def new_run_dir(job: Job, chosen: Path | None) -> RunDir:
     """Make a run folder: the chosen one if it is empty or new, else runs/NAME-DATE-TIME."""
     folder = chosen or _unused(RUNS_FOLDER / f"{job.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    require_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_job(job, RunDir(folder.absolute()).job)
+    return RunDir(folder.absolute())
+
+
+def require_new(folder: Path) -> None:
+    """Raise ConfigError if a run cannot begin in this folder."""
     if (folder / "job.yaml").exists():
         raise ConfigError(
             [Problem(str(folder), f"is a run already: `megabatch launch --resume {folder}` goes on with it")]
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([Problem(str(folder), "is not an empty folder: choose another --run-dir")])
-    folder.mkdir(parents=True, exist_ok=True)
-    write_job(job, RunDir(folder.absolute()).job)
-    return RunDir(folder.absolute())
 
 
 def find_run(name: str, recipe_name: str | None) -> RunDir:

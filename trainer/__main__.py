@@ -18,6 +18,7 @@ from pathlib import Path
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
+from megabatch.configs.run_lock import RunFolderInUseError
 from megabatch.data.errors import DataError
 from megabatch.trainer import checkpoint, loop
 from megabatch.trainer.build import Parts, build
@@ -41,6 +42,9 @@ def main() -> int:
         record_failure(run_dir, rank, error)
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, TrainingError) else 2
+    except RunFolderInUseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except Exception as error:
         record_failure(run_dir, rank, error)
         traceback.print_exc()
@@ -51,9 +55,9 @@ def main() -> int:
 def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
     job = read_job(arguments.job)
     world = read_world(job.cluster, os.environ)
-    redirect_output(run_dir, world.rank)
     if world.is_main:
-        hold_lock(run_dir.lock)
+        hold_lock(run_dir.lock)  # before anything is written: the logs may be another job's
+    redirect_output(run_dir, world.rank)
     stop = StopSignal()
     join(world, job.cluster)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ from types import FrameType
 from typing import IO, NoReturn
 
 from megabatch.configs.run_dir import RunDir
-from megabatch.trainer.errors import TrainingError
+from megabatch.configs.run_lock import take
 
 _held: list[IO[str]] = []  # a lock lasts as long as its file is open
 
@@ -61,22 +60,9 @@ def exit_now(code: int) -> NoReturn:
 
 
 def hold_lock(file: Path) -> None:
-    """Take the run folder for this process until it ends, however it ends. Raises TrainingError if another has it."""
-    lock = file.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        owner = lock.read().strip() or "another process"
-        lock.close()
-        raise TrainingError(
-            f"{file.parent} is in use by {owner}: two jobs must not write to one run folder. "
-            "Wait for it, stop it, or start a new run folder"
-        ) from None
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-    lock.flush()
-    _held.append(lock)
+    """Take the run folder for this process until it ends, however it ends. Raises RunFolderInUseError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _held.append(take(file))
 
 
 def record_failure(run_dir: RunDir, rank: int, error: Exception) -> None:

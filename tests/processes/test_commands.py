@@ -174,12 +174,20 @@ def test_a_run_folder_in_use_is_refused(workplace: Workplace) -> None:
     longer = ("epochs=20000", "checkpoint.every_epochs=20000")  # than a second torchrun takes to start and to fail
     process = launch(workplace, "recipe.yaml", *longer, "--run-dir", "busy")
     wait_for_step(process, run_dir, 2)
-    second = workplace.start(run_dir, 2)
-    assert second.wait(timeout=60) != 0
+    job = run_dir.job.read_bytes()
+    resumed = workplace.megabatch("launch", "--resume", "busy", "cluster.processes_per_node=1")
+    by_hand = subprocess.run(
+        [sys.executable, "-m", "megabatch.trainer", str(run_dir.job)],
+        cwd=workplace.folder, env={**environment(), "WORLD_SIZE": "2"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    for second in (resumed, by_hand):
+        assert second.returncode == 2
+        assert "two jobs must not write to one run folder" in second.stderr
+    assert run_dir.job.read_bytes() == job
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "two jobs must not write to one run folder" in run_dir.failure(0).read_text()
+    assert not run_dir.failures()
 
 
 def test_resume_refuses_another_recipe_and_other_data(workplace: Workplace) -> None:
