@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels: uint8 RGB of shape (height, width, 3). JPEG, PNG and WebP; nothing else is ever opened.
+"""Encoded bytes to pixels: uint8 RGB of shape (height, width, 3). Only the formats of data/formats.py are opened.
 
 The size is read from the header and checked before any pixel is decoded, so a small file cannot fill the memory.
 A part of a JPEG is decoded without the rest where that is possible; which way was taken never changes a pixel.
@@ -13,19 +13,20 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from megabatch.data.formats import FORMATS, NAMES
 from megabatch.data.jpeg.header import JpegHeader, Region, read_header
 from megabatch.data.jpeg.rows import decode_upper_rows
 from megabatch.data.jpeg.turbojpeg3 import find_turbojpeg3
 
 Pixels = NDArray[np.uint8]
 _JPEG_START = b"\xff\xd8\xff"
-_PILLOW_FORMATS = ("JPEG", "PNG", "WEBP")
+_PILLOW_FORMATS = tuple(image_format.name for image_format in FORMATS)
 
 
 def decode_image(payload: memoryview | bytes, max_pixels: int) -> Pixels:
     """Decode one image to uint8 RGB, shape (height, width, 3).
 
-    Raises ValueError with the reason for anything that is not a whole JPEG, PNG or WebP of at most `max_pixels`.
+    Raises ValueError with the reason for anything that is not a whole image of at most `max_pixels`.
     """
     if payload[:3] == _JPEG_START:
         height, width, color_space, _ = simplejpeg.decode_jpeg_header(payload)
@@ -82,9 +83,11 @@ def _decode_with_pillow(payload: memoryview | bytes, max_pixels: int) -> Pixels:
             if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip it to white
                 grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.array(image.convert("RGB"))
+            if image.mode == "F":
+                raise ValueError("floating-point pixels, whose range nobody states: convert them to 8 or 16 bits")
+            return np.array(image.convert("RGB"))  # the first picture of an animation
     except UnidentifiedImageError:
-        raise ValueError("not a JPEG, PNG or WebP image") from None
+        raise ValueError(f"not a {NAMES} image") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError for broken PNGs
         raise ValueError(f"broken image: {error}") from None
 

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from megabatch.data.dataset import FILE_NAME, Dataset, Shard, Split, read_dataset, write_dataset
 from megabatch.data.errors import DataError
+from megabatch.data.formats import NAMES, format_of
 from megabatch.data.hashing import key, permutation
 from megabatch.data.image_sources import ImageSource, SourceImage, list_images, open_source, shown
 from megabatch.data.stratify import stratify
@@ -27,7 +28,6 @@ Progress = Callable[[int, int], None]  # (done, total)
 CLASSES_NAME = "classes.txt"
 SPLIT_ORDER = ("train", "validation", "test")
 _SHUFFLE = 5  # what a key is for
-_SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 _STAGING = ".megabatch-import-"
 _MEMBERS_OVERHEAD_BYTES = 4096  # two headers, the label, padding, extended headers for a long name
 _NOT_IN_A_KEY = re.compile(r"[\s.\x00-\x1f\x7f\ud800-\udfff]+")  # dots end a key, spaces a field of the index
@@ -123,21 +123,14 @@ def _broken_images(source: ImageSource, images: tuple[SourceImage, ...], progres
     """Return the paths of the files whose first bytes are of no image."""
     broken = []
     for number, image in enumerate(images):
-        if _image_kind(source.head(image.path)) is None:
+        if format_of(source.head(image.path)) is None:
             broken.append(image.path)
         progress(number + 1, len(images))
     return broken
 
 
-def _image_kind(payload: bytes) -> str | None:
-    for signature, kind in _SIGNATURES.items():
-        if payload.startswith(signature):
-            return kind
-    return "webp" if payload[:4] == b"RIFF" and payload[8:12] == b"WEBP" else None
-
-
 def _broken_message(source: Path, broken: list[str]) -> str:
-    seen = f"{source}: {len(broken):,} files are no JPEG, PNG or WebP image (--skip-broken leaves them out)"
+    seen = f"{source}: {len(broken):,} files are no {NAMES} image (--skip-broken leaves them out)"
     return f"{seen}:\n  " + shown(broken, "\n  ")
 
 
@@ -252,10 +245,10 @@ def _write_shard(source: ImageSource, entries: Iterable[_Entry], path: Path, wri
         with TarWriter(file, encoder=False, mtime=0, user="megabatch", group="megabatch") as tar:
             for entry in entries:
                 payload = source.read(entry.path)
-                kind = _image_kind(payload)
-                if kind is None:
+                image_format = format_of(payload)
+                if image_format is None:
                     raise DataError(f"{entry.path}: changed while it was imported: import again")
-                tar.write({"__key__": entry.key, kind: payload, "cls": str(entry.label).encode()})
+                tar.write({"__key__": entry.key, image_format.extensions[0]: payload, "cls": str(entry.label).encode()})
                 written()
         file.flush()
         os.fsync(file.fileno())

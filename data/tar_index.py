@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from megabatch.data.errors import DataError
+from megabatch.data.formats import EXTENSIONS
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+IMAGE_EXTENSIONS = EXTENSIONS
 LABEL_EXTENSION = "cls"
 _VERSION = "v1.2"
 _BLOCK_BYTES = 512

@@ -37,6 +37,22 @@ def test_lossless_files_come_back_exactly(kind: str) -> None:
     assert np.array_equal(decode_image(encoded(photo(), kind, **options), MILLION), np.array(photo()))
 
 
+@pytest.mark.parametrize(("kind", "colours"), [("BMP", "RGB"), ("TIFF", "RGB"), ("GIF", "P"), ("TIFF", "L")])
+def test_further_formats_come_back_as_pillow_has_them(kind: str, colours: str) -> None:
+    image = photo().convert(colours)
+    assert np.array_equal(decode_image(encoded(image, kind), MILLION), np.array(image.convert("RGB")))
+
+
+def test_an_animation_gives_its_first_picture() -> None:
+    payload = encoded(photo().convert("P"), "GIF", save_all=True, append_images=[photo().rotate(90).convert("P")])
+    assert np.array_equal(decode_image(payload, MILLION), np.array(photo().convert("P").convert("RGB")))
+
+
+def test_pixels_without_a_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="floating-point pixels"):
+        decode_image(encoded(photo().convert("F"), "TIFF"), MILLION)
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "LA", "CMYK"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     kind = "JPEG" if mode == "CMYK" else "PNG"
@@ -71,7 +87,9 @@ def test_a_cut_image_is_an_error_not_a_grey_one(kind: str) -> None:
         decode_image(payload[: len(payload) // 2], MILLION)
 
 
-@pytest.mark.parametrize("payload", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"GIF89a" + bytes(50), bytes(600)])
+@pytest.mark.parametrize(
+    "payload", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50), bytes(600)]
+)
 def test_anything_else_is_refused_without_being_opened(payload: bytes) -> None:
-    with pytest.raises(ValueError, match="not a JPEG, PNG or WebP image"):
+    with pytest.raises(ValueError, match="not a JPEG, PNG, WebP, BMP, GIF or TIFF image"):
         decode_image(payload, MILLION)

@@ -33,12 +33,15 @@ def test_other_files_are_counted_and_hidden_ones_never_images(tmp_path: Path) ->
 
 
 def test_broken_images_are_listed_together_or_left_out(tmp_path: Path) -> None:
-    bad = {f"cat/bad, {n:02d}.jpg": b"GIF89a" if n else b"" for n in range(12)}
+    bad = {f"cat/bad, {n:02d}.jpg": b"%!PS-A" if n else b"" for n in range(12)}
     source = tree(tmp_path / "in", animals({"cat": 3}) | bad)
     with pytest.raises(DataError) as caught:
         imported(source, tmp_path / "out")
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{source}: 12 files are no JPEG, PNG or WebP image (--skip-broken leaves them out):"
+    assert (
+        lines[0]
+        == f"{source}: 12 files are no JPEG, PNG, WebP, BMP, GIF or TIFF image (--skip-broken leaves them out):"
+    )
     assert lines[1:] == [f"  {name}" for name in sorted(bad)[:10]] + ["  and 2 more"]
     assert not (tmp_path / "out").exists()
     result = imported(source, tmp_path / "out", skip_broken=True)
@@ -49,7 +52,7 @@ def test_broken_images_are_listed_together_or_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"readme.txt": b"x"}, "no jpg, jpeg, png, webp files in it"),
+        ({"readme.txt": b"x"}, "no jpg, jpeg, png, webp, bmp, gif, tif, tiff files in it"),
         ({"a.jpg": image(0), "cat/b.jpg": image(1)}, "1 images lie in no class folder: a.jpg: needed is CLASS/image.jpg"),
         ({"train/a.jpg": image(0), "test/cat/b.jpg": image(1)}, "lie in no class folder: train/a.jpg: needed is SPLIT/CLASS"),
         ({"val/a/a.jpg": image(0), "validation/a/b.jpg": image(1)}, "has both val/ and validation/"),

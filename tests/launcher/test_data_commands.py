@@ -75,7 +75,9 @@ def test_index_reads_class_names_from_a_file(images: Path, tmp_path: Path) -> No
 
 def test_broken_images_end_the_import_or_are_left_out(images: Path, tmp_path: Path) -> None:
     (images / "cat" / "3.png").write_bytes(b"no image")
-    assert "1 files are no JPEG, PNG or WebP image (--skip-broken" in error_of("import", images, tmp_path / "out")
+    assert "1 files are no JPEG, PNG, WebP, BMP, GIF or TIFF image (--skip-broken" in error_of(
+        "import", images, tmp_path / "out"
+    )
     result = data("import", images, tmp_path / "out", "--skip-broken")
     assert "left out as broken: 1: cat/3.png\n" in result.stdout
 

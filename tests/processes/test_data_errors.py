@@ -83,7 +83,7 @@ def test_without_on_error_the_first_broken_sample_ends_the_run(hurt: Workplace) 
     run_dir = hurt.job("stop", 2, *SKIP)
     assert hurt.start(run_dir, 2).wait(timeout=60) != 0
     message = "".join(file.read_text() for file in run_dir.failures())
-    assert "PNG or WebP image" in message
+    assert "GIF or TIFF image" in message
     assert "verify --decode" in message
 
 
