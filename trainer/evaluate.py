@@ -47,7 +47,7 @@ def evaluate(
         labels_N = micro_batch.labels_N.to(precision.device)
         with precision.autocast():
             logits_NK = engine.network(normalize(micro_batch.images_NHWC))
-            batch_loss = loss(logits_NK, labels_N)
+            batch_loss = loss(logits_NK, labels_N).sum()
         best_N5 = logits_NK.topk(min(5, logits_NK.shape[1]), dim=1).indices
         hits_N5 = best_N5 == labels_N[:, None]
         sums += torch.stack([

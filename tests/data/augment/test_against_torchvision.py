@@ -169,6 +169,7 @@ def test_blur_keeps_3_sigma_and_a_shorter_kernel_where_the_image_is_narrow(monke
     recorder = Recorder(monkeypatch, "gaussian_blur")
     settings = GaussianBlur(probability=1, sigma=(0.5, 2.0))
     outs = [color.gaussian_blur(IMAGE[:, :4], settings, 8, RandomStream(key(n))) for n in range(200)]
+    monkeypatch.undo()
     sigmas = np.array([arguments[1][0] for _, arguments, _ in recorder.calls])
     assert 0.5 <= sigmas.min() < 0.52
     assert 1.95 < sigmas.max() < 2
