@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -220,3 +221,19 @@ Transform = Annotated[
     Field(discriminator="name"),
     BeforeValidator(name_only),
 ]
+
+
+def never_square(transforms: Sequence[Choice], image_size: int) -> str | None:
+    """Return why no image comes out with image_size x image_size pixels, or None where that depends on the images."""
+    shorter: int | None = None  # the side that the transforms leave, as soon as one of them decides it
+    for transform in transforms:
+        if isinstance(transform, Resize):
+            shorter = transform.size
+        elif isinstance(transform, RandomCrop | CenterCrop):
+            padding = transform.padding if isinstance(transform, RandomCrop) else 0
+            if shorter is not None and shorter + 2 * padding < image_size:
+                return f"{transform.name} gets {shorter + 2 * padding} pixels a side"
+            shorter = image_size
+        elif isinstance(transform, RandomResizedCrop):
+            shorter = image_size
+    return None if shorter in (None, image_size) else f"the last resize leaves {shorter} pixels a side"

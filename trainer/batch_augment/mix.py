@@ -39,7 +39,7 @@ def cutmix(settings: Cutmix, num_classes: int) -> BatchTransform:
         rows, columns = cut_part(height, width, symmetric_beta(settings.alpha, stream), stream)
         share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
         pasted_NCHW = images_NCHW.clone()
-        pasted_NCHW[:, :, rows, columns] = _partners(images_NCHW[:, :, rows, columns])
+        pasted_NCHW[:, :, rows, columns] = images_NCHW[:, :, rows, columns].roll(1, 0)
         return pasted_NCHW, mixed_targets(targets, share, num_classes, images_NCHW.dtype)
 
     return transform
@@ -61,7 +61,7 @@ def mixup_or_cutmix(settings: MixupOrCutmix, num_classes: int) -> BatchTransform
 
 def blended(batch: torch.Tensor, share: float) -> torch.Tensor:
     """Return `share` times each sample plus 1 - share times its partner."""
-    return batch * share + _partners(batch) * (1 - share)
+    return batch * share + batch.roll(1, 0) * (1 - share)
 
 
 def mixed_targets(targets: torch.Tensor, share: float, num_classes: int, dtype: torch.dtype) -> torch.Tensor:
@@ -100,8 +100,3 @@ def symmetric_beta(alpha: float, stream: RandomStream) -> float:
     r_squared = math.expm1(min(exponent, 700.0))  # e^709 is the largest float
     t = math.sqrt(r_squared) * cosine
     return 0.5 * (1 + t / math.sqrt(1 + t * t))
-
-
-def _partners(batch: torch.Tensor) -> torch.Tensor:
-    """Return the sample before each, in the memory layout of `batch` (torch.roll would lose channels last)."""
-    return torch.cat([batch[-1:], batch[:-1]])
