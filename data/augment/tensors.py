@@ -14,5 +14,5 @@ def channels_first(image_HWC: Pixels) -> torch.Tensor:
 
 def channels_last(image_CHW: torch.Tensor) -> Pixels:
     """Return image_HWC, contiguous."""
-    image_HWC: Pixels = image_CHW.permute(1, 2, 0).contiguous().numpy()
+    image_HWC: Pixels = torch.stack(image_CHW.unbind(0), dim=-1).numpy()  # permute and contiguous take twice as long
     return image_HWC
