@@ -14,6 +14,8 @@ from megabatch.configs.base import (
     PositiveInt,
     name_only,
 )
+from megabatch.configs.batch_transforms import BatchTransform
+from megabatch.configs.normalization import Fixed, Normalization
 from megabatch.configs.transforms import Transform
 
 # `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
@@ -62,8 +64,8 @@ class Data(Frozen):
     test_split: str | None = "test"
     train_transforms: tuple[Transform, ...] = ()
     evaluation_transforms: tuple[Transform, ...] = ()
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    normalize: Normalization = Fixed()
+    batch_transforms: tuple[BatchTransform, ...] = ()
     shuffle: Shuffle = Shuffle()
     max_image_pixels: PositiveInt = 100_000_000
     on_error: OnError = StopOnError()

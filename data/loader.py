@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol
 
@@ -158,19 +158,21 @@ class Loader:
 
 
 def _finished(pending: _Pending) -> MicroBatch:
-    """Wait for the samples; give those that could not be loaded the pixels of one that could, and weight 0."""
+    """Wait for the samples; those that could not be loaded get weight 0, and pixels and label of the first good one.
+
+    The label too, because mixup mixes a sample with its neighbour, whatever its weight.
+    """
     skipped = [entry for part in pending.parts for entry in part.result()]
     micro_batch = pending.micro_batch
     if not skipped:
         return micro_batch
+    images, labels, weights = micro_batch.images_NHWC, micro_batch.labels_N, micro_batch.weights_N
     rows = torch.tensor([row for row, _ in skipped])
-    micro_batch.weights_N[rows] = 0.0
-    micro_batch.labels_N[rows] = 0
-    good = micro_batch.weights_N.nonzero()
-    micro_batch.images_NHWC[rows] = (
-        micro_batch.images_NHWC[good[0]] if len(good) else torch.zeros_like(micro_batch.images_NHWC[:1])
-    )
-    return MicroBatch(
-        micro_batch.request, micro_batch.images_NHWC, micro_batch.labels_N, micro_batch.weights_N,
-        tuple(sample for _, sample in skipped),
-    )  # fmt: skip
+    weights[rows] = 0.0
+    if weights.any():
+        good = int(weights.argmax())
+        images[rows], labels[rows] = images[good].clone(), labels[good].clone()
+    else:
+        images.zero_()
+        labels.zero_()
+    return replace(micro_batch, skipped=tuple(sample for _, sample in skipped))

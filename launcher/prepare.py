@@ -16,6 +16,7 @@ from typing import Any
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded, load
+from megabatch.configs.normalization import Auto, resolved
 from megabatch.data.dataset import fingerprint, read_dataset
 from megabatch.data.errors import DataError
 from megabatch.launcher.plan import Plan, make_plan
@@ -43,12 +44,30 @@ def check(job: Job) -> Prepared:
         dataset = read_dataset(job.data_folder)
     except DataError as error:
         raise ConfigError([Problem("", str(error))]) from None
+    job = _with_statistics(job)
     wrong = refusals(job.recipe, job.cluster, dataset)
     world = preflight(job.recipe, job.cluster, dataset)
     if wrong or world:
         raise ConfigError(Problem("", message) for message in (*wrong, *world))
     job = job.model_copy(update={"data_fingerprint": fingerprint(dataset)})
     return Prepared(job, make_plan(job.recipe, job.cluster, dataset))
+
+
+def _with_statistics(job: Job) -> Job:
+    """Return the job with the numbers that `data.normalize: auto` stands for, so that job.yaml has them."""
+    data, file = job.recipe.data, job.data_folder / "stats.json"
+    if not isinstance(data.normalize, Auto):
+        return job
+    try:
+        stats = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, ValueError):
+        stats = "no JSON"
+    try:
+        normalize = resolved(data.normalize, stats, data.train_split, str(job.data_folder))
+    except ValueError as error:
+        raise ConfigError([Problem("", str(error))]) from None
+    data = data.model_copy(update={"normalize": normalize})
+    return job.model_copy(update={"recipe": job.recipe.model_copy(update={"data": data})})
 
 
 def _job(loaded: Loaded) -> Job:

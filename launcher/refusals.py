@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from megabatch.configs.cluster import Cluster, Local
 from megabatch.configs.recipe import Recipe
+from megabatch.configs.transforms import never_square
 from megabatch.data.dataset import Dataset
 
 
@@ -104,6 +105,14 @@ def _many_local_nodes(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Ite
         yield f"backend local with nodes={cluster.nodes}"
 
 
+def _never_square(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    data = recipe.data
+    for key, transforms in (("train", data.train_transforms), ("evaluation", data.evaluation_transforms)):
+        why = never_square(transforms, data.image_size)
+        if why:
+            yield f"data.{key}_transforms with data.image_size={data.image_size}: {why}"
+
+
 TABLE: tuple[Refusal, ...] = (
     Refusal(
         "A split that the data set does not have",
@@ -160,5 +169,11 @@ TABLE: tuple[Refusal, ...] = (
         "it starts processes on this machine only",
         lambda r, c, d: "cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`",
         _many_local_nodes,
+    ),
+    Refusal(
+        "Transforms that leave another size than image_size, whatever the images",
+        "every image of a batch has image_size x image_size pixels",
+        lambda r, c, d: f"{{name: resize, size: {r.data.image_size}}} or larger, and center_crop after it",
+        _never_square,
     ),
 )

@@ -46,7 +46,18 @@ def _table(title: str) -> Table:
 
 def _data_rows(job: Job, plan: Plan) -> list[tuple[str, str]]:
     splits = [(f"  {s.use}", f"{s.samples:,} samples in {s.shards} shards ({s.name})") for s in plan.splits]
-    return [("data", f"{job.data_folder}, {plan.num_classes} classes"), *splits]
+    data = job.recipe.data
+    after = (data.normalize, *data.batch_transforms)
+    return [
+        ("data", f"{job.data_folder}, {plan.num_classes} classes"),
+        *splits,
+        ("transforms", f"train: {_names(*data.train_transforms, *after)}"),
+        ("", f"evaluation: {_names(*data.evaluation_transforms, data.normalize)}"),
+    ]
+
+
+def _names(*choices: Any) -> str:  # Any: transforms and normalizations, which all have a name
+    return ", ".join(choice.name for choice in choices)
 
 
 def _batch_rows(plan: Plan) -> list[tuple[str, str]]:

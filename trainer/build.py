@@ -11,6 +11,7 @@ import torch
 
 from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
+from megabatch.configs.normalization import Auto
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import Dataset, read_dataset
@@ -19,6 +20,7 @@ from megabatch.data.order import Layout
 from megabatch.data.read import SplitReader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
+from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
 from megabatch.trainer.evaluate import EvaluationResult, evaluate
@@ -27,7 +29,6 @@ from megabatch.trainer.losses import cross_entropy
 from megabatch.trainer.models.load import initialize
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
 from megabatch.trainer.precision import precision_policy
-from megabatch.trainer.preprocess import Normalize
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepParts
@@ -78,7 +79,8 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     groups = parameter_groups(network, recipe.optimizer)
     description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
-    normalize = Normalize(recipe.data.mean, recipe.data.std, world.device, precision.parameter_dtype)
+    scaling = recipe.data.normalize
+    assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"
     samples = SampleLog(run_dir.sample_log(world.rank)) if recipe.tracking.sample_log else None
     step_parts = StepParts(
         job=job,
@@ -86,7 +88,8 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         engine=engine,
         optimizer=implementation(recipe.optimizer)(groups, recipe.optimizer, peak),
         precision=precision,
-        normalize=normalize,
+        normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
+        augment=batch_chain(recipe.data.batch_transforms, len(dataset.classes)),
         loss=cross_entropy(recipe.regularization.label_smoothing),
         batch_norm=StepBatchNorm(network),
         ledger=Ledger(run_dir.data_errors, recipe.data.on_error, world),

@@ -1,23 +1,64 @@
-"""uint8 pixels to what the network sees, on the device: images_NHWC 0..255 to normalized images_NCHW."""
+"""uint8 pixels to what the network sees, on the device: images_NHWC 0..255 to normalized images_NCHW.
+
+Every function here takes (settings, device, dtype) and returns the function that does it to a batch, in `dtype` and
+channels last in memory. configs/normalization.py says what the settings mean.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 
+from megabatch.configs.normalization import Fixed, MinMax, PerImage
 
-class Normalize:
-    """(pixel / 255 - mean) / std for each channel, in the dtype of the parameters; channels last in memory."""
+Normalize = Callable[[torch.Tensor], torch.Tensor]
+_ALL = {"together": (1, 2, 3), "each": (1, 2)}  # the axes of NHWC that make up one mean or maximum
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device, dtype: torch.dtype):
-        self._device = device
-        self._scale_C = (1.0 / (255.0 * torch.tensor(std, dtype=torch.float64))).to(device, dtype)
-        self._shift_C = (-torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)).to(
-            device, dtype
-        )
 
-    def __call__(self, images_NHWC: torch.Tensor) -> torch.Tensor:
-        """Return images_NCHW."""
-        pixels_NHWC = images_NHWC.to(self._device, non_blocking=True).to(self._scale_C.dtype)
-        return pixels_NHWC.mul_(self._scale_C).add_(self._shift_C).permute(0, 3, 1, 2)
+def fixed(settings: Fixed, device: torch.device, dtype: torch.dtype) -> Normalize:
+    """Return (pixel / 255 - mean) / std for each channel."""
+    mean_C, std_C = (torch.tensor(values, dtype=torch.float64) for values in (settings.mean, settings.std))
+    scale_C = (1 / (255 * std_C)).to(device, dtype)
+    shift_C = (-mean_C / std_C).to(device, dtype)
+
+    def normalize(images_NHWC: torch.Tensor) -> torch.Tensor:
+        return _channels_first(_on(device, dtype, images_NHWC).mul_(scale_C).add_(shift_C))
+
+    return normalize
+
+
+def per_image(settings: PerImage, device: torch.device, dtype: torch.dtype) -> Normalize:
+    """Return (pixel - mean) / max(std, 1 / sqrt(n)) of each image's own n values."""
+    axes = _ALL[settings.channels]
+
+    def normalize(images_NHWC: torch.Tensor) -> torch.Tensor:
+        pixels_NHWC = _on(device, dtype, images_NHWC).div_(255)
+        std, mean = torch.std_mean(pixels_NHWC, dim=axes, correction=0, keepdim=True)
+        values = pixels_NHWC[0].numel() // std[0].numel()
+        return _channels_first(pixels_NHWC.sub_(mean).div_(std.clamp_(min=values**-0.5)))
+
+    return normalize
+
+
+def min_max(settings: MinMax, device: torch.device, dtype: torch.dtype) -> Normalize:
+    """Return (pixel - min) / (max - min) of each image, or twice that less 1; 0 where max = min."""
+    axes = _ALL[settings.channels]
+
+    def normalize(images_NHWC: torch.Tensor) -> torch.Tensor:
+        pixels_NHWC = _on(device, dtype, images_NHWC)
+        low, high = pixels_NHWC.amin(axes, keepdim=True), pixels_NHWC.amax(axes, keepdim=True)
+        middle = (low + high) / 2 if settings.symmetric else low
+        span = (high - middle).clamp_(min=0.5)  # at least 0.5 with contrast, as pixels are whole numbers; 0 without
+        return _channels_first(pixels_NHWC.sub_(middle).div_(span))
+
+    return normalize
+
+
+def _on(device: torch.device, dtype: torch.dtype, images_NHWC: torch.Tensor) -> torch.Tensor:
+    """Return a copy of the pixels on the device: they travel as bytes."""
+    return images_NHWC.to(device, non_blocking=True).to(dtype)
+
+
+def _channels_first(images_NHWC: torch.Tensor) -> torch.Tensor:
+    return images_NHWC.permute(0, 3, 1, 2)

@@ -15,9 +15,10 @@ import torch
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.data.errors import SkippedSample
-from megabatch.data.hashing import key
+from megabatch.data.hashing import RandomStream, key
 from megabatch.data.loader import MicroBatch
 from megabatch.data.requests import Request
+from megabatch.trainer.batch_augment.chain import BatchTransform
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.errors import TrainingError
@@ -27,6 +28,7 @@ from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
 
 _NETWORK = 4  # what a key is for: dropout, stochastic depth and whatever else draws from torch
+_BATCH_AUGMENT = 6  # mixup and the like
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class StepParts:
     optimizer: torch.optim.Optimizer
     precision: PrecisionPolicy
     normalize: Normalize
+    augment: BatchTransform
     loss: Loss
     batch_norm: StepBatchNorm
     stop_requested: Callable[[], bool]
@@ -119,10 +122,12 @@ def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor
     request = micro_batch.request
     torch.manual_seed(key(parts.job.recipe.seed, request.step, _NETWORK, request.number))
     images_NCHW = parts.normalize(micro_batch.images_NHWC)
-    labels_N = micro_batch.labels_N.to(parts.device, non_blocking=True)
+    targets = micro_batch.labels_N.to(parts.device, non_blocking=True)
+    stream = RandomStream(key(parts.job.recipe.seed, request.step, _BATCH_AUGMENT, request.number))
+    images_NCHW, targets = parts.augment(images_NCHW, targets, stream)
     with parts.engine.accumulating(last=request.last):
         with parts.precision.autocast():
-            losses_N = parts.loss(parts.engine(images_NCHW), labels_N)
+            losses_N = parts.loss(parts.engine(images_NCHW), targets)
         loss = (losses_N * micro_batch.weights_N.to(losses_N, non_blocking=True)).sum()
         parts.precision.scaled(loss / request.step_samples).backward()  # type: ignore[no-untyped-call]
     return loss.detach().double()

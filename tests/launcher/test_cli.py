@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from megabatch.configs.load import shipped
+from megabatch.configs.load import read_job, shipped
+from megabatch.configs.normalization import Fixed
 from megabatch.launcher.cli import app
 from support.runs import RECIPE, Workplace
 from support.shards import dataset
@@ -44,6 +45,32 @@ def test_plan_shows_the_batch_arithmetic(place: Path) -> None:
     assert "3 an epoch x 2 epochs = 6, 88 samples in all" in text
     assert "20 samples a step, the last batch of an epoch has 4" in text
     assert "warmup 1 epochs = 3 steps" in text
+
+
+def test_plan_shows_what_becomes_of_an_image_in_order(place: Path) -> None:
+    text = megabatch("plan", "recipe.yaml", "data.batch_transforms=[mixup]", "data.normalize=per_image").stdout
+    assert "train: random_crop, horizontal_flip, per_image, mixup" in text
+    assert "evaluation: per_image" in text
+
+
+def test_automatic_normalization_puts_the_statistics_into_the_job(place: Path) -> None:
+    stats = place / "data" / "stats.json"
+    arguments = ("launch", "recipe.yaml", "data.normalize=auto", "--dry-run", "--write")
+    assert "has no stats.json. Run `megabatch data stats" in error_of(*arguments, "auto-run")
+    stats.write_text("{")
+    assert "stats.json is not of format 'megabatch-stats-1'" in error_of(*arguments, "auto-run")
+    numbers = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.3]}
+    stats.write_text(json.dumps({"format": "megabatch-stats-1", "train": numbers}))
+    try:
+        assert megabatch(*arguments, "auto-run").exit_code == 0
+        fixed = read_job(place / "auto-run" / "job.yaml")
+        stats.write_text(json.dumps({"format": "megabatch-stats-1", "train": {**numbers, "mean": [0.6, 0.4, 0.3]}}))
+        assert megabatch(*arguments, "other-run").exit_code == 0
+        other = read_job(place / "other-run" / "job.yaml")
+    finally:
+        stats.unlink()
+    assert fixed.recipe.data.normalize == Fixed(mean=(0.5, 0.4, 0.3), std=(0.2, 0.1, 0.3))
+    assert fixed.fingerprint() != other.fingerprint()
 
 
 def test_plan_as_json_has_the_same_numbers(place: Path) -> None:

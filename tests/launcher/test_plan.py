@@ -120,6 +120,9 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "peak. Instead: schedule.warmup_epochs=1 or less"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
+        (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "
+         "data.image_size=8: the last resize leaves 7 pixels a side: every image of a batch has image_size x image_size "
+         "pixels. Instead: {name: resize, size: 8} or larger, and center_crop after it"),
     ]  # fmt: skip
 
 

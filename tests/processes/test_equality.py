@@ -65,6 +65,19 @@ def test_layer_wise_optimizers_agree_between_worlds(workplace: Workplace, optimi
     assert runs[1] == pytest.approx(runs[0], rel=1e-9)
 
 
+def test_mixed_batches_and_strong_augmentation_agree_between_worlds(workplace: Workplace) -> None:
+    """Mixing depends on the micro-batch; the last one of an epoch's short step is mixed like any other."""
+    mixed = (
+        "data.train_transforms=[trivial_augment, color_jitter, random_erasing]",
+        "data.batch_transforms=[mixup_or_cutmix, random_erasing]", "data.normalize=per_image",
+        "precision=fp64", "epochs=20",
+    )  # fmt: skip
+    runs = {world: losses(workplace.train(f"mixed-{world}", world, *mixed)) for world in (1, 3)}
+    assert runs[3] == pytest.approx(runs[1], rel=1e-9)
+    unmixed = (mixed[0], *mixed[2:])
+    assert losses(workplace.train("unmixed", 1, *unmixed))[:3] != pytest.approx(runs[1][:3], rel=1e-3)
+
+
 def test_accelerate_launch_starts_the_same_training(workplace: Workplace, float64_runs: dict[int, RunDir]) -> None:
     import subprocess
     import sys
