@@ -42,7 +42,7 @@ def megabatch(folder: Path) -> Callable[[], int]:
     def requests() -> Iterator[Request]:
         for start in range(0, reader.samples, BATCH):
             ids = np.arange(start, min(start + BATCH, reader.samples), dtype=np.int64)
-            yield Request(0, 0, start, ids, reader.samples, last=False)
+            yield Request(0, 0, start, ids, np.zeros_like(ids), reader.samples, last=False)
 
     return lambda: sum(len(batch.labels_N) for batch in loader.load(requests()))
 
