@@ -18,7 +18,7 @@ Sample ids count the samples of a split through its shards in the order of datas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 
 import numpy as np
@@ -155,3 +155,34 @@ class EpochOrder:
         shard_on_line = np.searchsorted(self._line_starts, line, side="right") - 1
         first_ids = self.layout.shard_starts[self._shards[shard_on_line]]
         return np.asarray(first_ids + line - self._line_starts[shard_on_line], dtype=np.int64)
+
+
+class PickedOrder:
+    """The order of some samples of a layout, of the same or of others in every epoch, some of them several times.
+
+    The shards then count as many samples as are picked from them, so the drawing above holds for the picked ones.
+    """
+
+    def __init__(self, layout: Layout, samples: int, picks: Callable[[int], NDArray[np.int64]]):
+        """Take how many draws an epoch has, and the function that gives their sample ids, sorted, for an epoch."""
+        self.samples = samples
+        self.layout = layout
+        self._picks = picks
+        self._opened = lru_cache(_EPOCHS_KEPT)(self._open)
+
+    def draws(self, epoch: int, start: int, stop: int) -> Draws:
+        """Return the draws at positions start to stop of an epoch."""
+        picked, order = self._opened(epoch)
+        rows = order.samples(start, stop)
+        sample_ids = picked[rows]
+        return Draws(sample_ids, rows - np.searchsorted(picked, sample_ids))
+
+    def epoch_layout(self, epoch: int) -> Layout:
+        """Return the layout of the samples picked for an epoch."""
+        return self._opened(epoch)[1].layout
+
+    def _open(self, epoch: int) -> tuple[NDArray[np.int64], EpochOrder]:
+        picked = self._picks(epoch)
+        assert len(picked) == self.samples
+        counts = np.diff(np.searchsorted(picked, self.layout.shard_starts))
+        return picked, EpochOrder(replace(self.layout, shard_samples=counts), epoch)

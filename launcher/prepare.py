@@ -16,7 +16,7 @@ from typing import Any
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded, load
-from megabatch.data.dataset import fingerprint, read_dataset
+from megabatch.data.arrangement import arrange
 from megabatch.data.errors import DataError
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
@@ -40,15 +40,16 @@ def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
 def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
     try:
-        dataset = read_dataset(job.data_folder)
+        arrangement = arrange(job)
+        dataset = arrangement.whole
+        wrong = refusals(job.recipe, job.cluster, dataset)
+        world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
+        if wrong or world:
+            raise ConfigError(Problem("", message) for message in dict.fromkeys((*wrong, *world)))
+        plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())
+        return Prepared(job.model_copy(update={"data_fingerprint": arrangement.fingerprint()}), plan)
     except DataError as error:
         raise ConfigError([Problem("", str(error))]) from None
-    wrong = refusals(job.recipe, job.cluster, dataset)
-    world = preflight(job.recipe, job.cluster, dataset)
-    if wrong or world:
-        raise ConfigError(Problem("", message) for message in (*wrong, *world))
-    job = job.model_copy(update={"data_fingerprint": fingerprint(dataset)})
-    return Prepared(job, make_plan(job.recipe, job.cluster, dataset))
 
 
 def _job(loaded: Loaded) -> Job:

@@ -16,14 +16,12 @@ from torch import nn
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
-from megabatch.data.augment.chain import chain
-from megabatch.data.dataset import Dataset, read_dataset
+from megabatch.data.arrangement import Arrangement, arrange
+from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
-from megabatch.data.loader import Loader
-from megabatch.data.read import SplitReader
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import Steps
-from megabatch.trainer.build import implementation
+from megabatch.trainer.build import implementation, split_loader
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.models.load import initialize
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
@@ -45,9 +43,10 @@ def main() -> int:
 
 def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
-    dataset = read_dataset(job.data_folder)
+    arrangement = arrange(job)
+    dataset = arrangement.whole
     network = initialize(job.recipe.model, len(dataset.classes), job.recipe.seed)
-    problems = [*_images_do_not_fit(job, dataset), *_network_does_not_run(job, dataset, network)]
+    problems = [*_images_do_not_fit(job, arrangement), *_network_does_not_run(job, dataset, network)]
     groups = parameter_groups(network, job.recipe.optimizer)
     description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
     weights = _bytes(network.state_dict().values())
@@ -64,20 +63,17 @@ def inspect(job: Job) -> dict[str, Any]:
     }
 
 
-def _images_do_not_fit(job: Job, dataset: Dataset) -> list[str]:
+def _images_do_not_fit(job: Job, arrangement: Arrangement) -> list[str]:
     """Load the first sample of every split through its transforms."""
     data = job.recipe.data
     used = [(data.train_split, data.train_transforms)]
     used += [(s, data.evaluation_transforms) for s in (data.validation_split, data.test_split) if s is not None]
     problems = []
     for split, transforms in used:
-        reader = SplitReader(dataset.folder, dataset.split(split))
-        transform = chain(transforms, data.image_size)
-        loader = Loader(
-            reader, transform, data.image_size, len(dataset.classes), data.max_image_pixels, job.recipe.seed, threads=1
-        )
+        loader = split_loader(job, arrangement, split, transforms, threads=1)
         try:
-            next(loader.load(evaluation_requests(1, 1, rank=0, num_ranks=1)))
+            first = arrangement.sample_ids(split)[:1]
+            next(loader.load(evaluation_requests(1, 1, rank=0, num_ranks=1, chosen=first)))
         except DataError as error:
             problems.append(str(error))
     return problems
@@ -87,7 +83,7 @@ def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> lis
     """Pass the smallest micro-batch of the training through the network, as in training."""
     recipe = job.recipe
     batch, size = recipe.batch, recipe.data.image_size
-    samples = dataset.split(recipe.data.train_split).samples
+    samples = dataset.split(recipe.data.train_split).samples * recipe.data.repeats
     steps = Steps(samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
     spans = [span for step in (0, steps.per_epoch - 1) for span in steps.at(step).of_rank(0, 1)]
     smallest = min(span.samples for span in spans)
