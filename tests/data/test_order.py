@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megabatch.data.order import EpochOrder, Layout
+from megabatch.data.order import EpochOrder, Layout, PickedOrder
 from megabatch.data.steps import Steps
-
-layouts = st.builds(
-    Layout,
-    shard_samples=st.lists(st.integers(0, 40), min_size=1, max_size=12).map(tuple),
-    seed=st.integers(0, 2**40),
-    streams=st.integers(1, 9),
-    window_shards=st.integers(1, 5),
-    block_samples=st.integers(1, 9),
-)
+from support.orders import layouts, selections
 
 
 @given(layouts, st.integers(0, 5))
@@ -110,3 +104,42 @@ def test_neighbours_in_the_order_are_far_apart_in_the_shards() -> None:
         neighbours.append(np.mean(np.abs(np.diff(ids)) == 1))
     assert abs(np.mean(correlations)) < 0.03
     assert np.mean(neighbours) < 0.01
+
+
+@given(selections(), st.integers(0, 5))
+@settings(deadline=None)
+def test_every_selected_sample_comes_exactly_once_and_no_other(order: PickedOrder, epoch: int) -> None:
+    draws = order.draws(epoch, 0, order.samples)
+    assert sorted(draws.sample_ids.tolist()) == order._picks(epoch).tolist()
+    assert not draws.occurrences.any()
+
+
+@given(layouts, st.integers(0, 5))
+def test_a_selection_of_everything_is_the_plain_order(layout: Layout, epoch: int) -> None:
+    everything = PickedOrder(layout, layout.samples, lambda epoch: np.arange(layout.samples))
+    expected = layout.draws(epoch, 0, layout.samples)
+    assert everything.draws(epoch, 0, layout.samples).sample_ids.tolist() == expected.sample_ids.tolist()
+
+
+@given(layouts, st.integers(0, 5))
+def test_an_array_of_shards_gives_the_order_of_a_tuple(layout: Layout, epoch: int) -> None:
+    other = replace(layout, shard_samples=np.array(layout.shard_samples))
+    assert EpochOrder(other, epoch).samples(0, layout.samples).tolist() == (
+        EpochOrder(layout, epoch).samples(0, layout.samples).tolist()
+    )
+
+
+@given(layouts.filter(lambda layout: layout.samples > 60 and len(layout.shard_samples) > 3))
+def test_windows_mix_only_the_shards_that_lie_in_them(layout: Layout) -> None:
+    """Positions of one stream within one window of shards hold exactly the samples of that part of the line."""
+    order = EpochOrder(layout, 0)
+    owner = np.repeat(np.arange(len(layout.shard_samples)), layout.shard_samples)
+    place_of_shard = {int(shard): place for place, shard in enumerate(order._shards)}
+    for stream in range(layout.streams):
+        start, end = layout.stream_starts[stream : stream + 2].tolist()
+        blocks = [b for b in range(-(-layout.samples // layout.block_samples)) if b % layout.streams == stream]
+        spans = [(b * layout.block_samples, min((b + 1) * layout.block_samples, layout.samples)) for b in blocks]
+        ids = [i for span in spans for i in order.samples(*span).tolist()]
+        assert len(ids) == end - start
+        windows = [place_of_shard[int(owner[i])] // layout.window_shards for i in ids]
+        assert windows == sorted(windows)
