@@ -139,7 +139,9 @@ def arrange(job: Job) -> Arrangement:
     train = job.recipe.data.train_split
     for dataset in datasets[1:] if train in parts else ():
         if not any(part.dataset is dataset for part in parts[train]):
-            raise DataError(f"{dataset.folder}: has no split to train on, as the other sources have: leave it out")
+            raise DataError(
+                f"{dataset.folder}: has no split {train!r} to train on, as other sources have: leave it out"
+            )
     return Arrangement(job.recipe, folder, datasets, parts)
 
 

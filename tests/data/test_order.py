@@ -1,4 +1,4 @@
-"""The order of samples: exact, seekable, and independent of who reads it."""
+"""The plain order, and that of selected samples. What holds for every order is in test_draws.py."""
 
 from __future__ import annotations
 
@@ -17,36 +17,6 @@ from support.orders import layouts, selections
 def test_every_sample_comes_exactly_once_an_epoch(layout: Layout, epoch: int) -> None:
     ids = EpochOrder(layout, epoch).samples(0, layout.samples)
     assert sorted(ids.tolist()) == list(range(layout.samples))
-
-
-@given(layouts, st.integers(0, 5), st.data())
-def test_any_range_can_be_read_without_what_comes_before(layout: Layout, epoch: int, data: st.DataObject) -> None:
-    whole = EpochOrder(layout, epoch).samples(0, layout.samples)
-    start = data.draw(st.integers(0, layout.samples))
-    stop = data.draw(st.integers(start, layout.samples))
-    assert EpochOrder(layout, epoch).samples(start, stop).tolist() == whole[start:stop].tolist()
-
-
-@given(
-    layouts,
-    st.integers(1, 50),
-    st.integers(1, 20),
-    st.integers(1, 8),
-    st.sampled_from(["short", "drop"]),
-    st.integers(1, 3),
-)
-@settings(max_examples=300)
-def test_all_ranks_together_read_the_same_order_whatever_their_number(
-    layout: Layout, global_batch: int, micro_batch: int, num_ranks: int, last_batch: str, epochs: int
-) -> None:
-    steps = Steps(layout.samples, epochs, global_batch, micro_batch, last_batch)  # type: ignore[arg-type]
-    for step in range(min(steps.total, 40)):
-        span = steps.at(step)
-        whole = EpochOrder(layout, span.epoch).samples(span.start, span.stop)
-        parts = [part for rank in range(num_ranks) for part in span.of_rank(rank, num_ranks) if part.samples]
-        read = [EpochOrder(layout, span.epoch).samples(p.start, p.stop) for p in sorted(parts, key=lambda p: p.number)]
-        assert np.concatenate(read).tolist() == whole.tolist()
-        assert [p.number for p in sorted(parts, key=lambda p: p.number)] == list(range(span.num_micro_batches))
 
 
 @given(layouts, st.integers(1, 50), st.integers(1, 8), st.integers(1, 9))
