@@ -50,7 +50,7 @@ def requests(samples: int, passes: int) -> Iterator[Request]:
     positions = samples * passes
     for number, start in enumerate(range(0, positions, MICRO_BATCH)):
         ids = np.arange(start, min(start + MICRO_BATCH, positions), dtype=np.int64) % samples
-        yield Request(0, 0, number, ids, samples, last=False)
+        yield Request(0, 0, number, ids, np.zeros_like(ids), samples, last=False)
 
 
 def main() -> None:

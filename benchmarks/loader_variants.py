@@ -46,7 +46,7 @@ def _requests(starts: Iterable[int], samples: int) -> Iterator[Any]:
 
     for start in starts:
         ids = np.arange(start, min(start + BATCH, samples), dtype=np.int64)
-        yield Request(0, 0, start, ids, samples, last=False)
+        yield Request(0, 0, start, ids, np.zeros_like(ids), samples, last=False)
 
 
 def full_decode(folder: Path, workers: int) -> Pass:

@@ -26,13 +26,24 @@ class Job(Frozen):
     version: str
 
     @property
-    def data_folder(self) -> Path:
-        """Return the folder of the data set; a relative data.path starts at the folder of the launch."""
-        return Path(self.working_folder) / self.recipe.data.path
+    def data_folders(self) -> tuple[Path, ...]:
+        """Return the folder of each data set; a relative path starts at the folder of the launch."""
+        data = self.recipe.data
+        paths = [data.path] if data.path is not None else [source.path for source in data.sources]
+        return tuple(Path(self.working_folder) / path for path in paths)
+
+    @property
+    def shown_data(self) -> str:
+        """Return the folders of the data for a message."""
+        return ", ".join(map(str, self.data_folders))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that decides the result: recipe and data, not the cluster."""
         recipe = self.recipe.model_dump(mode="json", exclude=set(_NOT_TRAINED))
-        recipe["data"].pop("path")
+        for place in (recipe["data"], *recipe["data"]["sources"]):
+            place.pop("path")
+        for file in ("subset", "mask"):  # the data fingerprint has what they choose
+            recipe["data"].pop(file)
+        recipe["data"]["sampling"].pop("file", None)
         text = json.dumps({"recipe": recipe, "data": self.data_fingerprint}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from megabatch.configs.base import (
     Choice,
@@ -16,6 +16,7 @@ from megabatch.configs.base import (
 )
 from megabatch.configs.batch_transforms import BatchTransform
 from megabatch.configs.normalization import Fixed, Normalization
+from megabatch.configs.sampling import HashSplit, Sampling, Source, Uniform
 from megabatch.configs.transforms import Transform
 
 # `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
@@ -55,10 +56,20 @@ OnError = Annotated[StopOnError | SkipErrors, Field(discriminator="name"), Befor
 
 
 class Data(Frozen):
-    """Which shards, and what becomes of an image on its way into a batch."""
+    """Which shards, which of their samples, and what becomes of an image on its way into a batch.
 
-    path: EnvironmentText
+    Several data sets are given as `sources` instead of `path`. `subset` is a file with one key of a training sample a
+    line; `mask` one with the keys to leave out; `repeats` is how often each sample comes, side by side, in an epoch.
+    """
+
+    path: EnvironmentText | None = None
+    sources: tuple[Source, ...] = ()
     image_size: PositiveInt
+    subset: EnvironmentText | None = None
+    mask: EnvironmentText | None = None
+    hash_split: HashSplit | None = None
+    sampling: Sampling = Uniform()
+    repeats: PositiveInt = 1
     train_split: str = "train"
     validation_split: str | None = "validation"
     test_split: str | None = "test"
@@ -69,6 +80,14 @@ class Data(Frozen):
     shuffle: Shuffle = Shuffle()
     max_image_pixels: PositiveInt = 100_000_000
     on_error: OnError = StopOnError()
+
+    @model_validator(mode="after")
+    def _one_way_to_name_data(self) -> Self:
+        if (self.path is None) == (not self.sources):
+            raise ValueError("write either path or sources (`path: null` undoes the path of a base recipe)")
+        if len({source.weight is None for source in self.sources}) > 1:
+            raise ValueError("sources: some have a weight and some have none: give one to all of them, or to none")
+        return self
 
 
 class Batch(Frozen):

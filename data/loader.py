@@ -23,7 +23,6 @@ from megabatch.data.read import EncodedSample
 from megabatch.data.requests import Request
 
 _AUGMENT = 3  # what a key is for; data/order.py has 1 and 2
-_OCCURRENCE = 0  # every sample comes once an epoch
 _FILLER_SAMPLES = 2  # batch norm needs two values per channel
 _LEAST_PREFETCH = 2  # micro-batches loaded ahead, before anybody had to wait
 _MOST_PREFETCHED_BYTES = 1 << 30
@@ -139,7 +138,7 @@ class Loader:
         if not 0 <= sample.label < self.num_classes:
             message = f"{where}: label {sample.label} is outside the {self.num_classes} classes"
             raise SampleError(SkippedSample("label", sample.shard, sample.key, sample_id, message))
-        stream = RandomStream(key(self.seed, request.epoch, _AUGMENT, sample_id, _OCCURRENCE))
+        stream = RandomStream(key(self.seed, request.epoch, _AUGMENT, sample_id, int(request.occurrences[row])))
         try:
             self.transform(sample.image, stream, micro_batch.images_NHWC[row].numpy())
         except ValueError as error:

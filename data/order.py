@@ -17,23 +17,29 @@ Sample ids count the samples of a split through its shards in the order of datas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megabatch.data.draws import Draws
 from megabatch.data.hashing import key, permutation
 
 _SHARDS, _WINDOW = 1, 2  # what a key is for
 _WINDOWS_KEPT = 1024
+_EPOCHS_KEPT = 2  # the order of a mixture may cross from one epoch of a source to the next
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What an order is a function of, besides epoch and position."""
+    """What an order is a function of, besides epoch and position; and with that the plain order itself.
 
-    shard_samples: tuple[int, ...]
+    `shard_samples` has the number of samples of each shard; give an array where there are very many.
+    """
+
+    shard_samples: Sequence[int] | NDArray[np.int64]
     seed: int
     streams: int
     window_shards: int
@@ -42,12 +48,12 @@ class Layout:
     @cached_property
     def samples(self) -> int:
         """Return the number of samples in an epoch."""
-        return sum(self.shard_samples)
+        return int(self.shard_starts[-1])
 
     @cached_property
     def shard_starts(self) -> NDArray[np.int64]:
         """Return the id of the first sample of each shard, and the total: shape (shards + 1,)."""
-        return np.concatenate([[0], np.cumsum(np.asarray(self.shard_samples, dtype=np.int64))]).astype(np.int64)
+        return starts(np.asarray(self.shard_samples, dtype=np.int64))
 
     @cached_property
     def stream_starts(self) -> NDArray[np.int64]:
@@ -60,7 +66,23 @@ class Layout:
         lengths = np.maximum(blocks_of_stream, 0) * self.block_samples
         if blocks:
             lengths[(blocks - 1) % self.streams] -= blocks * self.block_samples - self.samples
-        return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return starts(lengths)
+
+    def draws(self, epoch: int, start: int, stop: int) -> Draws:
+        """Return every sample once an epoch: the draws at positions start to stop."""
+        sample_ids = self._opened(epoch).samples(start, stop)
+        return Draws(sample_ids, np.zeros(len(sample_ids), dtype=np.int64))
+
+    @cached_property
+    def _opened(self) -> Callable[[int], EpochOrder]:
+        return lru_cache(_EPOCHS_KEPT)(partial(EpochOrder, self))
+
+
+def starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each of several things laid end to end begins, and where the last ends: shape (lengths + 1,)."""
+    result = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=result[1:])
+    return result
 
 
 class EpochOrder:
@@ -74,10 +96,10 @@ class EpochOrder:
     def __init__(self, layout: Layout, epoch: int):
         self.layout = layout
         self.epoch = epoch
-        self._shards = permutation(key(layout.seed, epoch, _SHARDS), len(layout.shard_samples))
-        lengths = np.asarray(layout.shard_samples, dtype=np.int64)[self._shards]
-        self._line_starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self._window = lru_cache(_WINDOWS_KEPT)(self._shuffled_window)
+        self._shards = permutation(key(layout.seed, epoch, _SHARDS), len(layout.shard_samples)).astype(np.int32)
+        self._line_starts = starts(np.diff(layout.shard_starts)[self._shards])
+        kept = min(layout.streams + 1, _WINDOWS_KEPT)  # a stream is in one window at a time
+        self._window = lru_cache(kept)(self._shuffled_window)
 
     def samples(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the sample ids at positions start to stop of the epoch, dtype int64."""
@@ -133,3 +155,34 @@ class EpochOrder:
         shard_on_line = np.searchsorted(self._line_starts, line, side="right") - 1
         first_ids = self.layout.shard_starts[self._shards[shard_on_line]]
         return np.asarray(first_ids + line - self._line_starts[shard_on_line], dtype=np.int64)
+
+
+class PickedOrder:
+    """The order of some samples of a layout, of the same or of others in every epoch, some of them several times.
+
+    The shards then count as many samples as are picked from them, so the drawing above holds for the picked ones.
+    """
+
+    def __init__(self, layout: Layout, samples: int, picks: Callable[[int], NDArray[np.int64]]):
+        """Take how many draws an epoch has, and the function that gives their sample ids, sorted, for an epoch."""
+        self.samples = samples
+        self.layout = layout
+        self._picks = picks
+        self._opened = lru_cache(_EPOCHS_KEPT)(self._open)
+
+    def draws(self, epoch: int, start: int, stop: int) -> Draws:
+        """Return the draws at positions start to stop of an epoch."""
+        picked, order = self._opened(epoch)
+        rows = order.samples(start, stop)
+        sample_ids = picked[rows]
+        return Draws(sample_ids, rows - np.searchsorted(picked, sample_ids))
+
+    def epoch_layout(self, epoch: int) -> Layout:
+        """Return the layout of the samples picked for an epoch."""
+        return self._opened(epoch)[1].layout
+
+    def _open(self, epoch: int) -> tuple[NDArray[np.int64], EpochOrder]:
+        picked = self._picks(epoch)
+        assert len(picked) == self.samples
+        counts = np.diff(np.searchsorted(picked, self.layout.shard_starts))
+        return picked, EpochOrder(replace(self.layout, shard_samples=counts), epoch)

@@ -43,7 +43,7 @@ def resume(which: str, recipe: str | None, cluster: str | None, overrides: Seque
     new_cluster = _changed_cluster(job, cluster, [text.removeprefix("cluster.") for text in overrides])
     prepared = check(job.model_copy(update={"cluster": new_cluster}))
     if prepared.job.data_fingerprint != job.data_fingerprint:
-        problem = f"the data in {job.data_folder} changed since the run began: put it back, or start a new run"
+        problem = f"the data in {job.shown_data} changed since the run began: put it back, or start a new run"
         raise ConfigError([Problem(str(run_dir.root), problem)])
     return Resumed(run_dir, prepared)
 

@@ -6,15 +6,17 @@ Reads as the sum on a napkin: M = ceil(G / m) micro-batches a step, shared out o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.recipe import Recipe
+from megabatch.configs.sampling import ClassBalanced, Weighted
 from megabatch.data.dataset import Dataset
-from megabatch.data.order import EpochOrder, Layout
+from megabatch.data.draws import Order, RepeatedOrder
+from megabatch.data.order import EpochOrder, Layout, PickedOrder
 from megabatch.data.steps import Steps, StepSpan
 
 
@@ -46,20 +48,23 @@ class Plan:
     samples_per_epoch: int
     samples_in_all: int
     samples_per_rank: tuple[int, int]
-    shards_per_rank: tuple[int, int]
+    shards_per_rank: tuple[int, int] | None  # None where any rank may read from any shard
     base_learning_rate: float
     base_batch: int
     scaling: str
     peak_learning_rate: float
     num_classes: int
     splits: tuple[SplitPlan, ...]
+    drawn: str
 
 
-def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Plan:
-    """Return the plan of a run that launcher/refusals.py has found nothing against."""
-    train = dataset.split(recipe.data.train_split)
+def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset, order: Order) -> Plan:
+    """Return the plan of a run that launcher/refusals.py has found nothing against.
+
+    `dataset` has the splits as the recipe sees them, `order` is the order of training (data/arrangement.py).
+    """
     batch = recipe.batch
-    steps = Steps(train.samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
+    steps = Steps(order.samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
     per_step = steps.num_micro_batches
     num_ranks = cluster.num_ranks
     last = steps.at(steps.per_epoch - 1)
@@ -78,14 +83,30 @@ def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Plan:
         samples_per_epoch=steps.samples_per_epoch,
         samples_in_all=steps.samples_seen(steps.total),
         samples_per_rank=_samples_per_rank(steps, num_ranks),
-        shards_per_rank=_shards_per_rank(recipe, dataset, num_ranks),
+        shards_per_rank=_shards_per_rank(order, steps, num_ranks),
         base_learning_rate=recipe.optimizer.base_learning_rate,
         base_batch=recipe.optimizer.base_batch,
         scaling=recipe.optimizer.scaling,
         peak_learning_rate=recipe.optimizer.peak_learning_rate(batch.global_batch),
         num_classes=len(dataset.classes),
         splits=_splits(recipe, dataset),
+        drawn=_drawn(recipe, order),
     )
+
+
+def _drawn(recipe: Recipe, order: Order) -> str:
+    """Return in words how an epoch differs from every sample once; "" where it does not."""
+    data = recipe.data
+    words = []
+    if any(source.weight is not None for source in data.sources):
+        words.append("sources in the proportions " + " : ".join(f"{source.weight:g}" for source in data.sources))
+    if isinstance(data.sampling, ClassBalanced):
+        words.append("every class equally often")
+    if isinstance(data.sampling, Weighted):
+        words.append(f"by the weights in {data.sampling.file}")
+    if data.repeats > 1:
+        words.append(f"each sample {data.repeats} times, side by side")
+    return "; ".join([*words, f"{order.samples:,} draws an epoch"]) if words else ""
 
 
 def _splits(recipe: Recipe, dataset: Dataset) -> tuple[SplitPlan, ...]:
@@ -110,19 +131,29 @@ def _sizes(span: StepSpan) -> NDArray[np.int64]:
     return np.minimum(span.samples - starts, span.micro_batch)
 
 
-def _shards_per_rank(recipe: Recipe, dataset: Dataset, num_ranks: int) -> tuple[int, int]:
+def _shards_per_rank(order: Order, steps: Steps, num_ranks: int) -> tuple[int, int] | None:
     """Return the fewest and the most shards that a rank reads from in the first epoch."""
-    shuffle, batch = recipe.data.shuffle, recipe.batch
-    shard_samples = tuple(shard.samples for shard in dataset.split(recipe.data.train_split).shards)
-    layout = Layout(shard_samples, recipe.seed, shuffle.streams, shuffle.window_shards, shuffle.block_samples)
-    order = EpochOrder(layout, epoch=0)
-    per_stream = [order.shards_of_stream(stream) for stream in range(layout.streams)]
-    steps = Steps(layout.samples, 1, batch.global_batch, batch.micro_batch, batch.last_batch)
+    layout = _first_layout(order)
+    if layout is None:
+        return None
+    times = order.samples // layout.samples
+    first_epoch = EpochOrder(layout, epoch=0)
+    per_stream = [first_epoch.shards_of_stream(stream) for stream in range(layout.streams)]
+    blocks = replace(layout, block_samples=layout.block_samples * times)  # a block of draws, copies counted
     counts = set()
-    for rank in range(min(num_ranks, _period(layout, steps))):
-        streams = _streams_of_rank(layout, steps, rank, num_ranks)
+    for rank in range(min(num_ranks, _period(blocks, steps))):
+        streams = _streams_of_rank(blocks, steps, rank, num_ranks)
         counts.add(len(set().union(*(per_stream[stream] for stream in streams))))
     return min(counts), max(counts)
+
+
+def _first_layout(order: Order) -> Layout | None:
+    """Return the layout of the first epoch; a mixture of sources has none."""
+    if isinstance(order, RepeatedOrder):
+        return _first_layout(order.order)
+    if isinstance(order, PickedOrder):
+        return order.epoch_layout(0)
+    return order if isinstance(order, Layout) else None
 
 
 def _period(layout: Layout, steps: Steps) -> int:

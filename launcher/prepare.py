@@ -17,7 +17,7 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded, load
 from megabatch.configs.normalization import Auto, resolved
-from megabatch.data.dataset import fingerprint, read_dataset
+from megabatch.data.arrangement import arrange
 from megabatch.data.errors import DataError
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
@@ -41,29 +41,35 @@ def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
 def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
     try:
-        dataset = read_dataset(job.data_folder)
+        arrangement = arrange(job)
+        job = _with_statistics(job)
+        dataset = arrangement.whole
+        wrong = refusals(job.recipe, job.cluster, dataset)
+        world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
+        if wrong or world:
+            raise ConfigError(Problem("", message) for message in dict.fromkeys((*wrong, *world)))
+        plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())
+        return Prepared(job.model_copy(update={"data_fingerprint": arrangement.fingerprint()}), plan)
     except DataError as error:
         raise ConfigError([Problem("", str(error))]) from None
-    job = _with_statistics(job)
-    wrong = refusals(job.recipe, job.cluster, dataset)
-    world = preflight(job.recipe, job.cluster, dataset)
-    if wrong or world:
-        raise ConfigError(Problem("", message) for message in (*wrong, *world))
-    job = job.model_copy(update={"data_fingerprint": fingerprint(dataset)})
-    return Prepared(job, make_plan(job.recipe, job.cluster, dataset))
 
 
 def _with_statistics(job: Job) -> Job:
     """Return the job with the numbers that `data.normalize: auto` stands for, so that job.yaml has them."""
-    data, file = job.recipe.data, job.data_folder / "stats.json"
+    data = job.recipe.data
     if not isinstance(data.normalize, Auto):
         return job
+    if len(job.data_folders) > 1:
+        seen = "data.normalize is auto, but there are several data.sources, each with statistics of its own"
+        raise ConfigError([Problem("", f"{seen}. Write data.normalize: {{name: fixed, mean: ..., std: ...}}")])
+    (folder,) = job.data_folders
+    file = folder / "stats.json"
     try:
         stats = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, ValueError):
         stats = "no JSON"
     try:
-        normalize = resolved(data.normalize, stats, data.train_split, str(job.data_folder))
+        normalize = resolved(data.normalize, stats, data.train_split, str(folder))
     except ValueError as error:
         raise ConfigError([Problem("", str(error))]) from None
     data = data.model_copy(update={"normalize": normalize})

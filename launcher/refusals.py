@@ -90,9 +90,14 @@ def _smaller_micro_batch(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> 
 
 def _nothing_left(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     name = recipe.data.train_split
-    samples = dataset.split(name).samples if name in dataset.split_names else 0
-    if recipe.batch.last_batch == "drop" and 0 < samples < recipe.batch.global_batch:
-        yield f"batch.last_batch=drop with {samples:,} samples and batch.global_batch={recipe.batch.global_batch}"
+    draws = dataset.split(name).samples * recipe.data.repeats if name in dataset.split_names else 0
+    if recipe.batch.last_batch == "drop" and 0 < draws < recipe.batch.global_batch:
+        yield f"batch.last_batch=drop with {draws:,} samples and batch.global_batch={recipe.batch.global_batch}"
+
+
+def _copies_apart(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.data.repeats > recipe.batch.global_batch:
+        yield f"data.repeats={recipe.data.repeats} > batch.global_batch={recipe.batch.global_batch}"
 
 
 def _long_warmup(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
@@ -157,6 +162,12 @@ TABLE: tuple[Refusal, ...] = (
         "no batch would be left to train on",
         lambda r, c, d: "batch.last_batch=short, or a smaller batch.global_batch",
         _nothing_left,
+    ),
+    Refusal(
+        "More copies of a sample than a batch holds",
+        "copies side by side are there to meet in one batch",
+        lambda r, c, d: f"data.repeats={r.batch.global_batch} or less",
+        _copies_apart,
     ),
     Refusal(
         "A warmup longer than the training",

@@ -46,11 +46,13 @@ def _table(title: str) -> Table:
 
 def _data_rows(job: Job, plan: Plan) -> list[tuple[str, str]]:
     splits = [(f"  {s.use}", f"{s.samples:,} samples in {s.shards} shards ({s.name})") for s in plan.splits]
+    drawn = [("  drawn", plan.drawn)] if plan.drawn else []
     data = job.recipe.data
     after = (data.normalize, *data.batch_transforms)
     return [
-        ("data", f"{job.data_folder}, {plan.num_classes} classes"),
+        ("data", f"{job.shown_data}, {plan.num_classes} classes"),
         *splits,
+        *drawn,
         ("transforms", f"train: {_names(*data.train_transforms, *after)}"),
         ("", f"evaluation: {_names(*data.evaluation_transforms, data.normalize)}"),
     ]
@@ -72,7 +74,7 @@ def _batch_rows(plan: Plan) -> list[tuple[str, str]]:
             f"{_range(plan.micro_batches_per_rank)} a rank",
         ),
         ("samples per rank", f"{_range(plan.samples_per_rank)} an epoch"),
-        ("shards per rank", f"{_range(plan.shards_per_rank)} an epoch"),
+        ("shards per rank", f"{_range(plan.shards_per_rank)} an epoch" if plan.shards_per_rank else "any"),
         (
             "steps",
             f"{plan.steps_per_epoch:,} an epoch x {plan.epochs} epochs = {plan.total_steps:,}, "

@@ -11,7 +11,7 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
-from megabatch.data.dataset import read_dataset
+from megabatch.data.arrangement import arrange
 from megabatch.launcher import launch, render
 from megabatch.launcher.preflight import disk_space
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
@@ -62,7 +62,7 @@ def evaluate_run(which: str, split: str, checkpoint: str) -> int:
     """Evaluate a checkpoint on a split and print the result; return the exit code."""
     run_dir = find_run(which, None)
     job = read_job(run_dir.job)
-    read_dataset(job.data_folder).split(split)  # tells the splits there are, before any rank starts
+    arrange(job).whole.split(split)  # tells the splits there are, before any rank starts
     arguments = ["--evaluate", split, "--checkpoint", checkpoint]
     ending = launch.start(job, run_dir, _say, arguments)
     result = run_dir.evaluation(split, checkpoint)

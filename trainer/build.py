@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,11 @@ from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.run_dir import RunDir
+from megabatch.configs.transforms import Transform
+from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.augment.chain import decoding_chain
-from megabatch.data.dataset import Dataset, read_dataset
+from megabatch.data.draws import Order
 from megabatch.data.loader import Loader, MicroBatch
-from megabatch.data.order import Layout
-from megabatch.data.read import SplitReader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
@@ -70,9 +70,10 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     """Make every part of a training. Raises DataError or TrainingError for what cannot be made."""
     recipe = job.recipe
     _set_determinism(recipe.deterministic)
-    dataset = read_dataset(job.data_folder)
+    arrangement = arrange(job)
+    order = arrangement.order()
     precision = precision_policy(recipe.precision, world.device)
-    network = initialize(recipe.model, len(dataset.classes), recipe.seed).to(world.device, precision.parameter_dtype)
+    network = initialize(recipe.model, arrangement.num_classes, recipe.seed).to(world.device, precision.parameter_dtype)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
     engine = DdpEngine(network, recipe.engine, world, example_NCHW)
@@ -89,14 +90,14 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         optimizer=implementation(recipe.optimizer)(groups, recipe.optimizer, peak),
         precision=precision,
         normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
-        augment=batch_chain(recipe.data.batch_transforms, len(dataset.classes)),
+        augment=batch_chain(recipe.data.batch_transforms, arrangement.num_classes),
         loss=cross_entropy(recipe.regularization.label_smoothing),
         batch_norm=StepBatchNorm(network),
         ledger=Ledger(run_dir.data_errors, recipe.data.on_error, world),
         stop_requested=stop_requested,
         on_micro_batch=samples.write if samples else _ignore,
     )
-    steps = _steps(job, dataset)
+    steps = _steps(job, order)
     parts = Parts(
         job=job,
         world=world,
@@ -105,8 +106,8 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         state=TrainState(),
         step_parts=step_parts,
         trackers=_trackers(job, world, run_dir, steps),
-        micro_batches_from=_training_data(job, world, dataset, steps),
-        evaluate_split=_evaluation(job, world, dataset, step_parts),
+        micro_batches_from=_training_data(job, world, arrangement, order, steps),
+        evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
     )
     parts.trackers.message(description)
@@ -119,50 +120,49 @@ def implementation(choice: Choice) -> Any:  # Any: a function whose arguments be
     return getattr(importlib.import_module(module), name)
 
 
-def _steps(job: Job, dataset: Dataset) -> Steps:
-    recipe = job.recipe
-    samples = dataset.split(recipe.data.train_split).samples
-    batch = recipe.batch
-    return Steps(samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
+def _steps(job: Job, order: Order) -> Steps:
+    batch = job.recipe.batch
+    return Steps(order.samples, job.recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
 
 
-def _training_data(job: Job, world: World, dataset: Dataset, steps: Steps) -> Callable[[int], Iterator[MicroBatch]]:
+def _training_data(
+    job: Job, world: World, arrangement: Arrangement, order: Order, steps: Steps
+) -> Callable[[int], Iterator[MicroBatch]]:
     data = job.recipe.data
-    split = dataset.split(data.train_split)
-    shuffle = data.shuffle
-    layout = Layout(
-        tuple(shard.samples for shard in split.shards), job.recipe.seed,
-        shuffle.streams, shuffle.window_shards, shuffle.block_samples,
-    )  # fmt: skip
-    loader = _loader(job, dataset, data.train_split, training=True)
+    loader = split_loader(job, arrangement, data.train_split, data.train_transforms, job.cluster.loader_threads)
 
     def from_step(step: int) -> Iterator[MicroBatch]:
-        return loader.load(training_requests(steps, layout, world.rank, world.num_ranks, step))
+        return loader.load(training_requests(steps, order, world.rank, world.num_ranks, step))
 
     return from_step
 
 
-def _evaluation(job: Job, world: World, dataset: Dataset, parts: StepParts) -> Callable[[str], EvaluationResult]:
-    micro_batch = job.recipe.evaluation.micro_batch
+def _evaluation(
+    job: Job, world: World, arrangement: Arrangement, parts: StepParts
+) -> Callable[[str], EvaluationResult]:
+    micro_batch, transforms = job.recipe.evaluation.micro_batch, job.recipe.data.evaluation_transforms
 
     def evaluate_split(split: str) -> EvaluationResult:
-        loader = _loader(job, dataset, split, training=False)
-        requests = evaluation_requests(dataset.split(split).samples, micro_batch, world.rank, world.num_ranks)
+        loader = split_loader(job, arrangement, split, transforms, job.cluster.loader_threads)
+        chosen = arrangement.sample_ids(split)
+        requests = evaluation_requests(len(chosen), micro_batch, world.rank, world.num_ranks, chosen)
         return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 
     return evaluate_split
 
 
-def _loader(job: Job, dataset: Dataset, split: str, training: bool) -> Loader:
+def split_loader(
+    job: Job, arrangement: Arrangement, split: str, transforms: Sequence[Transform], threads: int
+) -> Loader:
+    """Return what loads the samples of a split."""
     data = job.recipe.data
-    transforms = data.train_transforms if training else data.evaluation_transforms
     return Loader(
-        reader=SplitReader(dataset.folder, dataset.split(split)),
+        reader=arrangement.reader(split),
         transform=decoding_chain(transforms, data.image_size, data.max_image_pixels),
         image_size=data.image_size,
-        num_classes=len(dataset.classes),
+        num_classes=arrangement.num_classes,
         seed=job.recipe.seed,
-        threads=job.cluster.loader_threads,
+        threads=threads,
         skip_errors=data.on_error.name == "skip",
     )
 

@@ -16,14 +16,12 @@ from torch import nn
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
-from megabatch.data.augment.chain import decoding_chain
-from megabatch.data.dataset import Dataset, read_dataset
+from megabatch.data.arrangement import Arrangement, arrange
+from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
-from megabatch.data.loader import Loader
-from megabatch.data.read import SplitReader
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import Steps
-from megabatch.trainer.build import implementation
+from megabatch.trainer.build import implementation, split_loader
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.models.load import initialize
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
@@ -47,9 +45,10 @@ def main() -> int:
 
 def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
-    dataset = read_dataset(job.data_folder)
+    arrangement = arrange(job)
+    dataset = arrangement.whole
     network = initialize(job.recipe.model, len(dataset.classes), job.recipe.seed)
-    problems = [*_images_do_not_fit(job, dataset), *_network_does_not_run(job, dataset, network)]
+    problems = [*_images_do_not_fit(job, arrangement), *_network_does_not_run(job, dataset, network)]
     groups = parameter_groups(network, job.recipe.optimizer)
     description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
     weights = _bytes(network.state_dict().values())
@@ -66,20 +65,19 @@ def inspect(job: Job) -> dict[str, Any]:
     }
 
 
-def _images_do_not_fit(job: Job, dataset: Dataset) -> list[str]:
+def _images_do_not_fit(job: Job, arrangement: Arrangement) -> list[str]:
     """Load the first samples of every split through its transforms; where errors are skipped one good one will do."""
     data = job.recipe.data
     used = [(data.train_split, data.train_transforms)]
     used += [(s, data.evaluation_transforms) for s in (data.validation_split, data.test_split) if s is not None]
     problems = []
-    skip_errors = data.on_error.name == "skip"
     for split, transforms in used:
-        reader = SplitReader(dataset.folder, dataset.split(split))
-        transform = decoding_chain(transforms, data.image_size, data.max_image_pixels)
-        loader = Loader(reader, transform, data.image_size, len(dataset.classes), job.recipe.seed, 1, skip_errors)
+        loader = split_loader(job, arrangement, split, transforms, threads=1)
         try:
-            requests = evaluation_requests(min(_SAMPLES_TRIED, reader.samples), _SAMPLES_TRIED, rank=0, num_ranks=1)
-            first = next(loader.load(requests))
+            tried = arrangement.sample_ids(split)[:_SAMPLES_TRIED]
+            first = next(
+                loader.load(evaluation_requests(len(tried), _SAMPLES_TRIED, rank=0, num_ranks=1, chosen=tried))
+            )
             if not first.weights_N.any():
                 problems.append(first.skipped[0].message)
         except DataError as error:
@@ -91,7 +89,7 @@ def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> lis
     """Pass the smallest micro-batch of the training through the network, as in training."""
     recipe = job.recipe
     batch, size = recipe.batch, recipe.data.image_size
-    samples = dataset.split(recipe.data.train_split).samples
+    samples = dataset.split(recipe.data.train_split).samples * recipe.data.repeats
     steps = Steps(samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
     spans = [span for step in (0, steps.per_epoch - 1) for span in steps.at(step).of_rank(0, 1)]
     smallest = min(span.samples for span in spans)

@@ -1,58 +1,22 @@
-"""The order of samples: exact, seekable, and independent of who reads it."""
+"""The plain order, and that of selected samples. What holds for every order is in test_draws.py."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megabatch.data.order import EpochOrder, Layout
+from megabatch.data.order import EpochOrder, Layout, PickedOrder
 from megabatch.data.steps import Steps
-
-layouts = st.builds(
-    Layout,
-    shard_samples=st.lists(st.integers(0, 40), min_size=1, max_size=12).map(tuple),
-    seed=st.integers(0, 2**40),
-    streams=st.integers(1, 9),
-    window_shards=st.integers(1, 5),
-    block_samples=st.integers(1, 9),
-)
+from support.orders import layouts, selections
 
 
 @given(layouts, st.integers(0, 5))
 def test_every_sample_comes_exactly_once_an_epoch(layout: Layout, epoch: int) -> None:
     ids = EpochOrder(layout, epoch).samples(0, layout.samples)
     assert sorted(ids.tolist()) == list(range(layout.samples))
-
-
-@given(layouts, st.integers(0, 5), st.data())
-def test_any_range_can_be_read_without_what_comes_before(layout: Layout, epoch: int, data: st.DataObject) -> None:
-    whole = EpochOrder(layout, epoch).samples(0, layout.samples)
-    start = data.draw(st.integers(0, layout.samples))
-    stop = data.draw(st.integers(start, layout.samples))
-    assert EpochOrder(layout, epoch).samples(start, stop).tolist() == whole[start:stop].tolist()
-
-
-@given(
-    layouts,
-    st.integers(1, 50),
-    st.integers(1, 20),
-    st.integers(1, 8),
-    st.sampled_from(["short", "drop"]),
-    st.integers(1, 3),
-)
-@settings(max_examples=300)
-def test_all_ranks_together_read_the_same_order_whatever_their_number(
-    layout: Layout, global_batch: int, micro_batch: int, num_ranks: int, last_batch: str, epochs: int
-) -> None:
-    steps = Steps(layout.samples, epochs, global_batch, micro_batch, last_batch)  # type: ignore[arg-type]
-    for step in range(min(steps.total, 40)):
-        span = steps.at(step)
-        whole = EpochOrder(layout, span.epoch).samples(span.start, span.stop)
-        parts = [part for rank in range(num_ranks) for part in span.of_rank(rank, num_ranks) if part.samples]
-        read = [EpochOrder(layout, span.epoch).samples(p.start, p.stop) for p in sorted(parts, key=lambda p: p.number)]
-        assert np.concatenate(read).tolist() == whole.tolist()
-        assert [p.number for p in sorted(parts, key=lambda p: p.number)] == list(range(span.num_micro_batches))
 
 
 @given(layouts, st.integers(1, 50), st.integers(1, 8), st.integers(1, 9))
@@ -110,3 +74,42 @@ def test_neighbours_in_the_order_are_far_apart_in_the_shards() -> None:
         neighbours.append(np.mean(np.abs(np.diff(ids)) == 1))
     assert abs(np.mean(correlations)) < 0.03
     assert np.mean(neighbours) < 0.01
+
+
+@given(selections(), st.integers(0, 5))
+@settings(deadline=None)
+def test_every_selected_sample_comes_exactly_once_and_no_other(order: PickedOrder, epoch: int) -> None:
+    draws = order.draws(epoch, 0, order.samples)
+    assert sorted(draws.sample_ids.tolist()) == order._picks(epoch).tolist()
+    assert not draws.occurrences.any()
+
+
+@given(layouts, st.integers(0, 5))
+def test_a_selection_of_everything_is_the_plain_order(layout: Layout, epoch: int) -> None:
+    everything = PickedOrder(layout, layout.samples, lambda epoch: np.arange(layout.samples))
+    expected = layout.draws(epoch, 0, layout.samples)
+    assert everything.draws(epoch, 0, layout.samples).sample_ids.tolist() == expected.sample_ids.tolist()
+
+
+@given(layouts, st.integers(0, 5))
+def test_an_array_of_shards_gives_the_order_of_a_tuple(layout: Layout, epoch: int) -> None:
+    other = replace(layout, shard_samples=np.array(layout.shard_samples))
+    assert EpochOrder(other, epoch).samples(0, layout.samples).tolist() == (
+        EpochOrder(layout, epoch).samples(0, layout.samples).tolist()
+    )
+
+
+@given(layouts.filter(lambda layout: layout.samples > 60 and len(layout.shard_samples) > 3))
+def test_windows_mix_only_the_shards_that_lie_in_them(layout: Layout) -> None:
+    """Positions of one stream within one window of shards hold exactly the samples of that part of the line."""
+    order = EpochOrder(layout, 0)
+    owner = np.repeat(np.arange(len(layout.shard_samples)), layout.shard_samples)
+    place_of_shard = {int(shard): place for place, shard in enumerate(order._shards)}
+    for stream in range(layout.streams):
+        start, end = layout.stream_starts[stream : stream + 2].tolist()
+        blocks = [b for b in range(-(-layout.samples // layout.block_samples)) if b % layout.streams == stream]
+        spans = [(b * layout.block_samples, min((b + 1) * layout.block_samples, layout.samples)) for b in blocks]
+        ids = [i for span in spans for i in order.samples(*span).tolist()]
+        assert len(ids) == end - start
+        windows = [place_of_shard[int(owner[i])] // layout.window_shards for i in ids]
+        assert windows == sorted(windows)

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megabatch.configs.load import load
+from megabatch.configs.load import Loaded, load
+from megabatch.data.arrangement import Arrangement
 from megabatch.data.dataset import Dataset, Shard, Split
 from megabatch.data.order import EpochOrder, Layout
+from megabatch.data.parts import Part
 from megabatch.data.steps import Steps
-from megabatch.launcher.plan import make_plan
+from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import disk_space
 from megabatch.launcher.refusals import TABLE, Refusal, refusals
 
@@ -26,9 +28,15 @@ def described(*samples: int, classes: int = 10, labels: dict[int, int] | None = 
     return Dataset(Path("data"), tuple(map(str, range(classes))), tuple(splits))
 
 
+def planned(loaded: Loaded, dataset: Dataset) -> Plan:
+    parts = {split.name: (Part(dataset, split),) for split in dataset.splits}
+    order = Arrangement(loaded.recipe, Path(), (dataset,), parts).order()
+    return make_plan(loaded.recipe, loaded.cluster, dataset, order)
+
+
 def test_the_plan_is_the_sum_on_a_napkin() -> None:
     loaded = load("imagenet-resnet50", "one-node-8gpu", ["data.test_split=test"])
-    plan = make_plan(loaded.recipe, loaded.cluster, described(*[1001] * 1280, classes=1000))
+    plan = planned(loaded, described(*[1001] * 1280, classes=1000))
     assert (plan.num_ranks, plan.micro_batches_per_step, plan.micro_batches_per_rank) == (8, 32, (4, 4))
     assert (plan.steps_per_epoch, plan.last_batch, plan.total_steps) == (157, 1281280 - 156 * 8192, 157 * 42)
     assert plan.warmup_steps == 157 * 5
@@ -51,7 +59,7 @@ def test_samples_per_rank_is_what_the_ranks_really_get(
     dataset = described(*shards)
     if refusals(loaded.recipe, loaded.cluster, dataset):
         return
-    plan = make_plan(loaded.recipe, loaded.cluster, dataset)
+    plan = planned(loaded, dataset)
     steps = Steps(sum(shards), 1, global_batch, micro_batch, last_batch)  # type: ignore[arg-type]
     spans = [
         [part for k in range(steps.per_epoch) for part in steps.at(k).of_rank(r, num_ranks)] for r in range(num_ranks)
@@ -70,7 +78,7 @@ def test_shards_per_rank_is_what_the_ranks_really_touch(
     settings = [f"batch={{global_batch: {global_batch}, micro_batch: {micro_batch}}}"]
     settings.append(f"data.shuffle={{streams: {streams}, window_shards: 1, block_samples: {block}}}")
     loaded = load("digits", "laptop", [*settings, f"cluster.processes_per_node={num_ranks}"])
-    plan = make_plan(loaded.recipe, loaded.cluster, described(*shards))
+    plan = planned(loaded, described(*shards))
     order = EpochOrder(Layout(tuple(shards), 0, streams, 1, block), epoch=0)
     owner = [number for number, count in enumerate(shards) for _ in range(count)]
     steps = Steps(sum(shards), 1, global_batch, micro_batch, "short")
@@ -89,7 +97,7 @@ def test_a_plan_for_a_very_large_world_takes_a_moment() -> None:
         "data.test_split=test",
     ]
     loaded = load("digits", "laptop", settings)
-    plan = make_plan(loaded.recipe, loaded.cluster, described(*[10_000] * 20_000))
+    plan = planned(loaded, described(*[10_000] * 20_000))
     assert plan.micro_batches_per_rank == (1, 1)
     assert plan.samples_per_rank[1] - plan.samples_per_rank[0] <= 64
 
@@ -116,6 +124,8 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "or at most 1 ranks"),
         (["batch.last_batch=drop"], described(200), "batch.last_batch=drop with 200 samples and batch.global_batch=256: no "
          "batch would be left to train on. Instead: batch.last_batch=short, or a smaller batch.global_batch"),
+        (["data.repeats=257"], described(1000), "data.repeats=257 > batch.global_batch=256: copies side by side are there "
+         "to meet in one batch. Instead: data.repeats=256 or less"),
         (["epochs=1"], described(1000), "schedule.warmup_epochs=2 > epochs=1: the learning rate would never reach its "
          "peak. Instead: schedule.warmup_epochs=1 or less"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "

@@ -1,0 +1,62 @@
+"""Which samples a recipe trains on and how often: several sources, parts of a split, weights. See docs/order.md."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from megabatch.configs.base import Choice, EnvironmentText, Fraction, Frozen, PositiveFloat, name_only
+
+
+class Source(Frozen):
+    """One of several data sets. With a weight, this share of all draws comes from it, exactly."""
+
+    path: EnvironmentText
+    weight: PositiveFloat | None = None
+
+
+class HashSplit(Frozen):
+    """Train, validation and test made out of one split, by a hash of each sample's key and nothing else.
+
+    So a sample never changes side when data are added, the seed changes or the share of train becomes smaller. Shares
+    that add up to less than 1 leave samples out.
+    """
+
+    of: str = "train"
+    train: Fraction
+    validation: Fraction = 0.0
+    test: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        total = sum(Decimal(repr(share)) for share in (self.train, self.validation, self.test))
+        if total > 1:
+            raise ValueError(f"the shares add up to {total}: write shares that add up to 1 at most")
+        return self
+
+
+class Uniform(Choice):
+    """Every sample exactly once an epoch."""
+
+    name: Literal["uniform"] = "uniform"
+
+
+class ClassBalanced(Choice):
+    """Every class equally often; an epoch has as many draws as there are samples."""
+
+    name: Literal["class_balanced"] = "class_balanced"
+
+
+class Weighted(Choice):
+    """Every sample as often as its weight says. `file` is JSON: `{"classes": {NAME: 2.5}}` or `{"samples": {KEY: 1}}`.
+
+    A weight under `classes` is that of each sample of the class.
+    """
+
+    name: Literal["weighted"] = "weighted"
+    file: EnvironmentText
+
+
+Sampling = Annotated[Uniform | ClassBalanced | Weighted, Field(discriminator="name"), BeforeValidator(name_only)]

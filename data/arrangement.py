@@ -1,0 +1,186 @@
+"""What a recipe makes of its data sets: the splits it sees and the order of training. Reads no images.
+
+The launcher calls `arrange` for the plan, and so does every rank; both come to the same, since it depends on the
+recipe, the data and the files that the recipe names, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabatch.configs.job import Job
+from megabatch.configs.recipe import Recipe
+from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
+from megabatch.data.dataset import Dataset, Split, fingerprint, read_dataset
+from megabatch.data.draws import Order, RepeatedOrder
+from megabatch.data.errors import DataError
+from megabatch.data.hashing import key
+from megabatch.data.mixture import JoinedReader, MixedOrder, Reader
+from megabatch.data.order import Layout, PickedOrder
+from megabatch.data.parts import Part, first_ids, joined_ids, recipe_parts
+from megabatch.data.read import SplitReader
+from megabatch.data.sampling import WeightedPicks, by_name, class_balanced, read_weights, weighted
+from megabatch.data.selection import sample_keys
+
+_SOURCE = 12  # what a key is for
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The splits by the names that the recipe uses for them, each a part of one or more data sets."""
+
+    recipe: Recipe
+    folder: Path
+    datasets: tuple[Dataset, ...]
+    parts: dict[str, tuple[Part, ...]]
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes, which all data sets share."""
+        return len(self.datasets[0].classes)
+
+    @property
+    def described(self) -> list[Dataset]:
+        """Return the data sets, each with the splits that the recipe sees and the counts of what it takes."""
+        owned = [(name, part) for name, parts in self.parts.items() for part in parts]
+        return [
+            replace(d, splits=tuple(part.described(name) for name, part in owned if part.dataset is d))
+            for d in self.datasets
+        ]
+
+    @property
+    def whole(self) -> Dataset:
+        """Return all data sets as one: the shards of the first, then those of the second, and so on."""
+        if len(self.datasets) == 1:
+            return self.described[0]
+        splits = tuple(_joined_split(name, parts) for name, parts in self.parts.items())
+        return replace(self.datasets[0], splits=splits)
+
+    def reader(self, name: str) -> Reader:
+        """Return what reads the samples of a split by id; ids run on from one data set to the next."""
+        readers = [SplitReader(part.dataset.folder, part.split) for part in self.parts[name]]
+        return readers[0] if len(readers) == 1 else JoinedReader(readers)
+
+    def sample_ids(self, name: str) -> NDArray[np.int64]:
+        """Return the ids of the samples that the recipe takes of a split, sorted."""
+        return joined_ids(self.parts[name])
+
+    def order(self) -> Order:
+        """Return the order of training. Raises DataError for weights that do not fit the data."""
+        data = self.recipe.data
+        parts = self.parts[data.train_split]
+        order: Order
+        if data.sources and data.sources[0].weight is not None:
+            weights = [Fraction(repr(source.weight)) for source in data.sources]
+            orders = [self._order([part], key(self.recipe.seed, _SOURCE, n)) for n, part in enumerate(parts)]
+            _require_samples(parts, orders)
+            order = MixedOrder(orders, first_ids(parts), weights)
+        else:
+            order = self._order(parts, self.recipe.seed)
+        return order if data.repeats == 1 else RepeatedOrder(order, data.repeats)
+
+    def _order(self, parts: Sequence[Part], seed: int) -> Order:
+        shuffle, sampling = self.recipe.data.shuffle, self.recipe.data.sampling
+        shard_samples = np.concatenate([part.shard_samples for part in parts])
+        layout = Layout(shard_samples, seed, shuffle.streams, shuffle.window_shards, shuffle.block_samples)
+        if isinstance(sampling, Uniform) and all(part.chosen is None for part in parts):
+            return layout
+        sample_ids = joined_ids(parts)
+        if isinstance(sampling, Uniform):
+            return PickedOrder(layout, len(sample_ids), lambda epoch: sample_ids)
+        return PickedOrder(layout, len(sample_ids), self._picks(parts, sample_ids, seed))
+
+    def _picks(self, parts: Sequence[Part], sample_ids: NDArray[np.int64], seed: int) -> WeightedPicks:
+        sampling = self.recipe.data.sampling
+        reader = JoinedReader([SplitReader(part.dataset.folder, part.split) for part in parts])
+        labels = np.fromiter((reader.read(number).label for number in sample_ids.tolist()), np.int64, len(sample_ids))
+        if isinstance(sampling, ClassBalanced):
+            return class_balanced(sample_ids, labels, seed)
+        assert isinstance(sampling, Weighted)
+        file = self.folder / sampling.file
+        weights = read_weights(file)
+        if weights.by_class:
+            known = self.datasets[0].classes
+            names = [known[label] for label in labels.tolist()]
+        else:
+            known = tuple(_keys(self.parts[self.recipe.data.train_split]))
+            keys = _keys(parts)
+            names = [keys[number] for number in sample_ids.tolist()]
+        return weighted(sample_ids, labels, by_name(weights, names, known, file), seed, str(file))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the data and of what is chosen of them; of plain data just their fingerprint."""
+        sampling = self.recipe.data.sampling
+        chosen = {
+            name: [None if part.chosen is None else _digest(part.chosen.astype("<i8").tobytes()) for part in parts]
+            for name, parts in self.parts.items()
+        }
+        weights = _digest((self.folder / sampling.file).read_bytes()) if isinstance(sampling, Weighted) else None
+        datasets = [fingerprint(dataset) for dataset in self.datasets]
+        if len(datasets) == 1 and weights is None and all(part == [None] for part in chosen.values()):
+            return datasets[0]
+        return _digest(json.dumps([datasets, chosen, weights], sort_keys=True).encode())
+
+
+def arrange(job: Job) -> Arrangement:
+    """Read the data sets of a job and choose what the recipe takes of them. Raises DataError."""
+    datasets = tuple(read_dataset(folder) for folder in job.data_folders)
+    _require_same_classes(datasets)
+    folder = Path(job.working_folder)
+    parts = recipe_parts(job.recipe.data, datasets, folder)
+    train = job.recipe.data.train_split
+    for dataset in datasets[1:] if train in parts else ():
+        if not any(part.dataset is dataset for part in parts[train]):
+            raise DataError(
+                f"{dataset.folder}: has no split {train!r} to train on, as other sources have: leave it out"
+            )
+    return Arrangement(job.recipe, folder, datasets, parts)
+
+
+def _require_same_classes(datasets: Sequence[Dataset]) -> None:
+    first = datasets[0]
+    for other in datasets[1:]:
+        if other.classes == first.classes:
+            continue
+        pairs = zip((*first.classes, "no class"), (*other.classes, "no class"), strict=False)
+        number, (mine, its) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise DataError(
+            f"{other.folder}: label {number} is {its}, but in {first.folder} it is {mine}: sources are mixed by "
+            "label, so all need the same classes in the same order. Import them with the same classes.txt"
+        )
+
+
+def _joined_split(name: str, parts: Sequence[Part]) -> Split:
+    splits = [part.described(name) for part in parts]
+    shards = tuple(
+        replace(shard, file=str(part.dataset.folder / shard.file))
+        for part, split in zip(parts, splits, strict=True)
+        for shard in split.shards
+    )
+    labels = {label for split in splits for label in split.label_counts}
+    return Split(name, shards, {label: sum(s.label_counts.get(label, 0) for s in splits) for label in sorted(labels)})
+
+
+def _require_samples(parts: Sequence[Part], orders: Sequence[Order]) -> None:
+    for part, order in zip(parts, orders, strict=True):
+        if order.samples == 0:
+            raise DataError(
+                f"{part.dataset.folder}: no sample of it is left to train on, so it cannot have its share: "
+                "leave the source out"
+            )
+
+
+def _keys(parts: Sequence[Part]) -> list[str]:
+    return [key for part in parts for key in sample_keys(part.dataset.folder, part.split)]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
