@@ -1,4 +1,7 @@
-"""From names to a checked job: load, describe the data, refuse, plan, look at the world. No effects."""
+"""From names to a checked job: load, describe the data, refuse, plan, look at the world.
+
+The one effect: shards without an index are indexed when they are first used.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ from typing import Any
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded, load
-from megabatch.data.dataset import fingerprint, read_dataset
+from megabatch.data.dataset import Dataset, fingerprint
 from megabatch.data.errors import DataError
+from megabatch.data.sources.open import open_dataset
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
+from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.refusals import refusals
 from megabatch.launcher.save_job import write_job
 
@@ -40,7 +45,7 @@ def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
 def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
     try:
-        dataset = read_dataset(job.data_folder)
+        dataset = _open_dataset(job)
     except DataError as error:
         raise ConfigError([Problem("", str(error))]) from None
     wrong = refusals(job.recipe, job.cluster, dataset)
@@ -49,6 +54,22 @@ def check(job: Job) -> Prepared:
         raise ConfigError(Problem("", message) for message in (*wrong, *world))
     job = job.model_copy(update={"data_fingerprint": fingerprint(dataset)})
     return Prepared(job, make_plan(job.recipe, job.cluster, dataset))
+
+
+def _open_dataset(job: Job) -> Dataset:
+    """Open the data and say so if its shards had to be indexed for that."""
+    indexed = 0
+    with progress_on_stderr("shards indexed") as show:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal indexed
+            indexed = done
+            show(done, total)
+
+        dataset = open_dataset(job.recipe.data.path, Path(job.working_folder), job.cluster.cache, progress)
+    if indexed:
+        print(f"indexed {indexed:,} shards on first use; their index is in {dataset.folder}", file=sys.stderr)
+    return dataset
 
 
 def _job(loaded: Loaded) -> Job:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.augment.chain import chain
-from megabatch.data.dataset import Dataset, read_dataset
+from megabatch.data.dataset import Dataset
 from megabatch.data.loader import Loader, MicroBatch
 from megabatch.data.order import Layout
 from megabatch.data.read import SplitReader
 from megabatch.data.requests import evaluation_requests, training_requests
+from megabatch.data.sources.open import open_dataset
 from megabatch.data.steps import Steps
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
@@ -68,7 +70,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     """Make every part of a training. Raises DataError or TrainingError for what cannot be made."""
     recipe = job.recipe
     _set_determinism(recipe.deterministic)
-    dataset = read_dataset(job.data_folder)
+    dataset = open_dataset(job.recipe.data.path, Path(job.working_folder), job.cluster.cache, progress=_ignore)
     precision = precision_policy(recipe.precision, world.device)
     network = initialize(recipe.model, len(dataset.classes), recipe.seed).to(world.device, precision.parameter_dtype)
     size = recipe.data.image_size
@@ -184,5 +186,5 @@ def _set_determinism(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def _ignore(request: object) -> None:
-    """Keep no sample log."""
+def _ignore(*told: object) -> None:
+    """Keep no sample log; say nothing of shards that a rank has to index."""
