@@ -167,7 +167,7 @@ def _open_shared(path: Path) -> int | None:
     while True:
         try:
             file = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise DataError(f"{path}: cannot be opened: {error.strerror or error}") from None

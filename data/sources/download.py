@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from io import BytesIO
 from typing import BinaryIO, TypeVar
 
@@ -41,9 +42,9 @@ def download(
         if offset == size:
             return
         try:
-            stream = open_at(place, offset, validator, settings.timeout_seconds)
-            validator = stream.validator
-            _append(place, file, stream, size, settings.timeout_seconds)
+            with closing(open_at(place, offset, validator, settings.timeout_seconds)) as stream:
+                validator = stream.validator
+                _append(place, file, stream, size, settings.timeout_seconds)
         except InterruptedTransferError as error:
             if error.from_the_start:
                 file.truncate(0)

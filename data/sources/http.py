@@ -37,7 +37,7 @@ def open_at(place: str, offset: int, validator: str | None, timeout_seconds: flo
         raise
     etag = response.headers.get("ETag", "")
     strong = etag if etag and not etag.startswith("W/") else None
-    return Stream(start, total, _chunks(response), strong, response.headers.get("Content-Type", ""))
+    return Stream(start, total, _chunks(response), response.close, strong, response.headers.get("Content-Type", ""))
 
 
 def size_of(place: str, timeout_seconds: float) -> int | None:
@@ -102,5 +102,3 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
         raise InterruptedTransferError("the server fell silent") from None
     except (urllib3.exceptions.HTTPError, OSError):
         raise InterruptedTransferError("the connection was cut") from None
-    finally:
-        response.close()

@@ -33,7 +33,10 @@ def spec_shards(places: list[str], settings: Cache) -> list[ListedShard]:
 
 
 def folder_shards(place: str, settings: Cache) -> list[ListedShard]:
-    """Return the shards of a folder: those that a list in it names (_info.json, sizes.json), or every .tar file."""
+    """Return the shards of a folder: those that a list in it names (_info.json, sizes.json), or every .tar file.
+
+    Raises DataError if a folder elsewhere has none; one of this machine may be empty.
+    """
     for name in FILE_NAMES:
         manifest = joined(place, name)
         try:
@@ -43,7 +46,10 @@ def folder_shards(place: str, settings: Cache) -> list[ListedShard]:
         _require_present(shards)
         return shards
     pattern = f"{place.rstrip('/') if is_remote(place) else glob.escape(place)}/*.tar"
-    return [listed(found) for found in repeated(place, settings, lambda: _found(pattern))]
+    shards = [listed(found) for found in repeated(place, settings, lambda: _found(pattern))]
+    if not shards and is_remote(place):
+        raise DataError(f"{visible(place)}: no .tar files in it. Correct data.path, or copy shards there")
+    return shards
 
 
 def _matching(pattern: str, settings: Cache) -> list[str]:

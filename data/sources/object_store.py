@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 def open_at(place: str, offset: int) -> Stream:
     """Begin to read at byte `offset`, by requests for one block after the other."""
     total = size_of(place)
-    return Stream(offset, total, _chunks(place, offset, total))
+    return Stream(offset, total, _chunks(place, offset, total), close=lambda: None)
 
 
 def size_of(place: str) -> int:

@@ -23,7 +23,7 @@ from megabatch.data.sources.download import read_small
 from megabatch.data.sources.listing import folder_shards, spec_shards
 from megabatch.data.sources.locks import locked_folder
 from megabatch.data.sources.places import is_remote, joined, parent_of, place_of, visible
-from megabatch.data.sources.remote import MissingError
+from megabatch.data.sources.remote import MissingError, NotAllowedError
 from megabatch.data.sources.shards import ListedShard, file_names, in_order
 from megabatch.data.sources.spec import names_a_file, places_in
 
@@ -155,7 +155,7 @@ def _classes_beside(shards: list[ListedShard], settings: Cache) -> tuple[str, ..
         else:
             try:
                 classes = parse_classes(read_small(place, settings), visible(place))
-            except MissingError:
+            except (MissingError, NotAllowedError):
                 classes = None
         if classes is not None:
             return classes

@@ -6,7 +6,7 @@ what is not there, and DataError for what no further try will change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from megabatch.data.errors import DataError
@@ -19,6 +19,7 @@ class Stream(NamedTuple):
     start: int
     total: int | None
     chunks: Iterator[bytes]
+    close: Callable[[], None]
     validator: str | None = None
     content_type: str = ""
 
@@ -36,14 +37,18 @@ class MissingError(DataError):
     """There is nothing behind the URL."""
 
 
+class NotAllowedError(DataError):
+    """The URL may not be read. Object stores answer so too for what is missing, to those who may not list."""
+
+
 def missing(place: str) -> MissingError:
     """Return the error for a URL behind which there is nothing."""
     return MissingError(f"{visible(place)}: not found (404). Correct data.path, or copy the file there")
 
 
-def refused(place: str, reason: str) -> DataError:
+def refused(place: str, reason: str) -> NotAllowedError:
     """Return the error for a URL that may not be read."""
-    return DataError(
+    return NotAllowedError(
         f"{visible(place)}: may not be read ({reason}). Check the credentials of this machine and what they allow "
         "(docs/data.md, 'Where shards come from', says where they are looked for)"
     )
@@ -76,7 +81,7 @@ def matching(pattern: str) -> list[str]:
     if is_http(pattern):
         raise DataError(
             f"{visible(pattern)}: a web server has no list of its files. Write the shards with braces, as in "
-            "train-{000000..000099}.tar, or put a dataset.json, _info.json or sizes.json there"
+            "train-{000000..000099}.tar, or name a folder with a dataset.json, _info.json or sizes.json"
         )
     from megabatch.data.sources import object_store
 

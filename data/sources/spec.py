@@ -31,8 +31,8 @@ def places_in(location: str, working_folder: Path) -> list[str]:
 
 
 def is_pattern(place: str) -> bool:
-    """Return whether a place has to be looked up in a list of files. A web server has none, and `?` begins a query."""
-    return not is_http(place) and _GLOB.search(place) is not None
+    """Return whether a place has to be looked up in a list of files. In the URL of a web server `?` begins a query."""
+    return "*" in name_of(place) if is_http(place) else _GLOB.search(place) is not None
 
 
 def names_a_file(place: str) -> bool:
