@@ -49,6 +49,7 @@ class SplitReader:
         self._first_ids = list(accumulate((shard.samples for shard in split.shards), initial=0))
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
+        self._opening: dict[int, threading.Lock] = {}
 
     @property
     def samples(self) -> int:
@@ -89,16 +90,30 @@ class SplitReader:
             return [memoryview(os.pread(file, size, start)) for start, size in spans]
 
     def _shard(self, number: int) -> _OpenShard:
+        opened = self._found(number)
+        if opened is not None:
+            return opened
+        with self._lock:
+            opening = self._opening.setdefault(number, threading.Lock())
+        with opening:  # a lock for each shard: one that has to be loaded first holds up nobody else
+            opened = self._found(number)
+            if opened is None:
+                opened = self._opened(self.split.shards[number])
+                self._keep(number, opened)
+        return opened
+
+    def _found(self, number: int) -> _OpenShard | None:
         with self._lock:
             if number in self._open:
                 self._open.move_to_end(number)
-                return self._open[number]
-        opened = self._opened(self.split.shards[number])  # without the lock: it may have to be loaded first
+            return self._open.get(number)
+
+    def _keep(self, number: int, opened: _OpenShard) -> None:
         with self._lock:
             self._open[number] = opened
+            self._opening.pop(number, None)
             if len(self._open) > MAX_OPEN_SHARDS:
                 self._open.popitem(last=False)  # unmapped once no view of it is left
-        return opened
 
     def _opened(self, shard: Shard) -> _OpenShard:
         if not is_remote(shard.url):

@@ -70,6 +70,8 @@ def index(
     with _mistakes_told(), progress_on_stderr("shards") as progress:
         dataset = index_dataset(location, Path.cwd(), Cache(), progress, classes)
     _print_dataset(dataset)
+    if dataset.location:
+        typer.echo(f"written: {dataset.folder / 'dataset.json'}; beside the shards, every node finds it")
 
 
 @app.command()

@@ -84,4 +84,4 @@ def _told(place: str, action: Callable[[], Result]) -> Result:
 
 def _without_secrets(text: str) -> str:
     first = (text.splitlines() or [""])[0][:200]
-    return _URL.sub(lambda match: visible(match[0]).split("?")[0], first)
+    return _URL.sub(lambda match: visible(match[0]), first)

@@ -22,7 +22,7 @@ from megabatch.data.sources.cache import ShardCache
 from megabatch.data.sources.download import read_small
 from megabatch.data.sources.listing import folder_shards, spec_shards
 from megabatch.data.sources.locks import locked_folder
-from megabatch.data.sources.places import is_remote, joined, parent_of, place_of, visible
+from megabatch.data.sources.places import divided, is_remote, joined, parent_of, place_of, visible
 from megabatch.data.sources.remote import MissingError, NotAllowedError
 from megabatch.data.sources.shards import ListedShard, file_names, in_order
 from megabatch.data.sources.spec import names_a_file, places_in
@@ -68,7 +68,7 @@ def index_dataset(
 
 def _existing_folder(location: str, working_folder: Path) -> str | None:
     """Return a folder that really has braces or a star in its name, and every other one."""
-    if "::" in location:
+    if len(divided(location)) > 1:
         return None
     place = place_of(location, working_folder)
     return place if not is_remote(place) and Path(place).is_dir() else None

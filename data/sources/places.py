@@ -54,19 +54,28 @@ def is_http(place: str) -> bool:
     return place.lower().startswith(("http://", "https://"))
 
 
-def visible(text: str) -> str:
-    """Return a place as it may stand in a message: without user, password and query, which may be a signature.
+def divided(location: str) -> list[str]:
+    """Return the parts of a location, which `::` divides unless it belongs to an address as in http://[::1]/."""
+    return re.split(r"::(?![0-9A-Fa-f:]*\])", location)
+
+
+def visible(location: str) -> str:
+    """Return a location as it may stand in a message: without user, password and query, which may be a signature.
 
     >>> visible("https://me:secret@host/train-0.tar?X-Amz-Signature=1f")
     'https://host/train-0.tar'
     """
+    return "::".join(map(_visible_part, divided(location)))
+
+
+def _visible_part(text: str) -> str:
     scheme, mark, rest = text.partition("://")
     if not mark:
         return text
     host, slash, path = rest.partition("/")
-    path = re.split(r"[?#]", path)[0] if is_http(text) else path
-    host = re.split(r"[?#]", host.rpartition("@")[2])[0]
-    return f"{scheme}://{host}{slash}{path}"
+    if scheme.lower() in ("file", "s3", "gs"):  # here a ? is part of a name
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return f"{scheme}://{re.split('[?#]', host.rpartition('@')[2])[0]}{slash}{re.split('[?#]', path)[0]}"
 
 
 def joined(folder: str, name: str) -> str:

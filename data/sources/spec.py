@@ -7,7 +7,7 @@ import string
 from pathlib import Path
 
 from megabatch.data.errors import DataError
-from megabatch.data.sources.places import is_http, name_of, place_of, visible
+from megabatch.data.sources.places import divided, is_http, name_of, place_of, visible
 
 MAX_SHARDS = 1_000_000
 _INTEGERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?", re.ASCII)
@@ -22,7 +22,7 @@ def places_in(location: str, working_folder: Path) -> list[str]:
     Raises DataError for a scheme that is not allowed, unbalanced braces, and more than a million shards.
     """
     places: list[str] = []
-    for part in location.split("::"):
+    for part in divided(location):
         if not part:
             raise DataError(f"{visible(location)}: nothing stands before or after a '::'")
         places += [place_of(text, working_folder) for text in expand_braces(part)]

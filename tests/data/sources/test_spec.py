@@ -63,6 +63,7 @@ def test_a_location_may_be_several_specs() -> None:
         "/other/train-9.tar", "s3://b/*.tar",
     ]  # fmt: skip
     assert places_in("file:///data/../big", HERE) == ["/big"]
+    assert places_in("http://[::1]:80/a.tar::b.tar", HERE) == ["http://[::1]:80/a.tar", "/work/b.tar"]
     with pytest.raises(DataError, match="nothing stands before or after"):
         places_in("a.tar::", HERE)
 
@@ -107,6 +108,10 @@ def test_no_message_shows_user_password_or_signature(user: str, password: str, s
     query = f"?X-Signature={signature}" if scheme.startswith("http") else ""
     shown = visible(f"{scheme}://{user}:{password}@host/big/train-0.tar{query}")
     assert shown == f"{scheme}://host/big/train-0.tar"
+    both = visible(
+        f"/big/val.tar::https://{user}@host/a.tar?{signature}::ftp://{user}:{password}@[::1]/b.tar?{signature}"
+    )
+    assert both == "/big/val.tar::https://host/a.tar::ftp://[::1]/b.tar"
 
 
 def test_files_of_a_folder_keep_the_token_of_its_url() -> None:
