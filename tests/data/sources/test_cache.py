@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from megabatch.data.errors import DataError
 from megabatch.data.read import EncodedSample, SplitReader
 from megabatch.data.sources import room
 from megabatch.data.sources.cache import ShardCache
-from megabatch.data.sources.locks import if_free
+from megabatch.data.sources.locks import if_free, locked
 from megabatch.data.sources.room import make_room, part_path
 from support import web as faults
 from support.shards import dataset
@@ -58,10 +60,6 @@ def everything(reader: SplitReader) -> list[tuple[str, bytes, int]]:
     return [(sample.key, bytes(sample.image), sample.label) for sample in samples]
 
 
-def cached_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "shards").iterdir())
-
-
 def test_the_samples_are_those_of_the_local_folder_and_each_shard_is_loaded_once(
     web: Web, local: Dataset, tmp_path: Path
 ) -> None:
@@ -75,9 +73,7 @@ def test_the_samples_are_those_of_the_local_folder_and_each_shard_is_loaded_once
 
 
 LOADER = """
-import sys, hashlib
-from pathlib import Path
-from dataclasses import replace
+import hashlib, os, sys
 from megabatch.configs.cache import Cache
 from megabatch.data.dataset import Shard
 from megabatch.data.sources.cache import ShardCache
@@ -85,7 +81,6 @@ folder, url, samples, size, sha256 = sys.argv[1:]
 cache = ShardCache(Cache(folder=folder, attempts=3, timeout_seconds=5.0))
 sys.stdin.readline()
 with cache.opened(Shard("train-000000.tar", int(samples), int(size), sha256, url)) as file:
-    import os
     print(hashlib.sha256(os.pread(file, int(size), 0)).hexdigest())
 """
 
@@ -184,8 +179,6 @@ def test_a_cache_smaller_than_the_data_set_is_slower_and_right(
             most = max(most, total_of(tmp_path))
         return right
 
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(readers) as pool:
         assert list(pool.map(read_all, range(readers))) == [True] * readers
     assert 0 < most <= limit
@@ -193,13 +186,14 @@ def test_a_cache_smaller_than_the_data_set_is_slower_and_right(
 
 
 def total_of(folder: Path) -> int:
-    total = 0
-    for path in (folder / "shards").iterdir():
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
+    """Return the size of the cached files; under the lock of the folder, and by inode, or one may count twice."""
+    sizes = {}
+    with locked(folder / "shards" / "room.lock"):
+        for path in (folder / "shards").iterdir():
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                sizes[found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def test_the_shard_used_longest_ago_goes_and_one_in_use_stays(web: Web, local: Dataset, tmp_path: Path) -> None:
@@ -292,16 +286,12 @@ def test_what_goes_wrong_in_the_background_is_told_by_the_read(web: Web, local: 
     reader = SplitReader(local.folder, remote(web, local, cache))
     web.faults["/train-000000.tar"] = [faults.status(403)] * 2
     reader.prefetch([0])
-    with pytest.raises(DataError, match="may not be read"):
-        reader.read(0) if wait_until_idle(cache) else None
-
-
-def wait_until_idle(cache: ShardCache) -> bool:
     deadline = time.monotonic() + 60
     while cache._background:
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "the download in the background does not end"
         time.sleep(0.01)
-    return True
+    with pytest.raises(DataError, match="may not be read"):
+        reader.read(0)
 
 
 def test_an_index_that_a_power_failure_left_empty_is_made_anew(web: Web, local: Dataset, tmp_path: Path) -> None:
