@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from megabatch.configs.base import Choice, EnvironmentText, Frozen, PositiveInt, name_only
+from megabatch.configs.cache import Cache
 from megabatch.configs.recipe import Name
 
 # No control characters, quotes, spaces or shell signs: a newline in a quoted #SBATCH line would run as a command.
@@ -56,6 +57,7 @@ class Cluster(Frozen):
     backend: Backend = Local()
     environment: dict[EnvironmentName, EnvironmentText] = {}
     limits: Limits = Limits()
+    cache: Cache = Cache()
 
     @property
     def num_ranks(self) -> int:

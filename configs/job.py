@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Literal
 
 from megabatch.configs.base import Frozen
@@ -26,16 +25,10 @@ class Job(Frozen):
     version: str
 
     @property
-    def data_folders(self) -> tuple[Path, ...]:
-        """Return the folder of each data set; a relative path starts at the folder of the launch."""
+    def data_locations(self) -> tuple[str, ...]:
+        """Return what names each data set: a path (a relative one starts at working_folder), a spec or a URL."""
         data = self.recipe.data
-        paths = [data.path] if data.path is not None else [source.path for source in data.sources]
-        return tuple(Path(self.working_folder) / path for path in paths)
-
-    @property
-    def shown_data(self) -> str:
-        """Return the folders of the data for a message."""
-        return ", ".join(map(str, self.data_folders))
+        return (data.path,) if data.path is not None else tuple(source.path for source in data.sources)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that decides the result: recipe and data, not the cluster."""

@@ -19,16 +19,19 @@ from numpy.typing import NDArray
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
-from megabatch.data.dataset import Dataset, Split, fingerprint, read_dataset
+from megabatch.data.dataset import Dataset, Split, fingerprint
 from megabatch.data.draws import Order, RepeatedOrder
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import key
-from megabatch.data.mixture import JoinedReader, MixedOrder, Reader
+from megabatch.data.importer import Progress
+from megabatch.data.mixture import JoinedReader, MixedOrder
 from megabatch.data.order import Layout, PickedOrder
 from megabatch.data.parts import Part, first_ids, joined_ids, recipe_parts
-from megabatch.data.read import SplitReader
+from megabatch.data.read import Reader, SplitReader
 from megabatch.data.sampling import WeightedPicks, by_name, class_balanced, read_weights, weighted
 from megabatch.data.selection import sample_keys
+from megabatch.data.sources.open import open_dataset
+from megabatch.data.sources.places import visible
 
 _SOURCE = 12  # what a key is for
 
@@ -130,19 +133,25 @@ class Arrangement:
         return _digest(json.dumps([datasets, chosen, weights], sort_keys=True).encode())
 
 
-def arrange(job: Job) -> Arrangement:
-    """Read the data sets of a job and choose what the recipe takes of them. Raises DataError."""
-    datasets = tuple(read_dataset(folder) for folder in job.data_folders)
-    _require_same_classes(datasets)
+def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangement:
+    """Open the data sets of a job and choose what the recipe takes of them. Raises DataError.
+
+    `progress` is told of shards that have to be indexed first.
+    """
     folder = Path(job.working_folder)
+    datasets = tuple(open_dataset(location, folder, job.cluster.cache, progress) for location in job.data_locations)
+    _require_same_classes(datasets)
     parts = recipe_parts(job.recipe.data, datasets, folder)
     train = job.recipe.data.train_split
     for dataset in datasets[1:] if train in parts else ():
         if not any(part.dataset is dataset for part in parts[train]):
-            raise DataError(
-                f"{dataset.folder}: has no split {train!r} to train on, as other sources have: leave it out"
-            )
+            raise DataError(f"{dataset.shown}: has no split {train!r} to train on, as other sources have: leave it out")
     return Arrangement(job.recipe, folder, datasets, parts)
+
+
+def shown_data(job: Job) -> str:
+    """Return where the data lie, for a message: without passwords."""
+    return ", ".join(visible(location) for location in job.data_locations)
 
 
 def _require_same_classes(datasets: Sequence[Dataset]) -> None:
@@ -153,7 +162,7 @@ def _require_same_classes(datasets: Sequence[Dataset]) -> None:
         pairs = zip((*first.classes, "no class"), (*other.classes, "no class"), strict=False)
         number, (mine, its) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
         raise DataError(
-            f"{other.folder}: label {number} is {its}, but in {first.folder} it is {mine}: sources are mixed by "
+            f"{other.shown}: label {number} is {its}, but in {first.shown} it is {mine}: sources are mixed by "
             "label, so all need the same classes in the same order. Import them with the same classes.txt"
         )
 
@@ -173,7 +182,7 @@ def _require_samples(parts: Sequence[Part], orders: Sequence[Order]) -> None:
     for part, order in zip(parts, orders, strict=True):
         if order.samples == 0:
             raise DataError(
-                f"{part.dataset.folder}: no sample of it is left to train on, so it cannot have its share: "
+                f"{part.dataset.shown}: no sample of it is left to train on, so it cannot have its share: "
                 "leave the source out"
             )
 

@@ -7,11 +7,15 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megabatch.data.errors import DataError
+from megabatch.data.sources.places import is_remote
+
+if TYPE_CHECKING:
+    from megabatch.data.sources.cache import ShardCache
 
 FILE_NAME = "dataset.json"
 _FORMAT = "megabatch-dataset-1"
@@ -19,21 +23,34 @@ _FORMAT = "megabatch-dataset-1"
 
 @dataclass(frozen=True)
 class Shard:
-    """One .tar file, relative to the folder of the data set; its index lies beside it as .idx."""
+    """One .tar file, relative to the folder of the data set; its index lies in that folder as .idx.
+
+    `url` says where the .tar itself lies if not there: an absolute path or a URL. It is not written to dataset.json,
+    because whoever writes that file must not decide what is read outside its folder.
+    """
 
     file: str
     samples: int
     bytes: int
     sha256: str
+    url: str = ""
+
+    def location(self, folder: Path) -> str:
+        """Return where the .tar lies, given the folder of the data set."""
+        return self.url or str(folder / self.file)
 
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of train, validation or test, in order, and how often each label occurs."""
+    """The shards of train, validation or test, in order, and how often each label occurs.
+
+    `cache` keeps the shards that lie elsewhere; without one all are on this machine.
+    """
 
     name: str
     shards: tuple[Shard, ...]
     label_counts: dict[int, int]
+    cache: ShardCache | None = field(default=None, compare=False, repr=False)
 
     @property
     def samples(self) -> int:
@@ -50,12 +67,19 @@ class Dataset:
     """A folder of shards. The label of a sample is an index into `classes`.
 
     `imported` tells shards that megabatch wrote, and so may write again, from somebody's own that it only indexed.
+    `location` is what the user called the data set; `folder` is where its description and indexes are kept.
     """
 
     folder: Path
     classes: tuple[str, ...]
     splits: tuple[Split, ...]
     imported: bool = False
+    location: str = field(default="", compare=False)
+
+    @property
+    def shown(self) -> str:
+        """Return the name of the data set for messages."""
+        return self.location or str(self.folder)
 
     @property
     def split_names(self) -> list[str]:
@@ -67,7 +91,7 @@ class Dataset:
         for split in self.splits:
             if split.name == name:
                 return split
-        raise DataError(f"{self.folder}: has no split {name!r}, only {', '.join(self.split_names) or 'none'}")
+        raise DataError(f"{self.shown}: has no split {name!r}, only {', '.join(self.split_names) or 'none'}")
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -84,7 +108,16 @@ def read_dataset(folder: Path) -> Dataset:
             f"`megabatch data import IMAGES OUT` for images"
         )
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return parse_dataset(text, folder, str(folder))
+
+
+def parse_dataset(text: bytes, folder: Path, shown_folder: str) -> Dataset:
+    """Return what the content of a dataset.json describes. Raises DataError that names it in `shown_folder`."""
+    try:
+        values = json.loads(text.decode())
         if values["format"] != _FORMAT:
             raise _DamageError(f"format {values['format']!r}, but this version of megabatch reads {_FORMAT!r}")
         classes = tuple(_text(name) for name in values["classes"])
@@ -95,11 +128,9 @@ def read_dataset(folder: Path) -> Dataset:
         seen = f"has no {error}"
     except _DamageError as error:
         seen = str(error)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         seen = f"no description of a data set ({type(error).__name__}: {error})"
-    raise DataError(f"{file}: {seen}. `megabatch data index {folder}` makes it anew")
+    raise DataError(f"{shown_folder}/{FILE_NAME}: {seen}. `megabatch data index {shown_folder}` makes it anew")
 
 
 class _DamageError(Exception):
@@ -146,7 +177,7 @@ def write_dataset(dataset: Dataset) -> None:
         split.name: {
             "samples": split.samples,
             "label_counts": {str(label): count for label, count in sorted(split.label_counts.items())},
-            "shards": [vars(shard) for shard in split.shards],
+            "shards": [{key: value for key, value in asdict(shard).items() if key != "url"} for shard in split.shards],
         }
         for split in dataset.splits
     }
@@ -164,21 +195,27 @@ def write_dataset(dataset: Dataset) -> None:
 
 
 def missing_or_changed_shards(dataset: Dataset, splits: Iterable[str]) -> list[str]:
-    """Return one message for each shard that is missing, has another size than recorded, or has no index."""
+    """Return one message for each shard that is missing, has another size than recorded, or has no index.
+
+    Shards of a URL are not asked for: each is compared with its checksum when it is loaded.
+    """
     problems = []
     for shard in (shard for name in splits for shard in dataset.split(name).shards):
-        path = dataset.folder / shard.file
+        location, index = shard.location(dataset.folder), (dataset.folder / shard.file).with_suffix(".idx")
+        path = Path(location)
+        if is_remote(location):
+            continue
         if not path.is_file():
             problems.append(
-                f"{path}: missing. Copy it back, or make dataset.json anew: megabatch data index {dataset.folder}"
+                f"{path}: missing. Copy it back, or make dataset.json anew: megabatch data index {dataset.shown}"
             )
         elif path.stat().st_size != shard.bytes:
             problems.append(
                 f"{path}: {path.stat().st_size:,} bytes, dataset.json recorded {shard.bytes:,}: the shard was cut or "
-                f"changed. Copy it again, or index it anew: megabatch data index {dataset.folder}"
+                f"changed. Copy it again, or index it anew: megabatch data index {dataset.shown}"
             )
-        elif not path.with_suffix(".idx").is_file():
-            problems.append(f"{path.with_suffix('.idx')}: missing. Make it with: megabatch data index {dataset.folder}")
+        elif not index.is_file():
+            problems.append(f"{index}: missing. Make it with: megabatch data index {dataset.shown}")
     return problems
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megabatch.data.dataset import Dataset, Shard, Split, write_dataset
 from megabatch.data.decode import decode_image
 from megabatch.data.errors import DataError
-from megabatch.data.importer import SPLIT_ORDER, Progress, describe_shard, sha256_of
+from megabatch.data.importer import Progress, sha256_of
 from megabatch.data.read import SplitReader
-from megabatch.data.tar_index import index_tar, read_index, sample_table
+from megabatch.data.sources.places import is_remote, visible
+from megabatch.data.sources.shards import ListedShard, file_names, in_order, listed
+from megabatch.data.tar_index import index_tar, read_index, sample_table, write_index
 
-_SHARD_NAME = re.compile(r"^(?P<split>[A-Za-z].*?)(?:[-_.]?(?P<number>\d+))?\.tar$")
+if TYPE_CHECKING:
+    from megabatch.data.sources.cache import ShardCache
+
 _MOST_PIXELS = 100_000_000  # as data.max_image_pixels unless a recipe says otherwise
 _MOST_CLASSES = 1_000_000  # a larger label is no class
-_SAME_SPLIT = {"val": "validation", "valid": "validation"}
+_THREADS = 4  # reading headers holds the interpreter, checksums and downloads do not
 
 
 def index_shards(folder: Path, classes_file: Path | None, progress: Progress) -> Dataset:
@@ -26,93 +31,172 @@ def index_shards(folder: Path, classes_file: Path | None, progress: Progress) ->
     The split is the file name up to its number: train-000000.tar. Class names come from `classes_file` or
     classes.txt, one a line; without either they are the numbers.
     """
-    tars = sorted(folder.glob("*.tar"), key=_split_and_number)
-    if not tars:
+    shards = [listed(str(path)) for path in folder.glob("*.tar")]
+    if not shards:
         raise DataError(
             f"{folder}: no .tar files in it. `megabatch data import IMAGES {folder}` makes shards of images"
         )
-    shards: dict[str, list[Shard]] = defaultdict(list)
-    for number, path in enumerate(tars):
-        shards[_split_and_number(path)[0]].append(describe_shard(path))
-        progress(number + 1, len(tars))
-    splits = [_with_labels(folder, name, tuple(members)) for name, members in shards.items()]
-    splits.sort(key=lambda split: SPLIT_ORDER.index(split.name) if split.name in SPLIT_ORDER else len(SPLIT_ORDER))
-    classes = _class_names(folder, classes_file, max(split.label_range()[1] for split in splits))
-    dataset = Dataset(folder, classes, tuple(splits))
+    return index_listed(
+        shards, folder, read_classes(classes_file or folder / "classes.txt", classes_file is not None), progress
+    )
+
+
+def index_listed(
+    shards: Iterable[ListedShard],
+    folder: Path,
+    classes: tuple[str, ...] | None,
+    progress: Progress,
+    cache: ShardCache | None = None,
+) -> Dataset:
+    """Write .idx files and dataset.json into `folder` for shards that may lie elsewhere; `cache` loads those of URLs.
+
+    Without `classes` they are the numbers. dataset.json is written last, so it is there only if all is well.
+    """
+    ordered = in_order(shards)
+    described = _described_all(ordered, folder, cache, progress)
+    splits = tuple(_split(name, members, described, cache) for name, members in _by_split(ordered).items())
+    if classes is None:
+        classes = _numbered_classes(folder, max(split.label_range()[1] for split in splits))
+    dataset = Dataset(folder, classes, splits)
     write_dataset(dataset)
     return dataset
 
 
-def _split_and_number(path: Path) -> tuple[str, int, str]:
-    """Return what shards are sorted by: train-2.tar comes before train-10.tar."""
-    match = _SHARD_NAME.match(path.name)
-    if not match:
-        raise DataError(f"{path}: the split cannot be told from the name: call shards train-000000.tar")
-    return _SAME_SPLIT.get(match["split"], match["split"]), int(match["number"] or 0), path.name
+def _by_split(ordered: list[ListedShard]) -> dict[str, list[ListedShard]]:
+    splits: dict[str, list[ListedShard]] = defaultdict(list)
+    for shard in ordered:
+        splits[shard.split].append(shard)
+    return splits
 
 
-def _with_labels(folder: Path, name: str, shards: tuple[Shard, ...]) -> Split:
-    reader = SplitReader(folder, Split(name, shards, {}))
-    counts = Counter(reader.read(sample_id).label for sample_id in range(reader.samples))
+_Described = dict[str, tuple[Shard, Counter[int]]]  # by place
+
+
+def _described_all(
+    ordered: list[ListedShard], folder: Path, cache: ShardCache | None, progress: Progress
+) -> _Described:
+    described: _Described = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        futures = {
+            pool.submit(_described, shard, folder, name, cache): shard
+            for shard, name in zip(ordered, file_names(ordered), strict=True)
+        }
+        try:
+            for future in as_completed(futures):
+                described[futures[future].place] = future.result()
+                progress(len(described), len(futures))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return described
+
+
+def _described(
+    listed_shard: ListedShard, folder: Path, name: str, cache: ShardCache | None
+) -> tuple[Shard, Counter[int]]:
+    """Return the entry of a shard for dataset.json and how often each label occurs; write its index."""
+    place = listed_shard.place
+    if is_remote(place):
+        assert cache is not None
+        shard = cache.load_unknown(place, name)
+    else:
+        shard = _described_path(Path(place), folder, name)
+    if listed_shard.samples not in (None, shard.samples):
+        raise DataError(
+            f"{visible(place)}: has {shard.samples:,} samples, but the list of shards says {listed_shard.samples:,}: "
+            "the shard was cut or the list is old. Copy the shard again, or correct the list"
+        )
+    reader = SplitReader(folder, Split("", (shard,), {}, cache))
+    return shard, Counter(reader.read(sample_id).label for sample_id in range(reader.samples))
+
+
+def _described_path(path: Path, folder: Path, name: str) -> Shard:
+    samples = index_tar(path)
+    sample_table(samples, str(path))
+    write_index(samples, (folder / name).with_suffix(".idx"))
+    url = "" if path.parent == folder else str(path)
+    return Shard(name, len(samples), path.stat().st_size, sha256_of(path), url)
+
+
+def _split(name: str, members: list[ListedShard], described: _Described, cache: ShardCache | None) -> Split:
+    counts: Counter[int] = Counter()
+    for member in members:
+        counts += described[member.place][1]
     if not counts:
-        raise DataError(f"{folder}: the shards of split {name!r} have no samples: remove them, or copy them again")
-    return Split(name, shards, dict(counts))
+        raise DataError(
+            f"{visible(members[0].place)}: the shards of split {name!r} have no samples: remove them, or copy them "
+            "again"
+        )
+    return Split(name, tuple(described[member.place][0] for member in members), dict(counts), cache)
 
 
-def _class_names(folder: Path, classes_file: Path | None, largest_label: int) -> tuple[str, ...]:
-    file = classes_file or folder / "classes.txt"
-    if classes_file is None and not file.exists():
-        if largest_label >= _MOST_CLASSES:
-            raise DataError(
-                f"{folder}: the largest label is {largest_label:,}, which is no class: correct the .cls members"
-            )
-        return tuple(str(number) for number in range(largest_label + 1))
+def read_classes(file: Path, required: bool = False) -> tuple[str, ...] | None:
+    """Return the class names of a file, one a line; None if there is none and it is not required."""
+    if not required and not file.exists():
+        return None
     try:
-        names = tuple(line.strip() for line in file.read_text(encoding="utf-8").rstrip().splitlines())
-        if "" in names:
-            raise DataError(f"{file}:{names.index('') + 1}: an empty line would shift every class after it: remove it")
-        return names
-    except (OSError, UnicodeDecodeError) as error:
+        return parse_classes(file.read_bytes(), str(file))
+    except OSError as error:
         raise DataError(f"{file}: cannot be read as a list of class names, one a line: {error}") from None
+
+
+def parse_classes(content: bytes, shown: str) -> tuple[str, ...]:
+    """Return class names, one a line. Raises DataError for an empty line or what is no text."""
+    try:
+        names = tuple(line.strip() for line in content.decode().rstrip().splitlines())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{shown}: cannot be read as a list of class names, one a line: {error}") from None
+    if "" in names:
+        raise DataError(f"{shown}:{names.index('') + 1}: an empty line would shift every class after it: remove it")
+    return names
+
+
+def _numbered_classes(folder: Path, largest_label: int) -> tuple[str, ...]:
+    if largest_label >= _MOST_CLASSES:
+        raise DataError(
+            f"{folder}: the largest label is {largest_label:,}, which is no class: correct the .cls members"
+        )
+    return tuple(str(number) for number in range(largest_label + 1))
 
 
 def verify(dataset: Dataset, progress: Progress, decode: bool = False) -> list[str]:
     """Read every byte of every shard, and with `decode` every image; return one message for each fault found."""
-    shards = [shard for split in dataset.splits for shard in split.shards]
+    shards = [(split, shard) for split in dataset.splits for shard in split.shards]
     problems: list[str] = []
-    for number, shard in enumerate(shards):
+    for number, (split, shard) in enumerate(shards):
         try:
-            _verify_shard(dataset.folder, shard)
-            problems += _broken_images(dataset.folder, shard) if decode else []
+            _verify_shard(dataset, split, shard)
+            problems += _broken_images(dataset.folder, split, shard) if decode else []
         except DataError as error:
             problems.append(str(error))
         progress(number + 1, len(shards))
     return problems
 
 
-def _verify_shard(folder: Path, shard: Shard) -> None:
-    path = folder / shard.file
+def _verify_shard(dataset: Dataset, split: Split, shard: Shard) -> None:
+    location = shard.location(dataset.folder)
+    if split.cache is not None and is_remote(location):
+        split.cache.table(shard)  # it was compared with its checksum when it was loaded
+        return
+    path, index = Path(location), (dataset.folder / shard.file).with_suffix(".idx")
     if not path.is_file():
         raise DataError(f"{path}: missing. Copy it back")
     samples = index_tar(path)
     sample_table(samples, str(path))
     if sha256_of(path) != shard.sha256:
         raise DataError(f"{path}: the bytes differ from those recorded in dataset.json (SHA-256). Copy the shard again")
-    if samples != read_index(path.with_suffix(".idx")):
-        raise DataError(
-            f"{path.with_suffix('.idx')}: does not fit the shard. Make it with: megabatch data index {folder}"
-        )
+    if samples != read_index(index):
+        raise DataError(f"{index}: does not fit the shard. Make it with: megabatch data index {dataset.shown}")
 
 
-def _broken_images(folder: Path, shard: Shard) -> list[str]:
-    reader = SplitReader(folder, Split("", (shard,), {}))
+def _broken_images(folder: Path, split: Split, shard: Shard) -> list[str]:
+    reader = SplitReader(folder, Split("", (shard,), {}, split.cache))
 
     def problem(sample_id: int) -> str | None:
         sample = reader.read(sample_id)
         try:
             decode_image(sample.image, _MOST_PIXELS)
         except ValueError as error:
-            return f"{folder / shard.file}: sample {sample.key}: {error}"
+            return f"{sample.shard}: sample {sample.key}: {error}"
         return None
 
     with ThreadPoolExecutor() as pool:

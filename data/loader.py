@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Protocol
 
+import numpy as np
 import torch
 
 from megabatch.data.augment.chain import SampleTransform
 from megabatch.data.buffers import BufferPool
 from megabatch.data.errors import DataError, SampleError, SkippedSample
 from megabatch.data.hashing import RandomStream, key
-from megabatch.data.read import EncodedSample
+from megabatch.data.read import EncodedSample, Reader
 from megabatch.data.requests import Request
 
 _AUGMENT = 3  # what a key is for; data/order.py has 1 and 2
@@ -27,14 +27,7 @@ _FILLER_SAMPLES = 2  # batch norm needs two values per channel
 _LEAST_PREFETCH = 2  # micro-batches loaded ahead, before anybody had to wait
 _MOST_PREFETCHED_BYTES = 1 << 30
 _MOST_PREFETCH = 64
-
-
-class Reader(Protocol):
-    """Random access to encoded samples."""
-
-    def read(self, sample_id: int) -> EncodedSample:
-        """Return a sample. Raises DataError naming its shard."""
-        ...
+_REQUESTS_KNOWN_AHEAD = 32  # so that a shard from elsewhere is there when its first sample is asked for
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,7 @@ class Loader:
 
     def load(self, requests: Iterable[Request]) -> Iterator[MicroBatch]:
         """Yield the micro-batches in the order of the requests. Raises DataError naming shard and sample."""
-        to_do = iter(requests)
+        to_do = self._prefetched(requests)
         pending: deque[_Pending] = deque()
         ahead = min(_LEAST_PREFETCH, self.prefetch)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="megabatch-loader") as pool:
@@ -103,6 +96,19 @@ class Loader:
                     yield _finished(oldest)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _prefetched(self, requests: Iterable[Request]) -> Iterator[Request]:
+        """Yield the requests, while the reader begins to load what later ones need from elsewhere."""
+        if not self.reader.is_remote:
+            yield from requests
+            return
+        upcoming: deque[Request] = deque()
+        for request in requests:
+            upcoming.append(request)
+            if len(upcoming) > _REQUESTS_KNOWN_AHEAD:
+                self.reader.prefetch(np.concatenate([later.sample_ids for later in upcoming]).tolist())
+                yield upcoming.popleft()
+        yield from upcoming
 
     def _most_ahead(self, micro_batch: MicroBatch) -> int:
         return min(self.prefetch, _MOST_PREFETCHED_BYTES // micro_batch.images_NHWC.nbytes)
@@ -150,8 +156,8 @@ class Loader:
     def _read(self, sample_id: int) -> EncodedSample:
         try:
             return self.reader.read(sample_id)
-        except SampleError:
-            raise
+        except SampleError as error:  # its reader may be one of several, with ids of its own
+            raise SampleError(error.sample._replace(sample_id=sample_id)) from None
         except DataError as error:
             raise SampleError(SkippedSample("shard", "", "", sample_id, str(error))) from error
 

@@ -10,12 +10,10 @@ Which sample of the source it is, is counted along the pattern; so any position 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import accumulate
 from math import gcd, lcm
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +21,9 @@ from numpy.typing import NDArray
 from megabatch.data.draws import Draws, Order
 from megabatch.data.errors import DataError
 from megabatch.data.order import starts
-from megabatch.data.read import EncodedSample
+from megabatch.data.read import EncodedSample, Reader
 
 MAX_PATTERN = 1_000_000
-
-
-class Reader(Protocol):
-    """Reads samples by id."""
-
-    folder: Path
-
-    @property
-    def samples(self) -> int:
-        """Return the number of samples."""
-
-    def read(self, sample_id: int) -> EncodedSample:
-        """Return a sample."""
 
 
 class JoinedReader:
@@ -46,7 +31,6 @@ class JoinedReader:
 
     def __init__(self, readers: Sequence[Reader]):
         self.readers = tuple(readers)
-        self.folder = readers[0].folder
         self._first_ids = list(accumulate((reader.samples for reader in readers), initial=0))
 
     @property
@@ -58,6 +42,20 @@ class JoinedReader:
         """Return sample `sample_id`. Raises DataError naming the shard."""
         number = bisect_right(self._first_ids, sample_id) - 1
         return self.readers[number].read(sample_id - self._first_ids[number])
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether one of the data sets is loaded from elsewhere."""
+        return any(reader.is_remote for reader in self.readers)
+
+    def prefetch(self, sample_ids: Iterable[int]) -> None:
+        """Begin to load what these samples lie in, if it is not on this machine."""
+        wanted: dict[int, list[int]] = {}
+        for sample_id in sample_ids:
+            number = bisect_right(self._first_ids, sample_id) - 1
+            wanted.setdefault(number, []).append(sample_id - self._first_ids[number])
+        for number, of_reader in wanted.items():
+            self.readers[number].prefetch(of_reader)
 
 
 class MixedOrder:

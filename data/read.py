@@ -1,25 +1,33 @@
-"""Random access to the samples of a split: sample id -> encoded image and label, through mmap. Decodes nothing."""
+"""Random access to the samples of a split: sample id -> encoded image and label. Decodes nothing.
+
+Shards on this machine are mapped into memory. Shards of a URL are read from the cache of the node, which may remove
+one between two reads (data/sources/cache.py), so of those only the index is kept.
+"""
 
 from __future__ import annotations
 
 import mmap
+import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 from megabatch.data.dataset import Shard, Split
-from megabatch.data.errors import DataError
+from megabatch.data.errors import DataError, SampleError, SkippedSample
+from megabatch.data.sources.places import is_remote, visible
 from megabatch.data.tar_index import SampleTable, read_index, sample_table
 
-MAX_OPEN_SHARDS = 512  # an open shard costs address space and its table, not a file descriptor
+MAX_OPEN_SHARDS = 512  # an open shard costs its table, address space and a file descriptor
 
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One sample as it stands in the shard; `shard` is its path, `image` a view into the file."""
+    """One sample as it stands in the shard; `shard` is its path or URL, `image` a view into the file or a copy."""
 
     shard: str
     key: str
@@ -27,10 +35,29 @@ class EncodedSample:
     label: int
 
 
+class Reader(Protocol):
+    """Random access to samples, from any thread."""
+
+    @property
+    def samples(self) -> int:
+        """Return the number of samples."""
+
+    def read(self, sample_id: int) -> EncodedSample:
+        """Return a sample. Raises DataError naming its shard."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether samples may lie elsewhere, so that `prefetch` is worth calling."""
+
+    def prefetch(self, sample_ids: Iterable[int]) -> None:
+        """Begin to load what the first of these samples lie in; return at once."""
+
+
 @dataclass(frozen=True)
 class _OpenShard:
+    shown: str
     table: SampleTable
-    content: memoryview
+    content: memoryview | None  # None: in the cache
 
 
 class SplitReader:
@@ -42,6 +69,7 @@ class SplitReader:
         self._first_ids = list(accumulate((shard.samples for shard in split.shards), initial=0))
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
+        self._opening: dict[int, threading.Lock] = {}
 
     @property
     def samples(self) -> int:
@@ -51,31 +79,77 @@ class SplitReader:
     def read(self, sample_id: int) -> EncodedSample:
         """Return sample `sample_id`. Raises DataError naming the shard."""
         number = bisect_right(self._first_ids, sample_id) - 1
+        shard = self.split.shards[number]
         opened = self._shard(number)
         row = sample_id - self._first_ids[number]
         table = opened.table
-        start, size = int(table.image_offset[row]), int(table.image_size[row])
-        label_start, label_size = int(table.label_offset[row]), int(table.label_size[row])
-        label_text = bytes(opened.content[label_start : label_start + label_size])
-        shard = str(self.folder / self.split.shards[number].file)
+        image, label_text = self._payloads(
+            shard, opened,
+            (int(table.image_offset[row]), int(table.image_size[row])),
+            (int(table.label_offset[row]), int(table.label_size[row])),
+        )  # fmt: skip
         try:
-            label = int(label_text)
+            label = int(bytes(label_text))
         except ValueError:
-            raise DataError(f"{shard}: {table.keys[row]}.cls: {label_text[:40]!r} is no integer") from None
-        return EncodedSample(shard, table.keys[row], opened.content[start : start + size], label)
+            message = f"{opened.shown}: {table.keys[row]}.cls: {bytes(label_text)[:40]!r} is no integer"
+            raise SampleError(SkippedSample("label", opened.shown, table.keys[row], sample_id, message)) from None
+        return EncodedSample(opened.shown, table.keys[row], image, label)
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether some of the shards are loaded from elsewhere."""
+        return self.split.cache is not None
+
+    def prefetch(self, sample_ids: Iterable[int]) -> None:
+        """Begin to load the shards of samples that will be read soon, if they lie elsewhere; return at once."""
+        if self.split.cache is not None:
+            numbers = dict.fromkeys(bisect_right(self._first_ids, sample_id) - 1 for sample_id in sample_ids)
+            shards = (self.split.shards[number] for number in numbers)
+            self.split.cache.prefetch(shard for shard in shards if is_remote(shard.url))
+
+    def _payloads(self, shard: Shard, opened: _OpenShard, *spans: tuple[int, int]) -> list[memoryview]:
+        if opened.content is not None:
+            return [opened.content[start : start + size] for start, size in spans]
+        assert self.split.cache is not None
+        with self.split.cache.opened(shard) as file:
+            return [memoryview(os.pread(file, size, start)) for start, size in spans]
 
     def _shard(self, number: int) -> _OpenShard:
+        opened = self._found(number)
+        if opened is not None:
+            return opened
         with self._lock:
-            if number not in self._open:
-                self._open[number] = _open_shard(self.folder, self.split.shards[number])
-                if len(self._open) > MAX_OPEN_SHARDS:
-                    self._open.popitem(last=False)  # unmapped once no view of it is left
-            self._open.move_to_end(number)
-            return self._open[number]
+            opening = self._opening.setdefault(number, threading.Lock())
+        with opening:  # a lock for each shard: one that has to be loaded first holds up nobody else
+            opened = self._found(number)
+            if opened is None:
+                opened = self._opened(self.split.shards[number])
+                self._keep(number, opened)
+        return opened
+
+    def _found(self, number: int) -> _OpenShard | None:
+        with self._lock:
+            if number in self._open:
+                self._open.move_to_end(number)
+            return self._open.get(number)
+
+    def _keep(self, number: int, opened: _OpenShard) -> None:
+        with self._lock:
+            self._open[number] = opened
+            self._opening.pop(number, None)
+            if len(self._open) > MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)  # unmapped once no view of it is left
+
+    def _opened(self, shard: Shard) -> _OpenShard:
+        if not is_remote(shard.url):
+            return _open_shard(self.folder, shard)
+        assert self.split.cache is not None, "a shard of a URL without a cache"
+        return _OpenShard(visible(shard.url), self.split.cache.table(shard), None)
 
 
 def _open_shard(folder: Path, shard: Shard) -> _OpenShard:
-    path = folder / shard.file
+    path = Path(shard.location(folder))
+    index = (folder / shard.file).with_suffix(".idx")
     try:
         with path.open("rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -88,9 +162,7 @@ def _open_shard(folder: Path, shard: Shard) -> _OpenShard:
             f"{path}: {len(content):,} bytes, but dataset.json recorded {shard.bytes:,}: the shard was cut or changed. "
             f"Copy it again, or index it anew with `megabatch data index {folder}`"
         )
-    table = sample_table(read_index(path.with_suffix(".idx")), str(path))
+    table = sample_table(read_index(index), str(path))
     if len(table.keys) != shard.samples:
-        raise DataError(
-            f"{path.with_suffix('.idx')}: {len(table.keys)} samples, but dataset.json recorded {shard.samples}"
-        )
-    return _OpenShard(table, content)
+        raise DataError(f"{index}: {len(table.keys)} samples, but dataset.json recorded {shard.samples}")
+    return _OpenShard(str(path), table, content)

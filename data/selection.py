@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from megabatch.data.dataset import Split
 from megabatch.data.errors import DataError
+from megabatch.data.sources.places import is_remote
 from megabatch.data.tar_index import read_index
 
 MASK_FORMAT = "megabatch-mask-1"
@@ -29,6 +30,10 @@ def sample_keys(folder: Path, split: Split) -> list[str]:
     """Return the key of every sample of a split, in the order of the sample ids. Raises DataError."""
     keys: list[str] = []
     for shard in split.shards:
+        if is_remote(shard.url):
+            assert split.cache is not None
+            keys += split.cache.table(shard).keys
+            continue
         index = (folder / shard.file).with_suffix(".idx")
         samples = read_index(index)
         if len(samples) != shard.samples:

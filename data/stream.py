@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,14 @@ class StreamReader:
         with self._lock:
             sample = next(self._samples)
         return _encoded(sample)
+
+    @property
+    def is_remote(self) -> bool:
+        """Return False: a stream cannot be begun in the middle."""
+        return False
+
+    def prefetch(self, sample_ids: Iterable[int]) -> None:
+        """Do nothing."""
 
 
 def _endless(urls: list[str], seed: int, shuffle_buffer: int) -> Iterator[dict[str, Any]]:

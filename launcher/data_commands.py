@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import shlex
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from megabatch.launcher.progress import progress_on_stderr
+
 if TYPE_CHECKING:
     from megabatch.data.dataset import Dataset
 
 app = typer.Typer(help="Make, look at and check data sets.", no_args_is_help=True, rich_markup_mode=None)
 _BYTES_PER_MIB = 1 << 20
-_SECONDS_BETWEEN_LINES = 10
 FolderArgument = Annotated[Path, typer.Argument(help="Folder of a data set.")]
 
 
@@ -41,7 +41,7 @@ def import_command(
     from megabatch.data.image_sources import shown
     from megabatch.data.importer import ImportOptions, import_images
 
-    with _mistakes_told(), _progress("images") as progress:
+    with _mistakes_told(), progress_on_stderr("images") as progress:
         options = ImportOptions(
             _shares(split), seed, samples_per_shard, max_shard_mib * _BYTES_PER_MIB, skip_broken, overwrite
         )
@@ -56,17 +56,22 @@ def import_command(
 
 @app.command(epilog="Example: megabatch data index /big/imagenet --classes names.txt")
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of .tar shards named SPLIT-NUMBER.tar.")],
+    location: Annotated[
+        str, typer.Argument(help="Folder of .tar shards named SPLIT-NUMBER.tar, or a spec: s3://big/train-{00..99}.tar")
+    ],
     classes: Annotated[
         Path | None, typer.Option(help="File of class names, one a line (default: classes.txt).")
     ] = None,
 ) -> None:
     """Index shards that exist already; they are not changed."""
-    from megabatch.data.indexing import index_shards
+    from megabatch.configs.cache import Cache
+    from megabatch.data.sources.open import index_dataset
 
-    with _mistakes_told(), _progress("shards") as progress:
-        dataset = index_shards(folder, classes, progress)
+    with _mistakes_told(), progress_on_stderr("shards") as progress:
+        dataset = index_dataset(location, Path.cwd(), Cache(), progress, classes)
     _print_dataset(dataset)
+    if dataset.location:
+        typer.echo(f"written: {dataset.folder / 'dataset.json'}; beside the shards, every node finds it")
 
 
 @app.command()
@@ -93,7 +98,7 @@ def verify(
     from megabatch.data.dataset import read_dataset
     from megabatch.data.indexing import verify as verify_dataset
 
-    with _mistakes_told(), _progress("shards") as progress:
+    with _mistakes_told(), progress_on_stderr("shards") as progress:
         problems = verify_dataset(read_dataset(folder), progress, decode)
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
@@ -148,34 +153,6 @@ def _print_dataset(dataset: Dataset) -> None:
     console.print(table)
     names = ", ".join(dataset.classes[:10]) + (", ..." if len(dataset.classes) > 10 else "")
     console.print(f"{len(dataset.classes):,} classes: {names}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal, and a line now and then in a log."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines(what)
-        return
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _lines(what: str) -> Callable[[int, int], None]:
-    last = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            typer.echo(f"{what}: {done:,} of {total:,}", err=True)
-
-    return progress
 
 
 @contextmanager

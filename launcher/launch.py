@@ -16,6 +16,7 @@ from megabatch.configs.load import layered_tree, load, read_job, validate
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderInUseError, require_free
 from megabatch.configs.yaml_tree import Tree
+from megabatch.data.arrangement import shown_data
 from megabatch.launcher.backends.choose import backend_of
 from megabatch.launcher.prepare import Prepared, check
 from megabatch.launcher.save_job import find_run, write_job
@@ -43,7 +44,7 @@ def resume(which: str, recipe: str | None, cluster: str | None, overrides: Seque
     new_cluster = _changed_cluster(job, cluster, [text.removeprefix("cluster.") for text in overrides])
     prepared = check(job.model_copy(update={"cluster": new_cluster}))
     if prepared.job.data_fingerprint != job.data_fingerprint:
-        problem = f"the data in {job.shown_data} changed since the run began: put it back, or start a new run"
+        problem = f"the data in {shown_data(job)} changed since the run began: put it back, or start a new run"
         raise ConfigError([Problem(str(run_dir.root), problem)])
     return Resumed(run_dir, prepared)
 

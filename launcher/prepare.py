@@ -1,4 +1,7 @@
-"""From names to a checked job: load, describe the data, refuse, plan, look at the world. No effects."""
+"""From names to a checked job: load, describe the data, refuse, plan, look at the world.
+
+The one effect: shards without an index are indexed when they are first used.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,11 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded, load
 from megabatch.configs.normalization import Auto, resolved
-from megabatch.data.arrangement import arrange
+from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.errors import DataError
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
+from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.refusals import refusals
 from megabatch.launcher.save_job import write_job
 
@@ -41,8 +45,8 @@ def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
 def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
     try:
-        arrangement = arrange(job)
-        job = _with_statistics(job)
+        arrangement = _arrange(job)
+        job = _with_statistics(job, arrangement)
         dataset = arrangement.whole
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
@@ -54,26 +58,43 @@ def check(job: Job) -> Prepared:
         raise ConfigError([Problem("", str(error))]) from None
 
 
-def _with_statistics(job: Job) -> Job:
+def _with_statistics(job: Job, arrangement: Arrangement) -> Job:
     """Return the job with the numbers that `data.normalize: auto` stands for, so that job.yaml has them."""
     data = job.recipe.data
     if not isinstance(data.normalize, Auto):
         return job
-    if len(job.data_folders) > 1:
+    if len(arrangement.datasets) > 1:
         seen = "data.normalize is auto, but there are several data.sources, each with statistics of its own"
         raise ConfigError([Problem("", f"{seen}. Write data.normalize: {{name: fixed, mean: ..., std: ...}}")])
-    (folder,) = job.data_folders
-    file = folder / "stats.json"
+    (dataset,) = arrangement.datasets
+    file = dataset.folder / "stats.json"
     try:
         stats = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, ValueError):
         stats = "no JSON"
     try:
-        normalize = resolved(data.normalize, stats, data.train_split, str(folder))
+        normalize = resolved(data.normalize, stats, data.train_split, dataset.shown)
     except ValueError as error:
         raise ConfigError([Problem("", str(error))]) from None
     data = data.model_copy(update={"normalize": normalize})
     return job.model_copy(update={"recipe": job.recipe.model_copy(update={"data": data})})
+
+
+def _arrange(job: Job) -> Arrangement:
+    """Open the data, and say so if shards had to be indexed for that."""
+    indexed = 0
+    with progress_on_stderr("shards indexed") as show:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal indexed
+            indexed = done
+            show(done, total)
+
+        arrangement = arrange(job, progress)
+    if indexed:
+        folders = ", ".join(str(dataset.folder) for dataset in arrangement.datasets)
+        print(f"indexed {indexed:,} shards on first use; their index is in {folders}", file=sys.stderr)
+    return arrangement
 
 
 def _job(loaded: Loaded) -> Job:

@@ -43,13 +43,13 @@ def used_splits(recipe: Recipe) -> list[tuple[str, str]]:
 def _missing_split(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     for key, name in used_splits(recipe):
         if name not in dataset.split_names:
-            yield f"{key} is {name!r}, but {dataset.folder} has {', '.join(dataset.split_names) or 'no splits'}"
+            yield f"{key} is {name!r}, but {dataset.shown} has {', '.join(dataset.split_names) or 'no splits'}"
 
 
 def _empty_split(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     for key, name in used_splits(recipe):
         if name in dataset.split_names and dataset.split(name).samples == 0:
-            yield f"{key}: the split {name!r} of {dataset.folder} has no samples"
+            yield f"{key}: the split {name!r} of {dataset.shown} has no samples"
 
 
 def _shared_split(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
@@ -128,7 +128,7 @@ TABLE: tuple[Refusal, ...] = (
     Refusal(
         "A split without samples",
         "nothing can be trained or measured on it",
-        lambda r, c, d: f"import the data again, or look at it with `megabatch data info {d.folder}`",
+        lambda r, c, d: f"import the data again, or look at it with `megabatch data info {d.shown}`",
         _empty_split,
     ),
     Refusal(
@@ -141,7 +141,7 @@ TABLE: tuple[Refusal, ...] = (
         "Labels outside the classes",
         "the loss has no output for them",
         lambda r, c, d: (
-            f"correct the labels, or list every class in classes.txt and run `megabatch data index {d.folder}`"
+            f"correct the labels, or list every class in classes.txt and run `megabatch data index {d.shown}`"
         ),
         _label_outside,
     ),

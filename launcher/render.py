@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded
 from megabatch.configs.yaml_tree import KeyPath, Tree
+from megabatch.data.arrangement import shown_data
 from megabatch.launcher.plan import Plan
 
 _GIBIBYTE = 1 << 30
@@ -50,7 +51,7 @@ def _data_rows(job: Job, plan: Plan) -> list[tuple[str, str]]:
     data = job.recipe.data
     after = (data.normalize, *data.batch_transforms)
     return [
-        ("data", f"{job.shown_data}, {plan.num_classes} classes"),
+        ("data", f"{shown_data(job)}, {plan.num_classes} classes"),
         *splits,
         *drawn,
         ("transforms", f"train: {_names(*data.train_transforms, *after)}"),

@@ -126,17 +126,18 @@ def test_a_shard_that_cannot_be_read_costs_its_samples_only(tmp_path: Path) -> N
 
 
 def test_more_is_loaded_ahead_only_when_somebody_had_to_wait(small: Dataset) -> None:
-    class Slow:
+    class Slow(SplitReader):
         """Lets the consumer wait for the first micro-batches, then never again."""
 
         def __init__(self) -> None:
+            super().__init__(small.folder, small.split("train"))
             self.read_ids: list[int] = []
 
         def read(self, sample_id: int) -> EncodedSample:
             if len(self.read_ids) < 12:
                 time.sleep(0.02)
             self.read_ids.append(sample_id)
-            return SplitReader(small.folder, small.split("train")).read(sample_id)
+            return super().read(sample_id)
 
     reader = Slow()
     work = replace(loader(small, threads=1), reader=reader, prefetch=64)

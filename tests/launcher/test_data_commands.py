@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from megabatch.launcher import data_commands
+from megabatch.launcher import progress
 from megabatch.launcher.data_commands import app
 
 
@@ -124,7 +124,7 @@ def test_ctrl_c_ends_with_130_and_one_line(images: Path, tmp_path: Path, monkeyp
 
 
 def test_a_log_gets_a_line_now_and_then(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_commands, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     result = data("import", images, tmp_path / "out")
     assert result.stderr.splitlines()[-1] == "images: 20 of 20"
 
