@@ -16,6 +16,7 @@ from megabatch.configs.load import load
 from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.dataset import Dataset, fingerprint
 from megabatch.data.errors import DataError
+from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.selection import key_hash, sample_keys
 from megabatch.data.steps import Steps
 from support.shards import dataset
@@ -150,6 +151,21 @@ def test_sources_with_weights_come_in_their_proportions(folder: Path) -> None:
     assert set(ids[:40:2]) & set(range(50, 70))
 
 
+def test_each_source_has_a_shuffle_of_its_own_that_follows_the_seed(folder: Path) -> None:
+    twice = ["data.path=null", "data.sources=[{path: a/data, weight: 1}, {path: a/data, weight: 1}]"]
+    ids = np.array(of_epoch(arranged(folder, *twice)))
+    assert ids[ids < 50].tolist() != (ids[ids >= 50] - 50).tolist()
+    assert of_epoch(arranged(folder, *twice, "seed=1")) != ids.tolist()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_an_evaluation_has_what_is_chosen_of_a_split_and_nothing_else(folder: Path, num_ranks: int) -> None:
+    chosen = arranged(folder, "data.path=b/data", SPLIT).sample_ids("test")
+    requests = [r for rank in range(num_ranks) for r in evaluation_requests(len(chosen), 2, rank, num_ranks, chosen)]
+    assert sorted(np.concatenate([r.sample_ids for r in requests]).tolist()) == chosen.tolist()
+    assert chosen.tolist() not in ([], list(range(len(chosen))))
+
+
 def test_sources_with_other_classes_are_refused(folder: Path, tmp_path: Path) -> None:
     other = dataset(tmp_path, {"train": 20}, classes=4).folder
     with pytest.raises(
@@ -221,7 +237,6 @@ def test_the_fingerprint_covers_what_is_chosen_and_not_where_the_files_lie(folde
 
 
 def test_the_loader_reads_what_the_order_says(folder: Path) -> None:
-    from megabatch.data.requests import training_requests
     from megabatch.trainer.build import split_loader
 
     with_all = job(folder, *both("0.5", "0.5"), "data.repeats=2", "data.sampling=class_balanced")
