@@ -44,7 +44,7 @@ class Uniform(Choice):
 
 
 class ClassBalanced(Choice):
-    """Every class equally often; an epoch has as many draws as there are samples."""
+    """Every class that has samples equally often; an epoch has as many draws as there are samples."""
 
     name: Literal["class_balanced"] = "class_balanced"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def test_sources_with_other_classes_are_refused(folder: Path, tmp_path: Path) ->
 def test_a_source_that_has_nothing_to_train_on_is_refused(folder: Path, tmp_path: Path) -> None:
     only_test = dataset(tmp_path, {"test": 20}).folder
     with pytest.raises(DataError, match="data: has no split 'train' to train on, as other sources have: leave it out"):
-        arranged(folder, "data.path=null", f"data.sources=[{{path: a/data}}, {{path: {only_test}}}]")
+        arranged(folder, "data.path=null", f"data.sources=[{{path: {only_test}}}, {{path: a/data}}]")
     keys = sample_keys(folder / "a" / "data", source(folder, "a").split("train"))
     its = set(sample_keys(folder / "b" / "data", source(folder, "b").split("train")))
     (tmp_path / "subset.txt").write_text("\n".join(key for key in keys if key not in its))
@@ -247,3 +248,29 @@ def test_the_loader_reads_what_the_order_says(folder: Path) -> None:
     labels = np.concatenate([batch.labels_N.numpy() for batch in loader.load(requests)])
     reader = mixed.reader("train")
     assert labels.tolist() == [reader.read(i).label for i in of_epoch(mixed)]
+
+
+def test_the_launcher_plans_with_what_is_chosen_and_finds_a_missing_shard_of_any_source(
+    folder: Path, tmp_path: Path
+) -> None:
+    from megabatch.launcher.prepare import check
+
+    mixed = [*both("0.5", "0.5"), "data.sampling=class_balanced", "data.repeats=2"]
+    prepared = check(job(folder, *mixed))
+    assert prepared.plan.drawn == (
+        "sources in the proportions 0.5 : 0.5; every class equally often; each sample 2 times, side by side; "
+        "140 draws an epoch"
+    )
+    assert prepared.plan.shards_per_rank is None
+    assert [(split.use, split.samples) for split in prepared.plan.splits] == [
+        ("train", 70),
+        ("validation", 12),
+        ("test", 6),
+    ]
+    shard = shutil.copytree(folder, tmp_path / "copy") / "b" / "data" / "train-000001.tar"
+    shard.unlink()
+    with pytest.raises(ConfigError) as error:
+        check(job(tmp_path / "copy", *mixed))
+    assert [problem.message for problem in error.value.problems] == [
+        f"{shard}: missing. Copy it back, or make dataset.json anew: megabatch data index {shard.parent}"
+    ]
