@@ -11,7 +11,7 @@ from megabatch.configs.base import Choice, EnvironmentText, Fraction, Frozen, Po
 
 
 class Source(Frozen):
-    """One of several data sets. With a weight, this share of all draws comes from it, exactly."""
+    """One of several data sets. With weights, the draws come from them in exactly these proportions."""
 
     path: EnvironmentText
     weight: PositiveFloat | None = None
@@ -44,7 +44,7 @@ class Uniform(Choice):
 
 
 class ClassBalanced(Choice):
-    """Every class equally often; an epoch has as many draws as there are samples."""
+    """Every class that has samples equally often; an epoch has as many draws as there are samples."""
 
     name: Literal["class_balanced"] = "class_balanced"
 

@@ -83,8 +83,8 @@ class Arrangement:
         order: Order
         if data.sources and data.sources[0].weight is not None:
             weights = [Fraction(repr(source.weight)) for source in data.sources]
+            _require_samples(parts)
             orders = [self._order([part], key(self.recipe.seed, _SOURCE, n)) for n, part in enumerate(parts)]
-            _require_samples(parts, orders)
             order = MixedOrder(orders, first_ids(parts), weights)
         else:
             order = self._order(parts, self.recipe.seed)
@@ -143,7 +143,7 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
     _require_same_classes(datasets)
     parts = recipe_parts(job.recipe.data, datasets, folder)
     train = job.recipe.data.train_split
-    for dataset in datasets[1:] if train in parts else ():
+    for dataset in datasets if train in parts else ():
         if not any(part.dataset is dataset for part in parts[train]):
             raise DataError(f"{dataset.shown}: has no split {train!r} to train on, as other sources have: leave it out")
     return Arrangement(job.recipe, folder, datasets, parts)
@@ -178,9 +178,9 @@ def _joined_split(name: str, parts: Sequence[Part]) -> Split:
     return Split(name, shards, {label: sum(s.label_counts.get(label, 0) for s in splits) for label in sorted(labels)})
 
 
-def _require_samples(parts: Sequence[Part], orders: Sequence[Order]) -> None:
-    for part, order in zip(parts, orders, strict=True):
-        if order.samples == 0:
+def _require_samples(parts: Sequence[Part]) -> None:
+    for part in parts:
+        if len(part.sample_ids) == 0:
             raise DataError(
                 f"{part.dataset.shown}: no sample of it is left to train on, so it cannot have its share: "
                 "leave the source out"

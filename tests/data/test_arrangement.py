@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from megabatch.configs.load import load
 from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.dataset import Dataset, fingerprint
 from megabatch.data.errors import DataError
+from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.selection import key_hash, sample_keys
 from megabatch.data.steps import Steps
 from support.shards import dataset
@@ -150,6 +152,21 @@ def test_sources_with_weights_come_in_their_proportions(folder: Path) -> None:
     assert set(ids[:40:2]) & set(range(50, 70))
 
 
+def test_each_source_has_a_shuffle_of_its_own_that_follows_the_seed(folder: Path) -> None:
+    twice = ["data.path=null", "data.sources=[{path: a/data, weight: 1}, {path: a/data, weight: 1}]"]
+    ids = np.array(of_epoch(arranged(folder, *twice)))
+    assert ids[ids < 50].tolist() != (ids[ids >= 50] - 50).tolist()
+    assert of_epoch(arranged(folder, *twice, "seed=1")) != ids.tolist()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_an_evaluation_has_what_is_chosen_of_a_split_and_nothing_else(folder: Path, num_ranks: int) -> None:
+    chosen = arranged(folder, "data.path=b/data", SPLIT).sample_ids("test")
+    requests = [r for rank in range(num_ranks) for r in evaluation_requests(len(chosen), 2, rank, num_ranks, chosen)]
+    assert sorted(np.concatenate([r.sample_ids for r in requests]).tolist()) == chosen.tolist()
+    assert chosen.tolist() not in ([], list(range(len(chosen))))
+
+
 def test_sources_with_other_classes_are_refused(folder: Path, tmp_path: Path) -> None:
     other = dataset(tmp_path, {"train": 20}, classes=4).folder
     with pytest.raises(
@@ -161,7 +178,7 @@ def test_sources_with_other_classes_are_refused(folder: Path, tmp_path: Path) ->
 def test_a_source_that_has_nothing_to_train_on_is_refused(folder: Path, tmp_path: Path) -> None:
     only_test = dataset(tmp_path, {"test": 20}).folder
     with pytest.raises(DataError, match="data: has no split 'train' to train on, as other sources have: leave it out"):
-        arranged(folder, "data.path=null", f"data.sources=[{{path: a/data}}, {{path: {only_test}}}]")
+        arranged(folder, "data.path=null", f"data.sources=[{{path: {only_test}}}, {{path: a/data}}]")
     keys = sample_keys(folder / "a" / "data", source(folder, "a").split("train"))
     its = set(sample_keys(folder / "b" / "data", source(folder, "b").split("train")))
     (tmp_path / "subset.txt").write_text("\n".join(key for key in keys if key not in its))
@@ -221,7 +238,6 @@ def test_the_fingerprint_covers_what_is_chosen_and_not_where_the_files_lie(folde
 
 
 def test_the_loader_reads_what_the_order_says(folder: Path) -> None:
-    from megabatch.data.requests import training_requests
     from megabatch.trainer.build import split_loader
 
     with_all = job(folder, *both("0.5", "0.5"), "data.repeats=2", "data.sampling=class_balanced")
@@ -232,3 +248,29 @@ def test_the_loader_reads_what_the_order_says(folder: Path) -> None:
     labels = np.concatenate([batch.labels_N.numpy() for batch in loader.load(requests)])
     reader = mixed.reader("train")
     assert labels.tolist() == [reader.read(i).label for i in of_epoch(mixed)]
+
+
+def test_the_launcher_plans_with_what_is_chosen_and_finds_a_missing_shard_of_any_source(
+    folder: Path, tmp_path: Path
+) -> None:
+    from megabatch.launcher.prepare import check
+
+    mixed = [*both("0.5", "0.5"), "data.sampling=class_balanced", "data.repeats=2"]
+    prepared = check(job(folder, *mixed))
+    assert prepared.plan.drawn == (
+        "sources in the proportions 0.5 : 0.5; every class equally often; each sample 2 times, side by side; "
+        "140 draws an epoch"
+    )
+    assert prepared.plan.shards_per_rank is None
+    assert [(split.use, split.samples) for split in prepared.plan.splits] == [
+        ("train", 70),
+        ("validation", 12),
+        ("test", 6),
+    ]
+    shard = shutil.copytree(folder, tmp_path / "copy") / "b" / "data" / "train-000001.tar"
+    shard.unlink()
+    with pytest.raises(ConfigError) as error:
+        check(job(tmp_path / "copy", *mixed))
+    assert [problem.message for problem in error.value.problems] == [
+        f"{shard}: missing. Copy it back, or make dataset.json anew: megabatch data index {shard.parent}"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabatch.data.draws import Order, RepeatedOrder
-from megabatch.data.order import Layout
+from megabatch.data.mixture import MixedOrder
+from megabatch.data.order import Layout, PickedOrder
 from megabatch.data.requests import Request, training_requests
+from megabatch.data.sampling import class_balanced
 from megabatch.data.steps import Steps
 from support.orders import filled_layouts, mixtures, orders, repeated, samplings, selections, single_orders
 
@@ -116,3 +119,23 @@ def test_repeated_samples_of_a_plain_order_are_told_apart_from_zero_on() -> None
     assert order.samples == 24
     assert order.draws(0, 0, 24).occurrences.tolist() == [0, 1, 2] * 8
     assert Counter(order.draws(0, 0, 24).sample_ids.tolist()) == dict.fromkeys(range(8), 3)
+
+
+def large(kind: str, seed: int) -> Order:
+    layout = Layout((30,) * 20, seed, streams=4, window_shards=3, block_samples=8)
+    if kind == "selection":
+        return PickedOrder(layout, 300, lambda epoch: np.arange(0, 600, 2))
+    if kind == "sampling":
+        return PickedOrder(layout, 600, class_balanced(np.arange(600), np.arange(600) // 400, seed))
+    if kind == "mixture":
+        return MixedOrder([layout, large("selection", seed)], [0, 600], [Fraction(1), Fraction(2)])
+    return layout if kind == "plain" else RepeatedOrder(layout, 2)
+
+
+@pytest.mark.parametrize("kind", ["plain", "selection", "sampling", "mixture", "repeats"])
+def test_two_epochs_and_two_seeds_differ(kind: str) -> None:
+    read = []
+    for seed in (0, 1):
+        order = large(kind, seed)
+        read += [order.draws(epoch, 0, order.samples).sample_ids.tolist() for epoch in (0, 1, 2)]
+    assert all(a != b for i, a in enumerate(read) for b in read[:i])

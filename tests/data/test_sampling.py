@@ -84,6 +84,12 @@ def test_two_epochs_and_two_seeds_draw_different_samples() -> None:
     assert all(a != b for i, a in enumerate(drawn) for b in drawn[:i])
 
 
+def test_however_small_a_weight_is_its_sample_is_drawn() -> None:
+    """The first tooth of the comb stands at the very beginning of the line."""
+    tiny = weighted(np.arange(2), np.array([0, 1]), [Fraction(1, 10**12), Fraction(1)], 0, "w")
+    assert [tiny(epoch).tolist() for epoch in range(3)] == [[0, 1], [1, 1], [1, 1]]
+
+
 def test_ids_need_not_be_consecutive() -> None:
     picks = weighted(np.array([3, 8, 40]), np.array([0, 0, 1]), [Fraction(1), Fraction(0), Fraction(2)], 0, "w")
     assert picks(0).tolist() == [3, 40, 40]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from megabatch.configs.load import Loaded, load
 from megabatch.data.arrangement import Arrangement
 from megabatch.data.dataset import Dataset, Shard, Split
+from megabatch.data.draws import RepeatedOrder
 from megabatch.data.order import EpochOrder, Layout
 from megabatch.data.parts import Part
+from megabatch.data.requests import training_requests
 from megabatch.data.steps import Steps
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import disk_space
@@ -88,6 +91,35 @@ def test_shards_per_rank_is_what_the_ranks_really_touch(
             for part in steps.at(step).of_rank(rank, num_ranks):
                 touched[rank] |= {owner[int(i)] for i in order.samples(part.start, part.stop)}
     assert max(map(len, touched)) <= plan.shards_per_rank[1]  # a rank may stop short of a shard that its stream ends in
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 12), st.integers(1, 4), st.integers(1, 4),
+       st.integers(1, 6), st.integers(1, 5))  # fmt: skip
+def test_shards_per_rank_counts_the_copies_of_repeated_samples(
+    shards: list[int], micro_batch: int, num_ranks: int, streams: int, block: int, times: int
+) -> None:
+    settings = [f"batch={{global_batch: {micro_batch * num_ranks}, micro_batch: {micro_batch}}}"]
+    settings.append(f"data.shuffle={{streams: {streams}, window_shards: 1, block_samples: {block}}}")
+    loaded = load("digits", "laptop", [*settings, f"data.repeats={times}", f"cluster.processes_per_node={num_ranks}"])
+    plan = planned(loaded, described(*shards))
+    assert plan.samples_per_epoch == times * sum(shards)
+    order = RepeatedOrder(Layout(tuple(shards), 0, streams, 1, block), times)
+    owner = np.repeat(np.arange(len(shards)), shards)
+    steps = Steps(order.samples, 1, micro_batch * num_ranks, micro_batch, "short")
+    touched: list[set[int]] = [set() for _ in range(num_ranks)]
+    for rank in range(num_ranks):
+        for request in training_requests(steps, order, rank, num_ranks, 0):
+            touched[rank] |= set(owner[request.sample_ids].tolist())
+    assert plan.shards_per_rank is not None
+    assert max(map(len, touched)) <= plan.shards_per_rank[1] <= len(shards)
+
+
+def test_the_plan_says_how_an_epoch_differs_from_every_sample_once() -> None:
+    def drawn(*overrides: str) -> str:
+        return planned(load("digits", "laptop", overrides), described(600, 400)).drawn
+
+    assert drawn() == ""
+    assert drawn("data.repeats=3") == "each sample 3 times, side by side; 3,000 draws an epoch"
 
 
 def test_a_plan_for_a_very_large_world_takes_a_moment() -> None:
