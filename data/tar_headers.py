@@ -18,6 +18,7 @@ from typing import NamedTuple
 BLOCK_BYTES = 512
 _MOST_EXTENDED_BYTES = 1 << 16  # such a header is read into memory
 _MOST_END_BYTES = 2 * BLOCK_BYTES + 19 * BLOCK_BYTES  # the marker, then zeros to the next 20 blocks, as tar writes them
+_SURELY_IN_PLACE = 96  # characters of a name up to its extension, which of an image has four at most: 100 in all
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _RECORD_LENGTH = re.compile(rb"(\d{1,6}) ")
 _ZEROS = bytes(BLOCK_BYTES)
@@ -186,6 +187,19 @@ def _short_name(block: bytes) -> str:
 
 def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def is_header_of(block: bytes, key: str, size: int) -> bool:
+    """Return whether the block right before a payload still heads a member of sample `key` with `size` bytes.
+
+    Cheap enough (about a microsecond) for every read. A name that is long or not ASCII may stand in an extended
+    header instead, so it is not compared.
+    """
+    octal = _OCTAL.fullmatch(block[124:136])
+    if not octal or int(octal[1] or b"0", 8) != size:
+        return False
+    start = f"{key}."
+    return len(start) > _SURELY_IN_PLACE or not start.isascii() or block.startswith(start.encode())
 
 
 def _require_end_marker(file: int, end: int, file_bytes: int) -> None:
