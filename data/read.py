@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -20,8 +21,10 @@ from typing import Protocol
 from megabatch.data.dataset import Shard, Split
 from megabatch.data.errors import DataError, SampleError, SkippedSample
 from megabatch.data.sources.places import is_remote, visible
+from megabatch.data.tar_headers import BLOCK_BYTES, is_header_of
 from megabatch.data.tar_index import SampleTable, read_index, sample_table
 
+_LABEL = re.compile(rb"\s*([0-9]{1,18})\s*")  # int() would take 1_0 and -1 as well
 MAX_OPEN_SHARDS = 512  # an open shard costs its table, address space and a file descriptor
 
 
@@ -83,17 +86,23 @@ class SplitReader:
         opened = self._shard(number)
         row = sample_id - self._first_ids[number]
         table = opened.table
-        image, label_text = self._payloads(
-            shard, opened,
-            (int(table.image_offset[row]), int(table.image_size[row])),
-            (int(table.label_offset[row]), int(table.label_size[row])),
-        )  # fmt: skip
-        try:
-            label = int(bytes(label_text))
-        except ValueError:
-            message = f"{opened.shown}: {table.keys[row]}.cls: {bytes(label_text)[:40]!r} is no integer"
-            raise SampleError(SkippedSample("label", opened.shown, table.keys[row], sample_id, message)) from None
-        return EncodedSample(opened.shown, table.keys[row], image, label)
+        image_at, image_size = int(table.image_offset[row]), int(table.image_size[row])
+        label_at, label_size = int(table.label_offset[row]), int(table.label_size[row])
+        if opened.content is not None:  # what is in the cache was compared with its checksum
+            header = bytes(opened.content[image_at - BLOCK_BYTES : image_at])
+            if not is_header_of(header, table.keys[row], image_size):
+                raise DataError(
+                    f"{opened.shown}: byte {image_at - BLOCK_BYTES}: no longer the header of sample {table.keys[row]}: "
+                    "the shard was changed after it was indexed. Copy it again, or index it anew with "
+                    f"`megabatch data index {self.folder}`"
+                )
+        image, text = self._payloads(shard, opened, (image_at, image_size), (label_at, label_size))
+        label = _LABEL.fullmatch(text)
+        if label is None:
+            where = f"{opened.shown}: byte {label_at}: {table.keys[row]}.cls"
+            message = f"{where}: {bytes(text[:40])!r} is no integer from 0 up"
+            raise SampleError(SkippedSample("label", opened.shown, table.keys[row], sample_id, message))
+        return EncodedSample(opened.shown, table.keys[row], image, int(label[1]))
 
     @property
     def is_remote(self) -> bool:

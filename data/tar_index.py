@@ -1,37 +1,38 @@
 """The index of a plain .tar shard: where every member of every sample lies. Reads headers, never payloads.
 
-tarfile, like every streaming reader, ends silently at a damaged header and so loses the rest of a shard. Here a shard
-is whole only if its last member is followed by the end-of-archive marker and nothing else. The index is kept beside
-the shard as text, in the format of NVIDIA DALI's wds2idx ("v1.2"). Members of any extension are indexed; those that
-are no image and no label (a pickle, say) are never opened.
+A shard is whole only if every header can be read and the last member is followed by the end-of-archive marker
+(data/tar_headers.py). The index is kept beside the shard as text, in the format of NVIDIA DALI's wds2idx ("v1.2").
+Members of any extension are indexed, and those that are no image and no label are never opened. Pickles are refused
+all the same: other readers of the same shard open them without being asked.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import tarfile
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import override
 
 from megabatch.data.errors import DataError
 from megabatch.data.formats import EXTENSIONS
+from megabatch.data.tar_headers import BLOCK_BYTES, Header, TarDamageError, tar_headers
 
 IMAGE_EXTENSIONS = EXTENSIONS
 LABEL_EXTENSION = "cls"
+# What webdataset 1.0.2 hands to pickle.loads (pkl, pickle, pyd) and torch.load(weights_only=False) (pth) as soon as a
+# sample is decoded, wanted or not, also with .gz after it; and pt, the other name of what torch.save writes. Not here:
+# npy and npz (numpy refuses pickles unless told otherwise), ten, tb, json, msgpack, cbor (plain values).
+PICKLE_EXTENSIONS = ("pickle", "pkl", "pt", "pth", "pyd")
 _VERSION = "v1.2"
-_BLOCK_BYTES = 512
 _FIELDS = 4  # extension, offset, size, name
-_EXTENDED_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-_MAX_EXTENDED_HEADER_BYTES = 1 << 16  # tarfile reads such a header into memory, whatever size it claims
 _NOT_IN_A_NAME = re.compile(r"[\s\x00-\x1f\x7f]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")  # how tarfile hands over bytes that are no UTF-8
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # bytes that are no UTF-8
 _STARTS = {
     b"\x1f\x8b": "gzip data: unpack it with gunzip",
     b"BZh": "bzip2 data: unpack it with bunzip2",
@@ -70,23 +71,13 @@ class SampleTable:
     label_size: NDArray[np.int64]
 
 
-class _CheckedHeader(tarfile.TarInfo):
-    """A header whose size is checked before tarfile acts on it: a negative one would make it read in a circle."""
-
-    @classmethod
-    @override
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedHeader:
-        header = super().frombuf(buf, encoding, errors)
-        if header.size < 0 or (header.type in _EXTENDED_HEADERS and header.size > _MAX_EXTENDED_HEADER_BYTES):
-            raise tarfile.ReadError(f"a header claims {header.size:,} bytes")
-        return header
-
-
 def index_tar(path: Path) -> tuple[Sample, ...]:
     """Read all headers of a shard. Raises DataError naming the byte where the shard is not as a shard must be."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path}: cannot be read: no regular file. Shards must be files, or links to files")
         with path.open("rb") as file:
-            samples = tuple(_grouped(path, _members(path, file)))
+            samples = tuple(_grouped(path, _members(path, file.fileno())))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     seen: set[str] = set()
@@ -100,89 +91,55 @@ def index_tar(path: Path) -> tuple[Sample, ...]:
     return samples
 
 
-def _members(path: Path, file: BinaryIO) -> Iterator[Member]:
-    size = os.fstat(file.fileno()).st_size
-    end = 0
+def _members(path: Path, file: int) -> Iterator[Member]:
+    last = None
     try:
-        with tarfile.open(
-            fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape", tarinfo=_CheckedHeader
-        ) as tar:
-            while (info := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps every header of a large shard
-                end = _payload_end(path, info, end, size)
-                if not info.isdir():
-                    yield _member(path, info)
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(_unreadable(path, file, end, str(error))) from None
-    _require_end_marker(path, file, end, size)
-
-
-def _payload_end(path: Path, info: tarfile.TarInfo, previous_end: int, file_size: int) -> int:
-    """Return where the next header must be. Raises DataError for a payload that is not all there."""
-    where = f"{path}: byte {info.offset}: {info.name!r}"
-    if info.issparse():
-        raise DataError(f"{where} is a sparse file, whose bytes are not all there: pack it without --sparse")
-    if info.size < 0 or info.offset < previous_end:
-        raise DataError(f"{where}: the header claims an impossible size ({info.size:,} bytes): copy the shard again")
-    if info.isdir():
-        return info.offset_data
-    if info.offset_data + info.size > file_size:
+        for header in tar_headers(file, os.fstat(file).st_size):
+            last = header
+            if header.kind != "folder":
+                yield _member(path, header)
+    except TarDamageError as error:
+        if last is None and error.byte == 0:
+            raise DataError(f"{path}: byte 0: not a plain tar file {_what_else(file, str(error))}") from None
+        after = f", after {last.name!r}" if last else ""
         raise DataError(
-            f"{where} should have {info.size:,} bytes, but the file ends at {file_size:,}: the shard was cut. "
-            "Copy it again"
-        )
-    return info.offset_data + -(-info.size // _BLOCK_BYTES) * _BLOCK_BYTES
+            f"{path}: byte {error.byte}{after}: {error}. The shard is damaged, and streaming readers would silently "
+            "lose samples: copy it again"
+        ) from None
 
 
-def _unreadable(path: Path, file: BinaryIO, end: int, reason: str) -> str:
-    size = os.fstat(file.fileno()).st_size
-    if end > size:
-        return f"{path}: byte {size}: the end-of-archive marker is missing: the shard was cut. Copy it again"
-    if end > 0:
-        return f"{path}: byte {end}: no readable tar header ({reason}): the shard is damaged. Copy it again"
-    file.seek(0)
-    head = file.read(_BLOCK_BYTES)
+def _what_else(file: int, reason: str) -> str:
+    head = os.pread(file, BLOCK_BYTES, 0)
     if not head:
-        return f"{path}: byte 0: not a plain tar file but an empty one, the trace of a failed copy: copy it again"
+        return "but an empty one, the trace of a failed copy: copy it again"
     kind = next((what for start, what in _STARTS.items() if head.lstrip().startswith(start)), "")
-    return f"{path}: byte 0: not a plain tar file " + (f"but {kind}" if kind else f"({reason}): pack it again with tar")
+    return f"but {kind}" if kind else f"({reason}): copy it again, or pack it again with tar"
 
 
-def _member(path: Path, info: tarfile.TarInfo) -> Member:
-    where = f"{path}: byte {info.offset}: {info.name!r}"
-    if not info.isreg():
-        raise DataError(f"{where} is a link or device, not a file: pack the file itself (tar --dereference)")
-    if _SURROGATE.search(info.name):
+def _member(path: Path, header: Header) -> Member:
+    where = f"{path}: byte {header.start}: {header.name!r}"
+    if header.kind:
+        raise DataError(f"{where} is {header.kind}: pack the file itself (tar --dereference --hard-dereference)")
+    if _SURROGATE.search(header.name):
         raise DataError(f"{where} is a name that is not UTF-8: rename the file and pack it again")
-    if info.name.startswith("/") or ".." in info.name.split("/"):
+    if header.name.startswith("/") or ".." in header.name.split("/"):
         raise DataError(f"{where} is a name that leads out of the archive: pack with relative names, without '..'")
-    if _NOT_IN_A_NAME.search(info.name):
+    if _NOT_IN_A_NAME.search(header.name):
         raise DataError(
             f"{where} is a name with a space or control character, which end a field of the index: "
             "rename the file (with _ instead, say) and pack it again"
         )
-    stem, _, extension = info.name.rpartition("/")[2].partition(".")
+    stem, _, extension = header.name.rpartition("/")[2].partition(".")
     if not stem or not extension:
         raise DataError(f"{where}: a member needs a name and an extension, as in 0001.jpg and 0001.cls: leave it out")
-    return Member(extension.lower(), info.offset_data, info.size, info.name)
-
-
-def _require_end_marker(path: Path, file: BinaryIO, end: int, size: int) -> None:
-    """After the last member: at least two blocks of zeros, and nothing but zeros."""
-    file.seek(end)
-    position = end
-    while chunk := file.read(1 << 20):
-        if chunk.strip(b"\0"):
-            first = position + len(chunk) - len(chunk.lstrip(b"\0"))
-            raise DataError(
-                f"{path}: byte {end}: no tar header, yet data follows at byte {first}: the shard is damaged and "
-                "every reader would silently lose the rest. Copy it again"
-            )
-        position += len(chunk)
-    if size - end < 2 * _BLOCK_BYTES:
-        raise DataError(f"{path}: byte {size}: the end-of-archive marker is missing: the shard was cut. Copy it again")
+    extension = extension.lower()
+    kind = extension.removesuffix(".gz").rpartition(".")[2]  # webdataset goes by the last of several extensions
+    if kind in PICKLE_EXTENSIONS:
+        raise DataError(
+            f"{where} is a pickle, which runs code when it is opened, and other readers of this shard open it unasked: "
+            f"take all such out with: tar --delete --wildcards -f {path} '*.{header.name.rpartition('.')[2]}'"
+        )
+    return Member(extension, header.payload, header.size, header.name)
 
 
 def _grouped(path: Path, members: Iterator[Member]) -> Iterator[Sample]:
@@ -255,8 +212,8 @@ def _require_room_for_headers(members: list[Member]) -> None:
     """Payloads begin at blocks, in order, with a header before each: a wrong digit hardly ever keeps to that."""
     offsets = np.fromiter((member.offset for member in members), np.int64, len(members))
     sizes = np.fromiter((member.size for member in members), np.int64, len(members))
-    ends = np.concatenate([[0], offsets + -(-sizes // _BLOCK_BYTES) * _BLOCK_BYTES])[:-1]
-    wrong = np.flatnonzero((offsets % _BLOCK_BYTES != 0) | (sizes < 0) | (offsets - ends < _BLOCK_BYTES))
+    ends = np.concatenate([[0], offsets + -(-sizes // BLOCK_BYTES) * BLOCK_BYTES])[:-1]
+    wrong = np.flatnonzero((offsets % BLOCK_BYTES != 0) | (sizes < 0) | (offsets - ends < BLOCK_BYTES))
     if len(wrong):
         member = members[wrong[0]]
         raise ValueError(f"{member.name} cannot lie at byte {member.offset} with {member.size} bytes")
@@ -268,11 +225,17 @@ def sample_table(samples: tuple[Sample, ...], shard: str) -> SampleTable:
     for row, sample in enumerate(samples):
         images = [m for m in sample.members if m.extension in IMAGE_EXTENSIONS]
         labels = [m for m in sample.members if m.extension == LABEL_EXTENSION]
-        if len(images) != 1 or len(labels) != 1 or not images[0].size:
-            found = ", ".join(f".{m.extension} of {m.size:,} bytes" for m in sample.members)
-            raise DataError(
-                f"{shard}: byte {sample.members[0].offset}: sample {sample.key} has {found}: needed are one .cls and "
-                f"one image ({', '.join(IMAGE_EXTENSIONS)}). Correct the sample, or leave it out, and pack again"
-            )
+        if len(images) != 1 or len(labels) != 1 or not images[0].size or not labels[0].size:
+            raise DataError(_unusable(sample, shard))
         rows[row] = images[0].offset, images[0].size, labels[0].offset, labels[0].size
     return SampleTable(tuple(s.key for s in samples), rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3])
+
+
+def _unusable(sample: Sample, shard: str) -> str:
+    found = ", ".join(f".{m.extension} of {m.size:,} bytes" for m in sample.members)
+    captions = {"txt", "json"} & {m.extension for m in sample.members}
+    hint = "; captions and JSON are not read as labels" if captions else ""
+    return (
+        f"{shard}: byte {sample.members[0].offset}: sample {sample.key} has {found}: needed are one .cls and "
+        f"one image ({', '.join(IMAGE_EXTENSIONS)}){hint}. Correct the sample, or leave it out, and pack again"
+    )

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from megabatch.data.errors import DataError
 from megabatch.data.tar_index import index_tar, read_index, sample_table, write_index
 
-BLOCK = 512
-
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> Path:
     with tarfile.open(path, "w", format=form) as tar:
@@ -24,12 +22,6 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.
             info.size = len(payload)
             tar.addfile(info, io.BytesIO(payload))
     return path
-
-
-def plain_shard(path: Path, samples: int = 20) -> Path:
-    pairs = [(f"{n:04d}.jpg", bytes([n + 1]) * 900) for n in range(samples)]
-    labels = [(f"{n:04d}.cls", str(n).encode()) for n in range(samples)]
-    return write_tar(path, [member for pair in zip(pairs, labels, strict=True) for member in pair])
 
 
 names = st.text(
@@ -79,41 +71,6 @@ def test_the_idx_file_is_the_text_that_dalis_wds2idx_writes(tmp_path: Path) -> N
     )
 
 
-def header_garbage(raw: bytearray, middle: int) -> bytes:
-    raw[middle : middle + BLOCK] = b"\xaa" * BLOCK
-    return bytes(raw)
-
-
-def two_zero_blocks(raw: bytearray, middle: int) -> bytes:
-    raw[middle : middle + 2 * BLOCK] = bytes(2 * BLOCK)
-    return bytes(raw)
-
-
-DAMAGE = {
-    "garbage header in the middle": (header_garbage, "no tar header, yet data follows|not a plain tar file"),
-    "two zero blocks in the middle": (two_zero_blocks, "no tar header, yet data follows"),
-    "cut exactly at a header": (lambda raw, middle: bytes(raw[:middle]), "the end-of-archive marker is missing"),
-    "cut inside a header": (lambda raw, middle: bytes(raw[: middle + 100]), "no tar header, yet data follows|not a plain"),
-    "cut between image and label": (lambda raw, middle: bytes(raw[: middle + 3 * BLOCK]), "end-of-archive marker is missing"),
-    "cut inside a payload": (lambda raw, middle: bytes(raw[: middle + BLOCK + 500]), "should have 900 bytes, but the file ends"),
-    "an empty file": (lambda raw, middle: b"", "not a plain tar file|marker is missing"),
-    "a web page": (lambda raw, middle: b"<html>" + b"error " * 500, "not a plain tar file"),
-    "only half the end marker": (lambda raw, middle: bytes(raw).rstrip(b"\0") + b"\0", "missing|should have|data follows"),
-    "something after the end": (lambda raw, middle: bytes(raw) + b"more", "no tar header, yet data follows"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("harm", DAMAGE)
-def test_damage_that_streaming_readers_pass_over_is_an_error(tmp_path: Path, harm: str) -> None:
-    path = plain_shard(tmp_path / "a.tar")
-    middle = index_tar(path)[10].members[0].offset - BLOCK
-    change, message = DAMAGE[harm]
-    path.write_bytes(change(bytearray(path.read_bytes()), middle))
-    with pytest.raises(DataError, match=message) as caught:
-        index_tar(path)
-    assert str(caught.value).startswith(f"{path}: byte ")
-
-
 def test_members_of_a_sample_that_do_not_stand_together_are_an_error(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.cls", b"0"), ("b.cls", b"0")])
     with pytest.raises(DataError, match="sample a comes twice, or its members are not side by side"):
@@ -137,7 +94,7 @@ def test_links_are_refused_and_folders_passed_over(tmp_path: Path) -> None:
         link = tarfile.TarInfo("a.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-    with pytest.raises(DataError, match="is a link or device"):
+    with pytest.raises(DataError, match="is a symbolic link"):
         index_tar(tmp_path / "b.tar")
 
 
