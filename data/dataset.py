@@ -171,8 +171,8 @@ def _text(value: object) -> str:
     return value
 
 
-def write_dataset(dataset: Dataset) -> None:
-    """Write dataset.json; it is there whole or not at all."""
+def described(dataset: Dataset) -> str:
+    """Return the content of dataset.json."""
     splits = {
         split.name: {
             "samples": split.samples,
@@ -183,10 +183,15 @@ def write_dataset(dataset: Dataset) -> None:
     }
     classes = list(dataset.classes)
     values = {"format": _FORMAT, "imported": dataset.imported, "classes": classes, "splits": splits}
+    return json.dumps(values, indent=1)
+
+
+def write_dataset(dataset: Dataset) -> None:
+    """Write dataset.json; it is there whole or not at all."""
     hidden = dataset.folder / f".{FILE_NAME}.{os.getpid()}"
     try:
         with hidden.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1)
+            file.write(described(dataset))
             file.flush()
             os.fsync(file.fileno())
         hidden.rename(dataset.folder / FILE_NAME)

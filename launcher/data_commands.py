@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from megabatch.launcher.mistakes import fail, mistakes_told
 from megabatch.launcher.progress import progress_on_stderr
+from megabatch.launcher.stats_commands import stats
 
 if TYPE_CHECKING:
     from megabatch.data.dataset import Dataset
 
 app = typer.Typer(help="Make, look at and check data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.command(epilog="Example: megabatch data stats data/photos")(stats)
 _BYTES_PER_MIB = 1 << 20
-FolderArgument = Annotated[Path, typer.Argument(help="Folder of a data set.")]
+LocationArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Folder, spec or URL of a data set.")]
 
 
 @app.command(
@@ -41,7 +42,7 @@ def import_command(
     from megabatch.data.image_sources import shown
     from megabatch.data.importer import ImportOptions, import_images
 
-    with _mistakes_told(), progress_on_stderr("images") as progress:
+    with mistakes_told(), progress_on_stderr("images") as progress:
         options = ImportOptions(
             _shares(split), seed, samples_per_shard, max_shard_mib * _BYTES_PER_MIB, skip_broken, overwrite
         )
@@ -67,7 +68,7 @@ def index(
     from megabatch.configs.cache import Cache
     from megabatch.data.sources.open import index_dataset
 
-    with _mistakes_told(), progress_on_stderr("shards") as progress:
+    with mistakes_told(), progress_on_stderr("shards") as progress:
         dataset = index_dataset(location, Path.cwd(), Cache(), progress, classes)
     _print_dataset(dataset)
     if dataset.location:
@@ -76,35 +77,34 @@ def index(
 
 @app.command()
 def info(
-    folder: FolderArgument, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
+    location: LocationArgument, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
 ) -> None:
     """Show splits, shards, samples and classes of a data set."""
-    from megabatch.data.dataset import FILE_NAME, read_dataset
+    from megabatch.data.dataset import described
 
-    with _mistakes_told():
-        dataset = read_dataset(folder)
-        if as_json:
-            typer.echo((folder / FILE_NAME).read_text(encoding="utf-8"))
-        else:
-            _print_dataset(dataset)
+    dataset = _opened(location)
+    if as_json:
+        typer.echo(described(dataset))
+    else:
+        _print_dataset(dataset)
 
 
 @app.command()
 def verify(
-    folder: FolderArgument,
+    location: LocationArgument,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image too.")] = False,
 ) -> None:
     """Read every byte of every shard and compare it with what was recorded."""
-    from megabatch.data.dataset import read_dataset
     from megabatch.data.indexing import verify as verify_dataset
 
-    with _mistakes_told(), progress_on_stderr("shards") as progress:
-        problems = verify_dataset(read_dataset(folder), progress, decode)
+    dataset = _opened(location)
+    with mistakes_told(), progress_on_stderr("shards") as progress:
+        problems = verify_dataset(dataset, progress, decode)
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{folder}: every shard is as it was recorded")
+    typer.echo(f"{dataset.shown}: every shard is as it was recorded")
 
 
 @app.command()
@@ -112,11 +112,20 @@ def example(folder: Annotated[Path, typer.Argument(help="Folder for the images."
     """Write scikit-learn's handwritten digits as PNG files, to try things with."""
     from megabatch.data.digits import write_digits
 
-    with _mistakes_told():
+    with mistakes_told():
         count = write_digits(folder)
     typer.echo(f"{count} images in {folder}")
     quoted = shlex.quote(str(folder))
     typer.echo(f"next: megabatch data import {quoted} data/digits --split train=0.8,validation=0.1,test=0.1")
+
+
+def _opened(location: str) -> Dataset:
+    """Open a data set, which may have to be indexed first."""
+    from megabatch.configs.cache import Cache
+    from megabatch.data.sources.open import open_dataset
+
+    with mistakes_told(), progress_on_stderr("shards") as progress:
+        return open_dataset(location, Path.cwd(), Cache(), progress)
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -125,9 +134,9 @@ def _shares(text: str) -> dict[str, float]:
     for part in filter(None, text.split(",")):
         name, _, share = part.strip().partition("=")
         if not (name.isascii() and name.isidentifier() and _is_number(share)):
-            _fail(f"--split {text}: write NAME=SHARE,... as in train=0.9,validation=0.1")
+            fail(f"--split {text}: write NAME=SHARE,... as in train=0.9,validation=0.1")
         if name in shares:
-            _fail(f"--split {text}: {name} comes twice")
+            fail(f"--split {text}: {name} comes twice")
         shares[name] = float(share)
     return shares
 
@@ -149,27 +158,7 @@ def _print_dataset(dataset: Dataset) -> None:
         size = sum(shard.bytes for shard in split.shards)
         table.add_row(split.name, f"{split.samples:,}", f"{len(split.shards):,}", f"{size:,}")
     console = Console(markup=False)  # a class may be called [bold]
-    console.print(str(dataset.folder), highlight=False, soft_wrap=True)
+    console.print(dataset.shown, highlight=False, soft_wrap=True)
     console.print(table)
     names = ", ".join(dataset.classes[:10]) + (", ..." if len(dataset.classes) > 10 else "")
     console.print(f"{len(dataset.classes):,} classes: {names}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _mistakes_told() -> Iterator[None]:
-    from megabatch.data.errors import DataError
-
-    try:
-        yield
-    except DataError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        typer.echo("interrupted: nothing of it is used; start it again", err=True)
-        raise typer.Exit(130) from None
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)

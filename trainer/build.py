@@ -14,9 +14,10 @@ from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.transforms import Transform
-from megabatch.data.arrangement import Arrangement, arrange
+from megabatch.data.arrangement import Arrangement, arrange, shown_data
 from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.draws import Order
+from megabatch.data.errors import DataError
 from megabatch.data.loader import Loader, MicroBatch
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
@@ -71,6 +72,11 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     recipe = job.recipe
     _set_determinism(recipe.deterministic)
     arrangement = arrange(job)
+    if arrangement.fingerprint() != job.data_fingerprint:
+        raise DataError(
+            f"{shown_data(job)}: the data, or a file that chooses among them, changed since {run_dir.job} was written: "
+            "put it back, or launch again"
+        )
     order = arrangement.order()
     precision = precision_policy(recipe.precision, world.device)
     network = initialize(recipe.model, arrangement.num_classes, recipe.seed).to(world.device, precision.parameter_dtype)
