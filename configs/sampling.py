@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from megabatch.configs.base import Choice, EnvironmentText, Fraction, Frozen, PositiveFloat, name_only
+from megabatch.configs.base import Choice, EnvironmentText, Fraction, Frozen, PositiveFloat, PositiveInt, name_only
 
 
 class Source(Frozen):
@@ -60,3 +60,16 @@ class Weighted(Choice):
 
 
 Sampling = Annotated[Uniform | ClassBalanced | Weighted, Field(discriminator="name"), BeforeValidator(name_only)]
+
+
+class TrainStream(Frozen):
+    """Training samples from shards without an index, read front to back: files (also compressed) and `pipe:COMMAND`.
+
+    Their order is approximate and a resumed run goes on with other samples, unlike everything else here. `samples` is
+    the length of an epoch; each rank needs a shard of its own. Classes and the other splits come from `path`.
+    """
+
+    urls: EnvironmentText
+    samples: PositiveInt
+    allow_pipe: bool = False
+    shuffle_buffer: PositiveInt = 1000

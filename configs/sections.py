@@ -16,7 +16,7 @@ from megabatch.configs.base import (
 )
 from megabatch.configs.batch_transforms import BatchTransform
 from megabatch.configs.normalization import Fixed, Normalization
-from megabatch.configs.sampling import HashSplit, Sampling, Source, Uniform
+from megabatch.configs.sampling import HashSplit, Sampling, Source, TrainStream, Uniform
 from megabatch.configs.transforms import Transform
 
 # `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
@@ -64,6 +64,7 @@ class Data(Frozen):
 
     path: EnvironmentText | None = None
     sources: tuple[Source, ...] = ()
+    train_stream: TrainStream | None = None
     image_size: PositiveInt
     subset: EnvironmentText | None = None
     mask: EnvironmentText | None = None
@@ -87,6 +88,17 @@ class Data(Frozen):
             raise ValueError("write either path or sources (`path: null` undoes the path of a base recipe)")
         if len({source.weight is None for source in self.sources}) > 1:
             raise ValueError("sources: some have a weight and some have none: give one to all of them, or to none")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_chosen_of_a_stream(self) -> Self:
+        chosen = {
+            "sources": self.sources, "subset": self.subset, "hash_split": self.hash_split,
+            "sampling": not isinstance(self.sampling, Uniform), "repeats": self.repeats > 1,
+        }  # fmt: skip
+        wrong = [name for name, used in chosen.items() if used]
+        if self.train_stream is not None and wrong:
+            raise ValueError(f"train_stream has no order to choose from: leave out {', '.join(wrong)}")
         return self
 
 

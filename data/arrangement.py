@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
-from megabatch.data.dataset import Dataset, Split, fingerprint
+from megabatch.data.dataset import Dataset, Shard, Split, fingerprint
 from megabatch.data.draws import Order, RepeatedOrder
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import key
@@ -32,6 +32,7 @@ from megabatch.data.sampling import WeightedPicks, by_name, class_balanced, read
 from megabatch.data.selection import sample_keys
 from megabatch.data.sources.open import open_dataset
 from megabatch.data.sources.places import visible
+from megabatch.data.stream_order import StreamOrder, expand
 
 _SOURCE = 12  # what a key is for
 
@@ -44,6 +45,7 @@ class Arrangement:
     folder: Path
     datasets: tuple[Dataset, ...]
     parts: dict[str, tuple[Part, ...]]
+    streams: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -63,12 +65,24 @@ class Arrangement:
     def whole(self) -> Dataset:
         """Return all data sets as one: the shards of the first, then those of the second, and so on."""
         if len(self.datasets) == 1:
-            return self.described[0]
+            return self._with_stream(self.described[0])
         splits = tuple(_joined_split(name, parts) for name, parts in self.parts.items())
         return replace(self.datasets[0], splits=splits)
 
+    def _with_stream(self, dataset: Dataset) -> Dataset:
+        """Return the data set with a split in place of the stream, for those who only count."""
+        stream = self.recipe.data.train_stream
+        if stream is None:
+            return dataset
+        shards = tuple(Shard(url, 0, 0, "") for url in self.streams[1:])
+        counted = (Shard(self.streams[0], stream.samples, 0, ""), *shards)
+        split = Split(self.recipe.data.train_split, counted, {0: stream.samples})
+        return replace(dataset, splits=(split, *dataset.splits))
+
     def reader(self, name: str) -> Reader:
         """Return what reads the samples of a split by id; ids run on from one data set to the next."""
+        if name not in self.parts:
+            raise DataError(f"split {name!r} is a stream (data.train_stream), which has no samples by id")
         readers = [SplitReader(part.dataset.folder, part.split) for part in self.parts[name]]
         return readers[0] if len(readers) == 1 else JoinedReader(readers)
 
@@ -79,6 +93,8 @@ class Arrangement:
     def order(self) -> Order:
         """Return the order of training. Raises DataError for weights that do not fit the data."""
         data = self.recipe.data
+        if data.train_stream is not None:
+            return StreamOrder(data.train_stream.samples)
         parts = self.parts[data.train_split]
         order: Order
         if data.sources and data.sources[0].weight is not None:
@@ -143,10 +159,15 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
     _require_same_classes(datasets)
     parts = recipe_parts(job.recipe.data, datasets, folder)
     train = job.recipe.data.train_split
+    streams: tuple[str, ...] = ()
+    if job.recipe.data.train_stream is not None:
+        stream = job.recipe.data.train_stream
+        streams = tuple(expand(stream.urls, stream.allow_pipe))
+        parts.pop(train, None)
     for dataset in datasets if train in parts else ():
         if not any(part.dataset is dataset for part in parts[train]):
             raise DataError(f"{dataset.shown}: has no split {train!r} to train on, as other sources have: leave it out")
-    return Arrangement(job.recipe, folder, datasets, parts)
+    return Arrangement(job.recipe, folder, datasets, parts, streams)
 
 
 def shown_data(job: Job) -> str:

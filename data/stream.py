@@ -11,41 +11,27 @@ from __future__ import annotations
 
 import tarfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import braceexpand
 import webdataset
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import key, permutation
 from megabatch.data.read import EncodedSample
+from megabatch.data.stream_order import PIPE
 from megabatch.data.tar_index import IMAGE_EXTENSIONS, LABEL_EXTENSION
 
 _STREAM = 7  # what a key is for
-_PIPE = "pipe:"
-
-
-def expand(urls: str, allow_pipe: bool) -> list[str]:
-    """Return the shards of a specification with braces. Raises DataError for a command that is not allowed."""
-    shards = list(braceexpand.braceexpand(urls))
-    for shard in shards:
-        if shard.startswith(_PIPE) and not allow_pipe:
-            raise DataError(
-                f"{shard!r} is a shell command, run on every node: allow it with data.train_stream.allow_pipe: true"
-            )
-        if ":" in shard.partition("/")[0] and not shard.startswith(_PIPE):
-            raise DataError(f"{shard!r}: a stream is a file or `pipe:COMMAND`; data.path reads http, s3 and gs exactly")
-    return shards
 
 
 class StreamReader:
     """Gives the next sample of this rank's shards, whichever id is asked for; endless, from any thread."""
 
-    def __init__(self, urls: list[str], seed: int, rank: int, num_ranks: int, shuffle_buffer: int):
+    def __init__(self, urls: Sequence[str], seed: int, rank: int, num_ranks: int, shuffle_buffer: int):
         """Raises DataError if there are fewer shards than ranks: some would have nothing to read."""
         if len(urls) < num_ranks:
             raise DataError(f"{len(urls)} streams for {num_ranks} ranks: each rank needs one of its own at least")
@@ -57,6 +43,11 @@ class StreamReader:
         with self._lock:
             sample = next(self._samples)
         return _encoded(sample)
+
+    @property
+    def samples(self) -> int:
+        """Raise DataError: a stream has no end."""
+        raise DataError("a stream has no number of samples")
 
     @property
     def is_remote(self) -> bool:
@@ -84,7 +75,7 @@ def _endless(urls: list[str], seed: int, shuffle_buffer: int) -> Iterator[dict[s
 
 def _of_shards(urls: list[str]) -> Iterator[dict[str, Any]]:
     for url in urls:
-        with webdataset.gopen(url) if url.startswith(_PIPE) else Path(url).open("rb") as stream:
+        with webdataset.gopen(url) if url.startswith(PIPE) else Path(url).open("rb") as stream:
             yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
 
 

@@ -25,8 +25,8 @@ from megabatch.data.tar_headers import BLOCK_BYTES, Header, TarDamageError, tar_
 
 IMAGE_EXTENSIONS = EXTENSIONS
 LABEL_EXTENSION = "cls"
-# What webdataset 1.0.2 hands to pickle.loads (pkl, pickle, pyd) and torch.load(weights_only=False) (pth) as soon as a
-# sample is decoded, wanted or not, also with .gz after it; and pt, the other name of what torch.save writes. Not here:
+# What webdataset 1.0.2 unpickles (pkl, pickle, pyd) or gives to torch's unpickling loader (pth) as soon as a sample is
+# decoded, wanted or not, also with .gz after it; and pt, the other name of what torch.save writes. Not here:
 # npy and npz (numpy refuses pickles unless told otherwise), ten, tb, json, msgpack, cbor (plain values).
 PICKLE_EXTENSIONS = ("pickle", "pkl", "pt", "pth", "pyd")
 _VERSION = "v1.2"

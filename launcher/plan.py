@@ -97,6 +97,8 @@ def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset, order: Order) 
 def _drawn(recipe: Recipe, order: Order) -> str:
     """Return in words how an epoch differs from every sample once; "" where it does not."""
     data = recipe.data
+    if data.train_stream is not None:
+        return "as the stream gives them: the order is approximate, and a resumed run goes on with other samples"
     words = []
     if any(source.weight is not None for source in data.sources):
         words.append("sources in the proportions " + " : ".join(f"{source.weight:g}" for source in data.sources))

@@ -118,6 +118,13 @@ def _never_square(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterato
             yield f"data.{key}_transforms with data.image_size={data.image_size}: {why}"
 
 
+def _too_few_streams(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.data.train_stream is not None:
+        streams = len(dataset.split(recipe.data.train_split).shards)
+        if streams < cluster.num_ranks:
+            yield f"data.train_stream.urls names {streams} streams for {cluster.num_ranks} ranks"
+
+
 TABLE: tuple[Refusal, ...] = (
     Refusal(
         "A split that the data set does not have",
@@ -186,5 +193,11 @@ TABLE: tuple[Refusal, ...] = (
         "every image of a batch has image_size x image_size pixels",
         lambda r, c, d: f"{{name: resize, size: {r.data.image_size}}} or larger, and center_crop after it",
         _never_square,
+    ),
+    Refusal(
+        "Fewer streams than ranks",
+        "a stream is read from front to back by one rank, so the others would have nothing to read",
+        lambda r, c, d: f"at least {c.num_ranks} shards, or fewer ranks",
+        _too_few_streams,
     ),
 )

@@ -18,7 +18,9 @@ from megabatch.data.arrangement import Arrangement, arrange, shown_data
 from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.draws import Order
 from megabatch.data.errors import DataError
+from megabatch.data.hashing import key
 from megabatch.data.loader import Loader, MicroBatch
+from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
@@ -117,6 +119,11 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         sample_log=samples,
     )
     parts.trackers.message(description)
+    if recipe.data.train_stream is not None:
+        parts.trackers.message(
+            f"training samples come from {len(arrangement.streams):,} streams: their order is approximate, and an "
+            f"epoch is {recipe.data.train_stream.samples:,} of them, whichever they are"
+        )
     return parts
 
 
@@ -135,12 +142,24 @@ def _training_data(
     job: Job, world: World, arrangement: Arrangement, order: Order, steps: Steps
 ) -> Callable[[int], Iterator[MicroBatch]]:
     data = job.recipe.data
-    loader = split_loader(job, arrangement, data.train_split, data.train_transforms, job.cluster.loader_threads)
 
     def from_step(step: int) -> Iterator[MicroBatch]:
+        reader = _stream_reader(job, world, arrangement, step) or arrangement.reader(data.train_split)
+        loader = split_loader(job, arrangement, reader, data.train_transforms, job.cluster.loader_threads)
         return loader.load(training_requests(steps, order, world.rank, world.num_ranks, step))
 
     return from_step
+
+
+def _stream_reader(job: Job, world: World, arrangement: Arrangement, first_step: int) -> Reader | None:
+    """Return what reads this rank's streams from their beginning; each start mixes them in another way."""
+    settings = job.recipe.data.train_stream
+    if settings is None:
+        return None
+    from megabatch.data.stream import StreamReader
+
+    seed = key(job.recipe.seed, first_step)
+    return StreamReader(arrangement.streams, seed, world.rank, world.num_ranks, settings.shuffle_buffer)
 
 
 def _evaluation(
@@ -149,7 +168,7 @@ def _evaluation(
     micro_batch, transforms = job.recipe.evaluation.micro_batch, job.recipe.data.evaluation_transforms
 
     def evaluate_split(split: str) -> EvaluationResult:
-        loader = split_loader(job, arrangement, split, transforms, job.cluster.loader_threads)
+        loader = split_loader(job, arrangement, arrangement.reader(split), transforms, job.cluster.loader_threads)
         chosen = arrangement.sample_ids(split)
         requests = evaluation_requests(len(chosen), micro_batch, world.rank, world.num_ranks, chosen)
         return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
@@ -158,12 +177,12 @@ def _evaluation(
 
 
 def split_loader(
-    job: Job, arrangement: Arrangement, split: str, transforms: Sequence[Transform], threads: int
+    job: Job, arrangement: Arrangement, reader: Reader, transforms: Sequence[Transform], threads: int
 ) -> Loader:
-    """Return what loads the samples of a split."""
+    """Return what loads samples of a reader as this job wants them."""
     data = job.recipe.data
     return Loader(
-        reader=arrangement.reader(split),
+        reader=reader,
         transform=decoding_chain(transforms, data.image_size, data.max_image_pixels),
         image_size=data.image_size,
         num_classes=arrangement.num_classes,

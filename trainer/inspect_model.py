@@ -72,7 +72,9 @@ def _images_do_not_fit(job: Job, arrangement: Arrangement) -> list[str]:
     used += [(s, data.evaluation_transforms) for s in (data.validation_split, data.test_split) if s is not None]
     problems = []
     for split, transforms in used:
-        loader = split_loader(job, arrangement, split, transforms, threads=1)
+        if split not in arrangement.parts:
+            continue  # a stream: to look at it would run its command
+        loader = split_loader(job, arrangement, arrangement.reader(split), transforms, threads=1)
         try:
             tried = arrangement.sample_ids(split)[:_SAMPLES_TRIED]
             first = next(

@@ -11,7 +11,8 @@ import pytest
 from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.read import SplitReader
-from megabatch.data.stream import StreamReader, expand
+from megabatch.data.stream import StreamReader
+from megabatch.data.stream_order import expand
 from support.shards import dataset
 
 

@@ -165,6 +165,9 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "
          "data.image_size=8: the last resize leaves 7 pixels a side: every image of a batch has image_size x image_size "
          "pixels. Instead: {name: resize, size: 8} or larger, and center_crop after it"),
+        (["data.train_stream={urls: one.tar, samples: 1000}"], described(1000), "data.train_stream.urls names 1 streams "
+         "for 2 ranks: a stream is read from front to back by one rank, so the others would have nothing to read. "
+         "Instead: at least 2 shards, or fewer ranks"),
     ]  # fmt: skip
 
 
