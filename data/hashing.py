@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GOLDEN = 0x9E3779B97F4A7C15
+AUGMENT = 3  # what a key is for: the draws of a sample's augmentation
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 

@@ -18,11 +18,10 @@ import torch
 from megabatch.data.augment.chain import SampleTransform
 from megabatch.data.buffers import BufferPool
 from megabatch.data.errors import DataError, SampleError, SkippedSample
-from megabatch.data.hashing import RandomStream, key
+from megabatch.data.hashing import AUGMENT, RandomStream, key
 from megabatch.data.read import EncodedSample, Reader
 from megabatch.data.requests import Request
 
-_AUGMENT = 3  # what a key is for; data/order.py has 1 and 2
 _FILLER_SAMPLES = 2  # batch norm needs two values per channel
 _LEAST_PREFETCH = 2  # micro-batches loaded ahead, before anybody had to wait
 _MOST_PREFETCHED_BYTES = 1 << 30
@@ -144,7 +143,7 @@ class Loader:
         if not 0 <= sample.label < self.num_classes:
             message = f"{where}: label {sample.label} is outside the {self.num_classes} classes"
             raise SampleError(SkippedSample("label", sample.shard, sample.key, sample_id, message))
-        stream = RandomStream(key(self.seed, request.epoch, _AUGMENT, sample_id, int(request.occurrences[row])))
+        stream = RandomStream(key(self.seed, request.epoch, AUGMENT, sample_id, int(request.occurrences[row])))
         try:
             self.transform(sample.image, stream, micro_batch.images_NHWC[row].numpy())
         except ValueError as error:

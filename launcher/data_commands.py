@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from megabatch.launcher.inspect_command import inspect
 from megabatch.launcher.mistakes import fail, mistakes_told
 from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.stats_commands import stats
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make, look at and check data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.command(epilog="Example: megabatch data stats data/photos")(stats)
+app.command(epilog="Example: megabatch data inspect data/photos imagenet-resnet50 --out samples.html")(inspect)
 _BYTES_PER_MIB = 1 << 20
 LocationArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Folder, spec or URL of a data set.")]
 
