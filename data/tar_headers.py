@@ -1,7 +1,7 @@
 """Tar headers, read strictly: every header up to the end-of-archive marker, or the byte where that fails.
 
 tarfile, and every streaming reader built on it, takes a damaged header for the end and so loses the rest of a shard
-without a word. Before Python 3.11.10 it can also be kept busy for hours by an extended header (CVE-2024-6232), and it
+without a word. Before Python 3.11.10 an extended header of 64 KiB keeps it busy for seconds (CVE-2024-6232), and it
 follows the map of a sparse file wherever that leads. So headers are parsed here; what is accepted is what tarfile
 reads, with the same names, offsets and sizes (tests/data/test_fuzz.py compares). Payloads are never read.
 
@@ -21,8 +21,8 @@ _MOST_END_BYTES = 2 * BLOCK_BYTES + 19 * BLOCK_BYTES  # the marker, then zeros t
 _SURELY_IN_PLACE = 96  # characters of a name up to its extension, which of an image has four at most: 100 in all
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _RECORD_LENGTH = re.compile(rb"(\d{1,6}) ")
-_OTHER_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode, ids, time, device:
-# of no use here, but tarfile, and so webdataset, takes the header for the end of the shard if one is no number
+# Mode, ids, time and device are of no use here, but where one is no number tarfile, and so webdataset, sees the end.
+_OTHER_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))
 _BINARY = (0o200, 0o377)  # first byte of a number that is not in octal digits (GNU)
 _ZEROS = bytes(BLOCK_BYTES)
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"xX", b"g"
