@@ -120,6 +120,8 @@ def parse_dataset(text: bytes, folder: Path, shown_folder: str) -> Dataset:
         values = json.loads(text.decode())
         if values["format"] != _FORMAT:
             raise _DamageError(f"format {values['format']!r}, but this version of megabatch reads {_FORMAT!r}")
+        if not isinstance(values["classes"], list):
+            raise _DamageError("classes that are no list")
         classes = tuple(_text(name) for name in values["classes"])
         splits = tuple(_split(name, split) for name, split in values["splits"].items())
         _require_distinct_shards(splits)
@@ -138,7 +140,7 @@ class _DamageError(Exception):
 
 
 def _split(name: str, values: dict[str, Any]) -> Split:
-    counts = {int(label): _count(count) for label, count in values["label_counts"].items()}
+    counts = {_label(label): _count(count) for label, count in values["label_counts"].items()}
     split = Split(name, tuple(_shard(shard) for shard in values["shards"]), counts)
     if sum(counts.values()) != split.samples:
         raise _DamageError(f"split {name!r} has {split.samples:,} samples, but {sum(counts.values()):,} labels")
@@ -163,6 +165,12 @@ def _count(value: object) -> int:
     if type(value) is not int or value < 0:
         raise _DamageError(f"{value!r} where a count must be")
     return value
+
+
+def _label(text: str) -> int:
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
+        raise _DamageError(f"{text!r} where a label must be")
+    return int(text)
 
 
 def _text(value: object) -> str:

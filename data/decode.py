@@ -20,6 +20,7 @@ from megabatch.data.jpeg.turbojpeg3 import find_turbojpeg3
 
 Pixels = NDArray[np.uint8]
 _JPEG_START = b"\xff\xd8\xff"
+Image.MAX_IMAGE_PIXELS = None  # _check_size comes before any pixel is decoded, with the recipe's limit
 _PILLOW_FORMATS = tuple(image_format.name for image_format in FORMATS)
 
 

@@ -1,7 +1,7 @@
 """Tar headers, read strictly: every header up to the end-of-archive marker, or the byte where that fails.
 
 tarfile, and every streaming reader built on it, takes a damaged header for the end and so loses the rest of a shard
-without a word. Before Python 3.11.10 it can also be kept busy for hours by an extended header (CVE-2024-6232), and it
+without a word. Before Python 3.11.10 an extended header of 64 KiB keeps it busy for seconds (CVE-2024-6232), and it
 follows the map of a sparse file wherever that leads. So headers are parsed here; what is accepted is what tarfile
 reads, with the same names, offsets and sizes (tests/data/test_fuzz.py compares). Payloads are never read.
 
@@ -21,6 +21,9 @@ _MOST_END_BYTES = 2 * BLOCK_BYTES + 19 * BLOCK_BYTES  # the marker, then zeros t
 _SURELY_IN_PLACE = 96  # characters of a name up to its extension, which of an image has four at most: 100 in all
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _RECORD_LENGTH = re.compile(rb"(\d{1,6}) ")
+# Mode, ids, time and device are of no use here, but where one is no number tarfile, and so webdataset, sees the end.
+_OTHER_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))
+_BINARY = (0o200, 0o377)  # first byte of a number that is not in octal digits (GNU)
 _ZEROS = bytes(BLOCK_BYTES)
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"xX", b"g"
 _EXTENDED = _LONG_NAME + _LONG_LINK + _PAX + _PAX_GLOBAL
@@ -94,10 +97,12 @@ def _member(file: int, start: int, file_bytes: int) -> Header | None:
             return _header(block, said, start, payload, size, file_bytes)
         if size > _MOST_EXTENDED_BYTES:
             raise TarDamageError(position, f"an extended header claims {size:,} bytes")
-        content = os.pread(file, size, payload)
-        if len(content) < size:
+        content = os.pread(file, padded(size), payload)
+        if len(content) < padded(size):
             raise TarDamageError(position, f"the file ends at byte {file_bytes:,}, inside an extended header")
-        said = _extended(kind, content, position) | said
+        if content[size:].strip(b"\0"):
+            raise TarDamageError(position, f"an extended header claims {size:,} bytes and has more")
+        said = _extended(kind, content[:size], position) | said
         position = payload + padded(size)
 
 
@@ -112,13 +117,16 @@ def _header_block(file: int, position: int, file_bytes: int) -> bytes:
         checksum = _OCTAL.fullmatch(block[148:156])
         if not checksum or int(checksum[1] or b"0", 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
             raise TarDamageError(position, "no tar header (its checksum is wrong)")
+        for field in (block[start:end] for start, end in _OTHER_NUMBERS):
+            if field[0] not in _BINARY and not _OCTAL.fullmatch(field.partition(b"\0")[0]):
+                raise TarDamageError(position, f"no tar header ({field!r} where a number must be)")
     return block
 
 
 def _size(block: bytes, position: int) -> int:
     """Parse the size: octal digits, or from 8 GiB on a binary number marked by its first bit (GNU)."""
     field = block[124:136]
-    if field[0] == 0o200:
+    if field[0] == _BINARY[0]:
         return int.from_bytes(field[1:], "big")
     octal = _OCTAL.fullmatch(field)
     if not octal:

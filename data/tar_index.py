@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from megabatch.data.tar_headers import BLOCK_BYTES, Header, TarDamageError, tar_
 
 IMAGE_EXTENSIONS = EXTENSIONS
 LABEL_EXTENSION = "cls"
-# What webdataset 1.0.2 unpickles (pkl, pickle, pyd) or gives to torch's unpickling loader (pth) as soon as a sample is
-# decoded, wanted or not, also with .gz after it; and pt, the other name of what torch.save writes. Not here:
-# npy and npz (numpy refuses pickles unless told otherwise), ten, tb, json, msgpack, cbor (plain values).
+# What webdataset 1.0.2 unpickles (pkl, pickle, pyd) or hands to torch's loader with weights_only=False (pth) as soon as
+# a sample is decoded, wanted or not, also with .gz after it; and pt, the other name of what torch writes. Not here: npy
+# and npz (numpy refuses pickles unless told otherwise), ten, tb, json, msgpack, cbor (plain values).
 PICKLE_EXTENSIONS = ("pickle", "pkl", "pt", "pth", "pyd")
+_PICKLE = re.compile(rf"(?<![^.])(?:{'|'.join(PICKLE_EXTENSIONS)})(?:\.gz)?$")  # webdataset goes by the last extension
 _VERSION = "v1.2"
 _FIELDS = 4  # extension, offset, size, name
 _NOT_IN_A_NAME = re.compile(r"[\s\x00-\x1f\x7f]")
@@ -133,11 +135,13 @@ def _member(path: Path, header: Header) -> Member:
     if not stem or not extension:
         raise DataError(f"{where}: a member needs a name and an extension, as in 0001.jpg and 0001.cls: leave it out")
     extension = extension.lower()
-    kind = extension.removesuffix(".gz").rpartition(".")[2]  # webdataset goes by the last of several extensions
-    if kind in PICKLE_EXTENSIONS:
+    pickled = _PICKLE.search(extension)
+    if pickled:
+        written = header.name[-len(pickled[0]) :]
+        command = f"tar --delete --wildcards -f {shlex.quote(str(path))} '*.{written}'"
         raise DataError(
             f"{where} is a pickle, which runs code when it is opened, and other readers of this shard open it unasked: "
-            f"take all such out with: tar --delete --wildcards -f {path} '*.{header.name.rpartition('.')[2]}'"
+            f"take all such out with: {command}"
         )
     return Member(extension, header.payload, header.size, header.name)
 

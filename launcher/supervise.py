@@ -34,6 +34,10 @@ _ENDED = re.compile(r"rank\s*:\s*(?P<rank>\d+)[^\n]*\n\s*exitcode\s*:\s*(?P<exit
 _PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
 _TIMED_OUT = "Timed out waiting"  # gloo
 _INPUT_ERRORS = ("ConfigError", "DataError")
+_HINTS = {
+    signal.SIGKILL.value: ": out of memory, or kill -9 from outside",
+    signal.SIGBUS.value: ": a shard became shorter while it was read; `megabatch data verify` tells which",
+}
 
 
 @dataclass(frozen=True)
@@ -157,5 +161,5 @@ def _without_cause(run_dir: RunDir, log_start: int) -> str:
     signal_number = -code
     names = {number.value: number.name for number in signal.Signals}
     by = f"was killed by {names[signal_number]}" if signal_number in names else f"ended with code {code}"
-    hint = ": out of memory, or kill -9 from outside" if signal_number == signal.SIGKILL else ""
+    hint = _HINTS.get(signal_number, "")
     return f"rank {rank} {by}{hint}. Its log is {run_dir.rank_log(rank)}"

@@ -243,10 +243,10 @@ def test_the_loader_reads_what_the_order_says(folder: Path) -> None:
     with_all = job(folder, *both("0.5", "0.5"), "data.repeats=2", "data.sampling=class_balanced")
     mixed = arrange(with_all)
     order = mixed.order()
-    loader = split_loader(with_all, mixed, "train", with_all.recipe.data.train_transforms, threads=1)
+    reader = mixed.reader("train")
+    loader = split_loader(with_all, mixed, reader, with_all.recipe.data.train_transforms, threads=1)
     requests = training_requests(Steps(order.samples, 1, 32, 8, "short"), order, 0, 1, 0)
     labels = np.concatenate([batch.labels_N.numpy() for batch in loader.load(requests)])
-    reader = mixed.reader("train")
     assert labels.tolist() == [reader.read(i).label for i in of_epoch(mixed)]
 
 
@@ -272,5 +272,5 @@ def test_the_launcher_plans_with_what_is_chosen_and_finds_a_missing_shard_of_any
     with pytest.raises(ConfigError) as error:
         check(job(tmp_path / "copy", *mixed))
     assert [problem.message for problem in error.value.problems] == [
-        f"{shard}: missing. Copy it back, or make dataset.json anew: megabatch data index {shard.parent}"
+        f"{shard}: missing. Copy it back, or make dataset.json anew: megabatch data index b/data"
     ]

@@ -129,8 +129,15 @@ def webp_claiming(side: int) -> bytes:
 def test_a_header_that_claims_a_huge_image_costs_no_memory(claiming: Callable[[int], bytes], side: int) -> None:
     payload = claiming(side)
     assert len(payload) < 20_000
-    with pytest.raises(ValueError, match=f"{side} x {side} pixels are more than|exceeds limit"):
+    with pytest.raises(ValueError, match=f"{side} x {side} pixels are more than|broken image"):
         decode_image(payload, LIMIT)
+
+
+@pytest.mark.parametrize(("side", "limit"), [(9_700, LIMIT), (14_000, 2 * LIMIT)])
+def test_the_limit_of_the_recipe_is_the_only_one(side: int, limit: int) -> None:
+    """Pillow warns from 89 million pixels on, and refuses from 179 million on whatever the recipe allows."""
+    with pytest.raises(ValueError, match=r"truncated|broken data stream"):
+        decode_image(png_claiming(side), limit)
 
 
 @pytest.mark.parametrize("chunk", [b"zTXt", b"iCCP"])

@@ -270,11 +270,11 @@ def write(path: Path, names: list[str]) -> Path:
 )
 def test_a_pickle_is_refused_with_the_member_and_a_command_that_takes_it_out(tmp_path: Path, name: str) -> None:
     folder = name[: name.rfind("/") + 1]
-    path = write(tmp_path / "a.tar", [f"{folder}a.cls", f"{folder}a.png", name, "b.cls", "b.png"])
+    path = write(tmp_path / "my shard.tar", [f"{folder}a.cls", f"{folder}a.png", name, "b.cls", "b.json.gz", "b.png"])
     with pytest.raises(DataError, match=f"'{name}' is a pickle, which runs code when it is opened") as caught:
         index_tar(path)
     subprocess.run(shlex.split(str(caught.value).partition("with: ")[2]), check=True)
-    assert [len(sample.members) for sample in index_tar(path)] == [2, 2]
+    assert [len(sample.members) for sample in index_tar(path)] == [2, 3]
 
 
 def test_every_extension_that_webdataset_unpickles_is_refused() -> None:
