@@ -26,14 +26,14 @@ def index_shards(folder: Path, classes_file: Path | None, progress: Progress) ->
     The split is the file name up to its number: train-000000.tar. Class names come from `classes_file` or
     classes.txt, one a line; without either they are the numbers.
     """
-    tars = sorted(folder.glob("*.tar"), key=_split_and_number)
+    tars = sorted(folder.glob("*.tar"), key=split_and_number)
     if not tars:
         raise DataError(
             f"{folder}: no .tar files in it. `megabatch data import IMAGES {folder}` makes shards of images"
         )
     shards: dict[str, list[Shard]] = defaultdict(list)
     for number, path in enumerate(tars):
-        shards[_split_and_number(path)[0]].append(describe_shard(path))
+        shards[split_and_number(path)[0]].append(describe_shard(path))
         progress(number + 1, len(tars))
     splits = [_with_labels(folder, name, tuple(members)) for name, members in shards.items()]
     splits.sort(key=lambda split: SPLIT_ORDER.index(split.name) if split.name in SPLIT_ORDER else len(SPLIT_ORDER))
@@ -43,7 +43,7 @@ def index_shards(folder: Path, classes_file: Path | None, progress: Progress) ->
     return dataset
 
 
-def _split_and_number(path: Path) -> tuple[str, int, str]:
+def split_and_number(path: Path) -> tuple[str, int, str]:
     """Return what shards are sorted by: train-2.tar comes before train-10.tar."""
     match = _SHARD_NAME.match(path.name)
     if not match:
@@ -67,6 +67,11 @@ def _class_names(folder: Path, classes_file: Path | None, largest_label: int) ->
                 f"{folder}: the largest label is {largest_label:,}, which is no class: correct the .cls members"
             )
         return tuple(str(number) for number in range(largest_label + 1))
+    return read_class_names(file)
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Return the class names of a file, one a line. Raises DataError for an empty line, or what is no text."""
     try:
         names = tuple(line.strip() for line in file.read_text(encoding="utf-8").rstrip().splitlines())
         if "" in names:
