@@ -187,7 +187,7 @@ def _write(
 
 
 def write_folder(out: Path, classes: tuple[str, ...], write_splits: Callable[[Path], tuple[Split, ...]]) -> Dataset:
-    """Let `write_splits` fill a hidden folder with shards, then move them into `out`: a data set is there whole or not."""
+    """Let `write_splits` fill a hidden folder with shards, then move all into `out`: it is a data set whole or not."""
     out.mkdir(parents=True, exist_ok=True)
     for left_over in out.glob(f"{_STAGING}*"):
         shutil.rmtree(left_over)

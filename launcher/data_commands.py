@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from megabatch.launcher.clean_commands import clean
+
 if TYPE_CHECKING:
     from megabatch.data.dataset import Dataset
 
@@ -112,6 +114,9 @@ def example(folder: Annotated[Path, typer.Argument(help="Folder for the images."
     typer.echo(f"{count} images in {folder}")
     quoted = shlex.quote(str(folder))
     typer.echo(f"next: megabatch data import {quoted} data/digits --split train=0.8,validation=0.1,test=0.1")
+
+
+app.command(epilog="Example: megabatch data clean data/photos --mask-kinds leak,duplicate,near_leak")(clean)
 
 
 def _shares(text: str) -> dict[str, float]:
