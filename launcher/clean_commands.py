@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from megabatch.data.clean.scan import Scan
 
 _ANY = "any"
+_NOT_INDEXABLE = ("image_missing", "label_missing", "label_not_integer")
 
 
 def clean(
@@ -107,12 +108,14 @@ def _print_next(scan: Scan, head: dict[str, Any], target: Path, written: Path | 
     if written is not None:
         typer.echo(f"next: megabatch launch RECIPE data.path={shlex.quote(str(written))}")
         return
-    only_by_writing = [kind for kind in ("image_missing", "label_missing") if kind in head["counts"]]
-    if only_by_writing or not scan.shards.indexed:
-        why = "samples without image or label" if only_by_writing else "no dataset.json"
-        typer.echo(f"note: training cannot read these shards ({why}), with or without the mask. Write clean ones:")
+    if not_indexable := [kind for kind in _NOT_INDEXABLE if kind in head["counts"]]:
+        typer.echo(
+            f"note: shards with {', '.join(not_indexable)} cannot be indexed, so no mask helps: write clean ones"
+        )
         typer.echo(f"next: megabatch data clean {folder} --write FOLDER")
         return
+    if not scan.shards.indexed:
+        typer.echo(f"next: megabatch data index {folder}")
     if head["masked_ambiguous"]:
         typer.echo(
             f"note: {head['masked_ambiguous']:,} of these share their key with other samples, so the mask cannot name "

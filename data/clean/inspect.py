@@ -76,7 +76,7 @@ def _label(sample: Sample, content: memoryview, num_classes: int | None) -> tupl
     except ValueError:
         return NO_LABEL, [("label_not_integer", repr(text[:40])[1:])]
     if label < 0 or label >= (1 << 63 if num_classes is None else num_classes):
-        return NO_LABEL, [("label_outside", f"{label} of {num_classes} classes" if num_classes else str(label)[:40])]
+        return NO_LABEL, [("label_outside", f"{str(label)[:40]}; the classes are 0 to {(num_classes or 1 << 63) - 1}")]
     return label, []
 
 
@@ -132,7 +132,7 @@ def is_cut(payload: memoryview | bytes) -> bool:
         case "jpg":
             return b"\xff\xd9" not in tail
         case "png":
-            return b"IEND" not in tail
+            return b"IEND\xaeB`\x82" not in tail
         case "webp":
             return len(payload) < int.from_bytes(payload[4:8], "little") + 8
     return False

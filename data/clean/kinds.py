@@ -27,7 +27,8 @@ KINDS = (
     Kind(
         "near_leak",
         "Nearly the same image in two splits",
-        "Compressed again, resized or slightly cropped. Look at the pairs before you mask them.",
+        "Compressed again, resized or slightly cropped; the fewer bits of the hashes differ, the more alike. "
+        "Look at the pairs before you mask them.",
         "asked",
     ),
     Kind(
@@ -57,7 +58,8 @@ KINDS = (
     Kind(
         "near_duplicate",
         "Nearly the same image twice in a split",
-        "Compressed again, resized or slightly cropped. The first is kept if you mask them.",
+        "Compressed again, resized or slightly cropped; the fewer bits of the hashes differ, the more alike. "
+        "The first is kept if you mask them.",
         "asked",
     ),
     Kind("blank", "Blank image", "Nearly one grey level: its standard deviation is below 3 of 255.", "asked"),

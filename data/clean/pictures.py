@@ -28,17 +28,12 @@ class Picture(NamedTuple):
 
 
 class Album:
-    """Makes pictures of samples until they have `room_bytes` together."""
+    """Makes pictures of samples, and counts in `room_bytes` how much room is left for more."""
 
     def __init__(self, scan: Scan, max_pixels: int, room_bytes: int):
         self._scan = scan
         self._max_pixels = max_pixels
-        self._room_bytes = room_bytes
-
-    @property
-    def full(self) -> bool:
-        """Tell whether the room is used up."""
-        return self._room_bytes <= 0
+        self.room_bytes = room_bytes
 
     def picture(self, sample: int) -> Picture | None:
         """Return the picture of a sample, None if nothing of it can be shown."""
@@ -50,7 +45,7 @@ class Album:
         file = io.BytesIO()
         image.save(file, "WEBP", quality=_QUALITY)
         uri = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-        self._room_bytes -= len(uri)
+        self.room_bytes -= len(uri)
         return Picture(uri, *image.size)
 
 

@@ -31,7 +31,8 @@ def write_report(
     for finding in findings:
         by_kind[finding.kind].append(finding)
     page = _Page(scan, mask, Album(scan, max_pixels, _ROOM_BYTES))
-    sections = [page.section(kind, by_kind[kind.name]) for kind in KINDS if by_kind[kind.name]]
+    found = [kind for kind in KINDS if by_kind[kind.name]]
+    sections = [page.section(kind, by_kind[kind.name], len(found) - number) for number, kind in enumerate(found)]
     title = _text(f"Data set {scan.shards.folder.absolute().name}")
     body = [
         f"<header><h1>{title}</h1>{_overview(head, findings)}</header>",
@@ -77,23 +78,21 @@ def _summary(head: dict[str, Any]) -> str:
     rows = []
     for kind in KINDS:
         if counts := head["counts"].get(kind.name):
-            cells = "".join(f"<td>{counts[split]:,}</td>" for split in splits)
+            cells = "".join(
+                f"<td>{counts[split]:,}</td>" if counts[split] else '<td class="quiet">0</td>' for split in splits
+            )
             masked = "yes" if kind.name in head["settings"]["mask_kinds"] else "no"
-            link = f'<a href="#{kind.name}">{_text(kind.title)}</a>'
+            link = f'<a href="#{kind.name}">{escape(kind.title)}</a>'
             rows.append(f'<tr><th scope="row">{link}</th>{cells}<td>{masked}</td></tr>')
-    absent = ", ".join(kind.title.lower() for kind in KINDS if kind.name not in head["counts"])
+    absent = ", ".join(kind.title[0].lower() + kind.title[1:] for kind in KINDS if kind.name not in head["counts"])
     table = (
         '<div class="scroll" tabindex="0" role="region" aria-labelledby="summary"><table>'
         f'<thead><tr><th scope="col">Finding</th>{names}<th scope="col">Masked</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
     found = table if rows else "<p>Nothing was found.</p>"
-    looked = f'<p class="quiet">Looked for and not found: {_text_whole(absent)}.</p>' if absent else ""
+    looked = f'<p class="quiet">Looked for and not found: {escape(absent)}.</p>' if absent else ""
     return f'<section><h2 id="summary">Summary</h2>{found}{looked}</section>'
-
-
-def _text_whole(value: str) -> str:
-    return escape(value)
 
 
 def _footer(head: dict[str, Any]) -> str:
@@ -107,19 +106,22 @@ class _Page:
         self._mask = mask
         self._album = album
 
-    def section(self, kind: Kind, findings: list[Finding]) -> str:
-        """Return heading, explanation and cards of one kind."""
+    def section(self, kind: Kind, findings: list[Finding], sections_left: int) -> str:
+        """Return heading, explanation and cards of one kind; its pictures take an equal share of the room left."""
+        reserved = self._album.room_bytes * (sections_left - 1) // sections_left
         cards: list[str] = []
-        for finding in findings[:_SHOWN_OF_A_KIND]:
-            if self._album.full:
+        different = _without_mirrored(findings)
+        for finding in different[:_SHOWN_OF_A_KIND]:
+            if self._album.room_bytes <= reserved:
                 break
             cards.append(self._card(finding))
-        more = len(findings) - len(cards)
+        more = len(different) - len(cards)
         rest = f'<p class="quiet">{more:,} more in findings.json</p>' if more else ""
         paired = " pairs" if findings[0].partner is not None else ""
         return (
-            f'<section id="{kind.name}"><h2>{_text(kind.title)} <span class="count">{len(findings):,}</span></h2>'
-            f'<p>{_text_whole(kind.meaning)}</p><ul class="cards{paired}">{"".join(cards)}</ul>{rest}</section>'
+            f'<section id="{kind.name}"><h2>{escape(kind.title)} <span class="count">{len(findings):,}</span></h2>'
+            f"<p>{escape(kind.meaning)}</p>"
+            f'<ul role="list" class="cards{paired}">{"".join(cards)}</ul>{rest}</section>'
         )
 
     def _card(self, finding: Finding) -> str:
@@ -130,11 +132,17 @@ class _Page:
     def _figure(self, sample: int) -> str:
         scan = self._scan
         key, split, name = _text(scan.keys[sample]), _text(scan.split_of(sample)), _text(scan.class_of(sample))
-        masked = ' <span class="masked">masked</span>' if sample in self._mask.reasons else ""
+        masked = '<span class="masked">masked</span>' if sample in self._mask.reasons else ""
         return (
-            f"<figure>{_image(self._album.picture(sample), f'{key}, {split}')}<figcaption>"
-            f'<span class="key">{key}</span><span class="quiet">{split} · {name}{masked}</span></figcaption></figure>'
+            f"<figure>{_image(self._album.picture(sample), f'{key}, {split}')}{masked}<figcaption>"
+            f'<span class="key">{key}</span><span class="quiet">{split} · {name}</span></figcaption></figure>'
         )
+
+
+def _without_mirrored(findings: list[Finding]) -> list[Finding]:
+    """Leave out a pair that was there the other way round."""
+    pairs = {(finding.sample, finding.partner) for finding in findings}
+    return [f for f in findings if f.partner is None or f.partner > f.sample or (f.partner, f.sample) not in pairs]
 
 
 def _image(picture: Picture | None, description: str) -> str:

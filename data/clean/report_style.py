@@ -42,6 +42,7 @@ table { border-collapse: collapse; }
 th, td { padding: .45rem 1rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
 thead th { border-top: 0; color: var(--quiet); font-weight: 500; font-size: .875rem; }
 th:first-child { text-align: left; font-weight: 500; white-space: normal; min-width: 11rem; }
+td.quiet { font-size: inherit; }
 td { font-variant-numeric: tabular-nums; }
 .cards {
   list-style: none; margin: 0; padding: 0; display: grid; gap: .75rem;
@@ -51,7 +52,7 @@ td { font-variant-numeric: tabular-nums; }
 .cards li { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .75rem; }
 .images { display: grid; gap: .75rem; }
 .pairs .images { grid-template-columns: 1fr 1fr; }
-figure { margin: 0; min-width: 0; }
+figure { margin: 0; min-width: 0; position: relative; }
 .image {
   aspect-ratio: 1; display: grid; place-items: center; overflow: hidden; background: var(--hole); border-radius: 6px;
 }
@@ -62,7 +63,10 @@ figcaption { margin-top: .5rem; font-size: .8125rem; line-height: 1.35; }
 figcaption span { display: block; overflow-wrap: anywhere; }
 .key { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 figcaption .quiet { font-size: .8125rem; }
-figcaption .masked { display: inline; color: var(--warn); font-weight: 600; }
+.masked {
+  position: absolute; top: .4rem; left: .4rem; padding: 0 .45rem; border-radius: 99px; background: var(--warn);
+  color: var(--card); font-size: .75rem; font-weight: 600;
+}
 .value {
   margin: .5rem 0 0; padding-top: .5rem; border-top: 1px solid var(--line); font-size: .8125rem; line-height: 1.4;
   overflow-wrap: anywhere;
