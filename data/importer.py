@@ -67,7 +67,7 @@ def import_images(source: Path, out: Path, options: ImportOptions, progress: Pro
 
     Raises DataError before anything is written where it can.
     """
-    _require_room(out, options.overwrite)
+    require_room(out, options.overwrite)
     with open_source(source) as opened:
         listing = list_images(opened, str(source))
         broken = _broken_images(opened, listing.images, progress)
@@ -84,7 +84,7 @@ def import_images(source: Path, out: Path, options: ImportOptions, progress: Pro
     return Imported(dataset, tuple(broken), listing.ignored_files)
 
 
-def _require_room(out: Path, overwrite: bool) -> None:
+def require_room(out: Path, overwrite: bool = False) -> None:
     """Refuse a folder with anything in it, unless an earlier import wrote it and may be replaced."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file: give a folder for the shards")
@@ -176,12 +176,17 @@ def _write(
     options: ImportOptions,
     progress: Progress,
 ) -> Dataset:
+    return write_folder(out, classes, lambda folder: _write_splits(source, entries, folder, options, progress))
+
+
+def write_folder(out: Path, classes: tuple[str, ...], write_splits: Callable[[Path], tuple[Split, ...]]) -> Dataset:
+    """Let `write_splits` fill a hidden folder with shards, then move all into `out`: it is a data set whole or not."""
     out.mkdir(parents=True, exist_ok=True)
     for left_over in out.glob(f"{_STAGING}*"):
         shutil.rmtree(left_over)
     staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
     try:
-        splits = _write_splits(source, entries, staging, options, progress)
+        splits = write_splits(staging)
         (staging / CLASSES_NAME).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         _move_in(staging, out)
     finally:
@@ -218,7 +223,7 @@ def _write_splits(
         shards: list[Shard] = []
         for part in _parts([members[i] for i in order], options):
             path = folder / f"{name}-{len(shards):06d}.tar"
-            shards.append(_write_shard(source, part, path, lambda: progress(next(done), total)))
+            shards.append(write_shard(path, _stored(source, part), lambda: progress(next(done), total)))
         splits.append(Split(name, tuple(shards), dict(Counter(entry.label for entry in members))))
     return tuple(splits)
 
@@ -238,17 +243,23 @@ def _parts(entries: list[_Entry], options: ImportOptions) -> Iterator[list[_Entr
         yield part
 
 
-def _write_shard(source: ImageSource, entries: Iterable[_Entry], path: Path, written: Callable[[], None]) -> Shard:
+def _stored(source: ImageSource, entries: Iterable[_Entry]) -> Iterator[dict[str, str | bytes]]:
+    for entry in entries:
+        payload = source.read(entry.path)
+        image_format = format_of(payload)
+        if image_format is None:
+            raise DataError(f"{entry.path}: changed while it was imported: import again")
+        yield {"__key__": entry.key, image_format.extensions[0]: payload, "cls": str(entry.label).encode()}
+
+
+def write_shard(path: Path, samples: Iterable[dict[str, str | bytes]], written: Callable[[], None]) -> Shard:
+    """Write a shard and its index. A sample is `__key__` and the bytes of its members by extension."""
     from webdataset import TarWriter  # imports torch
 
     with path.open("wb") as file:
         with TarWriter(file, encoder=False, mtime=0, user="megabatch", group="megabatch") as tar:
-            for entry in entries:
-                payload = source.read(entry.path)
-                image_format = format_of(payload)
-                if image_format is None:
-                    raise DataError(f"{entry.path}: changed while it was imported: import again")
-                tar.write({"__key__": entry.key, image_format.extensions[0]: payload, "cls": str(entry.label).encode()})
+            for sample in samples:
+                tar.write(sample)
                 written()
         file.flush()
         os.fsync(file.fileno())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from megabatch.launcher.clean_commands import clean
 from megabatch.launcher.inspect_command import inspect
 from megabatch.launcher.mistakes import fail, mistakes_told
 from megabatch.launcher.progress import progress_on_stderr
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from megabatch.data.dataset import Dataset
 
 app = typer.Typer(help="Make, look at and check data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.command(epilog="Example: megabatch data clean data/photos --mask-kinds leak,duplicate,near_leak")(clean)
 app.command(epilog="Example: megabatch data stats data/photos")(stats)
 app.command(epilog="Example: megabatch data inspect data/photos imagenet-resnet50 --out samples.html")(inspect)
 _BYTES_PER_MIB = 1 << 20
