@@ -87,8 +87,8 @@ def main() -> None:
         print(f"{'':50} corr. shard  corr. id  neighbours  shards/batch")
         for name, order in {
             "perfect shuffle": perfect(shards),
-            "ours: 64 streams, window 16, block 64 (default)": ours(shards, 64, 16, 64),
-            "ours: 64 streams, window 16, block 16": ours(shards, 64, 16, 16),
+            "ours: 64 streams, window 16, block 64": ours(shards, 64, 16, 64),
+            "ours: 64 streams, window 16, block 16 (default)": ours(shards, 64, 16, 16),
             "ours: 8 streams, window 16, block 64": ours(shards, 8, 16, 64),
             "ours: 8 streams, window 4, block 16": ours(shards, 8, 4, 16),
             "ours: 1 stream, window 16": ours(shards, 1, 16, 64),

@@ -28,7 +28,7 @@ class Shuffle(Frozen):
 
     streams: PositiveInt = 64
     window_shards: PositiveInt = 16
-    block_samples: PositiveInt = 64
+    block_samples: PositiveInt = 16
 
 
 class StopOnError(Choice):

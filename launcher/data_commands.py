@@ -12,6 +12,7 @@ from megabatch.launcher.clean_commands import clean
 from megabatch.launcher.inspect_command import inspect
 from megabatch.launcher.mistakes import fail, mistakes_told
 from megabatch.launcher.progress import progress_on_stderr
+from megabatch.launcher.repack_command import repack
 from megabatch.launcher.stats_commands import stats
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make, look at and check data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.command(epilog="Example: megabatch data clean data/photos --mask-kinds leak,duplicate,near_leak")(clean)
 app.command(epilog="Example: megabatch data stats data/photos")(stats)
+app.command(epilog="Example: megabatch data repack data/photos data/photos-512 --max-size 512 --quality 90")(repack)
 app.command(epilog="Example: megabatch data inspect data/photos imagenet-resnet50 --out samples.html")(inspect)
 _BYTES_PER_MIB = 1 << 20
 LocationArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Folder, spec or URL of a data set.")]

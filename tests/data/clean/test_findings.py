@@ -59,7 +59,7 @@ def test_the_number_of_threads_changes_nothing(dirty: tuple[Path, Planted]) -> N
 def test_the_values_say_what_is_wrong(dirty: tuple[Path, Planted]) -> None:
     scanned, findings = looked_at(dirty[0])
     value = {(finding.kind, scanned.keys[finding.sample]): finding.value for finding in findings}
-    assert value["unreadable", "unreadable"] == "unknown content: not a JPEG, PNG or WebP image"
+    assert value["unreadable", "unreadable"] == "unknown content: not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
     assert value["wrong_extension", "named_wrong"] == "png, called .jpg"
     assert value["huge", "huge"] == "300 x 200 pixels, at most 50,000 are allowed"
     assert value["label_outside", "outside"] == "2; the classes are 0 to 1"
@@ -132,7 +132,7 @@ def test_a_key_that_comes_in_two_shards_stays_out_of_the_mask_file(tmp_path: Pat
     scanned, findings = looked_at(tmp_path)
     mask = make_mask(scanned, findings, [])
     assert (set(mask.reasons), mask.ambiguous) == ({0}, frozenset({0}))
-    assert reason(scanned, findings[0]) == "unreadable: unknown content: not a JPEG, PNG or WebP image"
+    assert reason(scanned, findings[0]) == "unreadable: unknown content: not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
 
 
 @pytest.mark.parametrize(("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
