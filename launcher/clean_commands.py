@@ -95,6 +95,8 @@ def _print(scan: Scan, head: dict[str, Any], target: Path, written: Path | None)
         typer.echo("nothing found")
     typer.echo(f"report: {target / 'report.html'}")
     typer.echo(f"mask: {target / 'mask.json'} leaves out {_masked(head)}")
+    if set(head["counts"]) - set(head["settings"]["mask_kinds"]):
+        typer.echo("more can be left out with --mask-kinds, after a look at the report")
     _print_next(scan, head, target, written)
 
 

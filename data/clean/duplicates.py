@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from megabatch.data.clean.inspect import NO_LABEL
 from megabatch.data.clean.kinds import Finding
 from megabatch.data.clean.outliers import is_blank
-from megabatch.data.clean.perceptual_hash import distance, near_pairs
+from megabatch.data.clean.perceptual_hash import MIN_SIDE, distance, near_pairs
 from megabatch.data.clean.scan import Scan
 
 Splits = NDArray[np.int64]  # for each sample the number of its split
@@ -71,11 +71,12 @@ def _sameness(scan: Scan, one: int, other: int) -> str:
 
 
 def near_images(scan: Scan, known: Collection[int]) -> Iterator[Finding]:
-    """Yield nearly equal images, but not blank ones (all are alike), nor the `known` duplicates.
+    """Yield nearly equal images, but not blank or very small ones (all are alike), nor the `known` duplicates.
 
     In a split the partner of an image is the first one near it. Across splits it is the first in a later split.
     """
-    usable = np.setdiff1d(np.flatnonzero(scan.rows["decoded"] & ~is_blank(scan.rows)), list(known))
+    large = np.minimum(scan.rows["width"], scan.rows["height"]) >= MIN_SIDE
+    usable = np.setdiff1d(np.flatnonzero(scan.rows["decoded"] & large & ~is_blank(scan.rows)), list(known))
     splits = scan.split_numbers()[usable]
     hashes = np.ascontiguousarray(scan.rows["hash"][usable])
     earlier = np.full(len(usable), len(usable))  # in the same split

@@ -126,6 +126,17 @@ def test_of_many_copies_the_first_of_each_split_and_label_is_no_duplicate(tmp_pa
     assert {key for kind, _, key, _ in found if kind == "conflict"} == {"c0", "c1", "c2", "c3", "c4"}
 
 
+def test_very_small_images_are_compared_only_for_equality(tmp_path: Path) -> None:
+    image = picture(1, 20, 20)
+    copies = {
+        **members("a", encoded(image)),
+        **members("b", encoded(image, quality=60)),
+        **members("c", encoded(image)),
+    }
+    write_tar(tmp_path / "train-0.tar", copies)
+    assert named(*looked_at(tmp_path)) == {("duplicate", "train", "c", "a")}
+
+
 def test_a_key_that_comes_in_two_shards_stays_out_of_the_mask_file(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", {**members("a", b"broken"), **members("b", encoded(picture(2)))})
     write_tar(tmp_path / "train-1.tar", members("a", encoded(picture(1))))
