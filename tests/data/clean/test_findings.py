@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from megabatch.data.clean.clean import find, make_mask, reason
+from megabatch.data.clean.findings import find, make_mask, reason
 from megabatch.data.clean.inspect import is_cut
 from megabatch.data.clean.kinds import DEFAULT_MASKED, KINDS, Finding
 from megabatch.data.clean.outliers import robust_scores
