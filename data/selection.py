@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,13 @@ def listed(keys: Sequence[str], file: Path, split: str) -> NDArray[np.bool_]:
     return np.fromiter((key in lines for key in keys), np.bool_, len(keys))
 
 
-def read_mask(file: Path) -> dict[str, list[str]]:
-    """Read a mask file: the keys to leave out, by split. Raises DataError."""
+def read_mask(file: Path) -> dict[str, Collection[str]]:
+    """Read a mask file: the keys to leave out, by split; a list, or a mapping of keys to reasons. Raises DataError."""
     try:
         values = json.loads(_text(file))
         excluded: dict[str, Any] = values["excluded"]  # Any: checked below
         well_formed = values["format"] == MASK_FORMAT and all(
-            isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in excluded.values()
+            isinstance(keys, list | dict) and all(isinstance(key, str) for key in keys) for keys in excluded.values()
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         well_formed = False
@@ -80,7 +80,7 @@ def read_mask(file: Path) -> dict[str, list[str]]:
     return excluded
 
 
-def not_masked(keys: Sequence[str], excluded: Sequence[str], file: Path, split: str) -> NDArray[np.bool_]:
+def not_masked(keys: Sequence[str], excluded: Collection[str], file: Path, split: str) -> NDArray[np.bool_]:
     """Return which keys a mask leaves: shape (samples,). Raises DataError for a key that no sample has."""
     unknown = sorted(set(excluded) - set(keys))
     if unknown:

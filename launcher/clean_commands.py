@@ -15,10 +15,10 @@ from megabatch.launcher.mistakes import fail, mistakes_told
 from megabatch.launcher.progress import progress_on_stderr
 
 if TYPE_CHECKING:
-    from megabatch.data.clean.scan import Scan
+    from megabatch.data.clean.clean import Cleaned
 
 _ANY = "any"
-_NOT_INDEXABLE = ("image_missing", "label_missing", "label_not_integer")
+_REFUSED = ("image_missing", "label_missing", "label_not_integer", "label_outside")  # by the index, or by a launch
 
 
 def clean(
@@ -36,38 +36,30 @@ def clean(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Find broken, repeated and unusual images and wrong labels; write a report and a mask. Shards stay as they are."""
-    from megabatch.data.clean.clean import find, make_mask
+    from megabatch.data.clean.clean import CleanOptions, clean_dataset
     from megabatch.data.clean.kinds import BY_NAME
-    from megabatch.data.clean.report import write_report
-    from megabatch.data.clean.scan import scan
-    from megabatch.data.clean.shards import find_shards
-    from megabatch.data.clean.write import summary, write_clean_shards, write_findings, write_mask
+    from megabatch.data.clean.write import write_clean_shards
     from megabatch.data.importer import require_room
 
     masked_kinds = _kinds("--mask-kinds", mask_kinds, BY_NAME)
     failing_kinds = _kinds("--fail-on", fail_on, {*BY_NAME, _ANY})
+    options = CleanOptions(masked_kinds, max_pixels, threads or len(os.sched_getaffinity(0)))
+    target = out or folder / "clean"
     with mistakes_told():
         if write is not None:
             require_room(write)
-        shards = find_shards(folder)
-        target = out or folder / "clean"
-        target.mkdir(parents=True, exist_ok=True)
         with progress_on_stderr("bytes") as progress:
-            scanned = scan(shards, threads or len(os.sched_getaffinity(0)), max_pixels, progress)
-        findings = find(scanned)
-        mask = make_mask(scanned, findings, masked_kinds)
-        head = summary(scanned, findings, mask, masked_kinds, max_pixels)
-        write_findings(scanned, findings, head, target / "findings.json")
-        write_mask(scanned, mask, target / "mask.json")
-        write_report(scanned, findings, mask, head, max_pixels, target / "report.html")
+            cleaned = clean_dataset(folder, target, options, progress)
         if write is not None:
             with progress_on_stderr("samples") as progress:
-                write_clean_shards(scanned, mask, write, progress)
+                write_clean_shards(cleaned.scan, cleaned.mask, write, progress)
     if as_json:
-        typer.echo(json.dumps({**head, "report": str(target / "report.html"), "mask": str(target / "mask.json")}))
+        files = {"report": str(target / "report.html"), "mask": str(target / "mask.json")}
+        typer.echo(json.dumps({**cleaned.summary, **files}))
     else:
-        _print(scanned, head, target, write)
-    if failing_kinds & head["counts"].keys() or (_ANY in failing_kinds and head["counts"]):
+        _print(cleaned, target, write)
+    found = set(cleaned.summary["counts"])
+    if failing_kinds & found or (_ANY in failing_kinds and found):
         raise typer.Exit(1)
 
 
@@ -80,23 +72,26 @@ def _kinds(option: str, text: str, allowed: Collection[str]) -> set[str]:
     return kinds
 
 
-def _print(scan: Scan, head: dict[str, Any], target: Path, written: Path | None) -> None:
+def _print(cleaned: Cleaned, target: Path, written: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    head = cleaned.summary
     table = Table("kind", *head["samples"], "masked", box=None, pad_edge=False)
     for kind, counts in head["counts"].items():
         masked = "yes" if kind in head["settings"]["mask_kinds"] else ""
         table.add_row(kind, *(f"{count:,}" for count in counts.values()), masked)
     console = Console(markup=False)
-    console.print(f"{scan.shards.folder}: {len(scan.keys):,} samples", highlight=False, soft_wrap=True)
+    console.print(f"{head['dataset']}: {len(cleaned.scan.keys):,} samples", highlight=False, soft_wrap=True)
     if head["counts"]:
         console.print(table)
     else:
         typer.echo("nothing found")
     typer.echo(f"report: {target / 'report.html'}")
     typer.echo(f"mask: {target / 'mask.json'} leaves out {_masked(head)}")
-    _print_next(scan, head, target, written)
+    if set(head["counts"]) - set(head["settings"]["mask_kinds"]):
+        typer.echo("more can be left out with --mask-kinds, after a look at the report")
+    _print_next(cleaned, target, written)
 
 
 def _masked(head: dict[str, Any]) -> str:
@@ -104,18 +99,18 @@ def _masked(head: dict[str, Any]) -> str:
     return ", ".join(shares) or "nothing"
 
 
-def _print_next(scan: Scan, head: dict[str, Any], target: Path, written: Path | None) -> None:
-    folder = shlex.quote(str(scan.shards.folder))
+def _print_next(cleaned: Cleaned, target: Path, written: Path | None) -> None:
+    head = cleaned.summary
+    folder = shlex.quote(head["dataset"])
     if written is not None:
         typer.echo(f"next: megabatch launch RECIPE data.path={shlex.quote(str(written))}")
         return
-    if not_indexable := [kind for kind in _NOT_INDEXABLE if kind in head["counts"]]:
-        typer.echo(
-            f"note: shards with {', '.join(not_indexable)} cannot be indexed, so no mask helps: write clean ones"
-        )
+    if refused := [kind for kind in _REFUSED if kind in head["counts"]]:
+        kinds = ", ".join(refused)
+        typer.echo(f"note: a data set with {kinds} is refused before any mask is looked at: write a clean one")
         typer.echo(f"next: megabatch data clean {folder} --write FOLDER")
         return
-    if not scan.shards.indexed:
+    if not cleaned.scan.shards.indexed:
         typer.echo(f"next: megabatch data index {folder}")
     if head["masked_ambiguous"]:
         typer.echo(

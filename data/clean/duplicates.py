@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from megabatch.data.clean.inspect import NO_LABEL
 from megabatch.data.clean.kinds import Finding
 from megabatch.data.clean.outliers import is_blank
-from megabatch.data.clean.perceptual_hash import distance, near_pairs
+from megabatch.data.clean.perceptual_hash import MIN_SIDE, distance, near_pairs
 from megabatch.data.clean.scan import Scan
 
 Splits = NDArray[np.int64]  # for each sample the number of its split
@@ -31,26 +31,36 @@ def _groups(scan: Scan) -> list[list[int]]:
     digests = scan.rows["pixels"][samples]
     order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal ones stay in order
     samples, digests = samples[order], digests[order]
-    starts = np.flatnonzero((digests[1:] != digests[:-1]).any(axis=1)) + 1
-    groups = [group.tolist() for group in np.split(samples, starts) if len(group) > 1]
-    return sorted(groups)
+    changes = np.flatnonzero((digests[1:] != digests[:-1]).any(axis=1)) + 1
+    edges = np.concatenate([[0], changes, [len(samples)]])
+    repeated = np.flatnonzero(np.diff(edges) > 1)
+    return sorted(samples[edges[group] : edges[group + 1]].tolist() for group in repeated)
 
 
 def _conflicts(scan: Scan, group: list[int]) -> Iterator[Finding]:
     """Every copy is one: none is known to be right. The partner is the first with another label."""
-    labelled = [sample for sample in group if scan.rows["label"][sample] != NO_LABEL]
-    for sample in labelled:
-        label = scan.rows["label"][sample]
-        other = next((other for other in labelled if scan.rows["label"][other] != label), None)
-        if other is not None:
+    labels = scan.rows["label"][group].tolist()
+    first: dict[int, int] = {}  # for each label its first sample
+    for sample, label in zip(group, labels, strict=True):
+        if label != NO_LABEL:
+            first.setdefault(label, sample)
+    if len(first) < 2:
+        return
+    one, another = list(first.values())[:2]
+    for sample, label in zip(group, labels, strict=True):
+        if label != NO_LABEL:
+            other = another if first[label] == one else one
             yield Finding("conflict", sample, f"{scan.class_of(sample)}, also {scan.class_of(other)}", other)
 
 
 def _leaks(scan: Scan, group: list[int], splits: Splits) -> Iterator[Finding]:
     """The partner is the first copy in a later split; so it is the one in train that gives way."""
+    first: dict[int, int] = {}  # for each split its first sample; samples are in the order of the splits
     for sample in group:
-        later = (other for other in group if splits[other] > splits[sample])
-        if (other := next(later, None)) is not None:
+        first.setdefault(int(splits[sample]), sample)
+    later = dict(zip(first, list(first.values())[1:], strict=False))
+    for sample in group:
+        if (other := later.get(int(splits[sample]))) is not None:
             yield Finding("leak", sample, _sameness(scan, sample, other), other)
 
 
@@ -71,11 +81,12 @@ def _sameness(scan: Scan, one: int, other: int) -> str:
 
 
 def near_images(scan: Scan, known: Collection[int]) -> Iterator[Finding]:
-    """Yield nearly equal images, but not blank ones (all are alike), nor the `known` duplicates.
+    """Yield nearly equal images, but not blank or very small ones (all are alike), nor the `known` duplicates.
 
     In a split the partner of an image is the first one near it. Across splits it is the first in a later split.
     """
-    usable = np.setdiff1d(np.flatnonzero(scan.rows["decoded"] & ~is_blank(scan.rows)), list(known))
+    large = np.minimum(scan.rows["width"], scan.rows["height"]) >= MIN_SIDE
+    usable = np.setdiff1d(np.flatnonzero(scan.rows["decoded"] & large & ~is_blank(scan.rows)), list(known))
     splits = scan.split_numbers()[usable]
     hashes = np.ascontiguousarray(scan.rows["hash"][usable])
     earlier = np.full(len(usable), len(usable))  # in the same split

@@ -94,12 +94,14 @@ def _image(member: Member, payload: memoryview, row: Row, max_pixels: int) -> It
         if width * height > max_pixels:
             yield "huge", f"{width:,} x {height:,} pixels, at most {max_pixels:,} are allowed"
             return
-        _measure(decode_image(payload, max_pixels), row)
+        pixels = decode_image(payload, max_pixels)
     except Image.DecompressionBombError as error:
         yield "huge", str(error)
     except Exception as error:  # Pillow's readers raise many kinds; one image must not end the look at the others
         cut = is_cut(payload) or "remature end" in str(error) or "truncated" in str(error)
         yield ("truncated" if cut else "unreadable"), f"{content or 'unknown content'}: {error}"
+    else:
+        _measure(pixels, row)
 
 
 def _measure(pixels: Pixels, row: Row) -> None:

@@ -19,6 +19,7 @@ Hashes = NDArray[np.uint64]
 Pairs = NDArray[np.int64]
 WORDS = 4
 SIDE = 32
+MIN_SIDE = 24  # a smaller image has fewer frequencies than the hash: handwritten digits of 8 x 8 would all be near
 COARSE_LIMIT = 9
 FINE_LIMIT = 64
 _BITS = 64 * WORDS

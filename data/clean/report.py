@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from megabatch.data.clean.clean import Mask
+from megabatch.data.clean.findings import Mask
 from megabatch.data.clean.kinds import KINDS, Finding, Kind
 from megabatch.data.clean.pictures import Album, Picture
 from megabatch.data.clean.report_style import STYLE

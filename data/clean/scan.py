@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,16 +78,16 @@ def scan(shards: Shards, threads: int, max_pixels: int, progress: Progress) -> S
     keys: list[str] = []
     rows = [np.zeros(0, dtype=ROW)]
     problems: list[Finding] = []
-    sizes = [size_of(shards.folder / file) for _, file in shards.files]
-    for chunk in _chunks(shards, sizes, threads, max_pixels):
+    ends = list(accumulate((size_of(shards.folder / file) for _, file in shards.files), initial=0))
+    for chunk in _chunks(shards, ends, threads, max_pixels):
         problems += [Finding(kind, len(keys) + number, value) for number, (kind, value) in chunk.problems]
         keys += [sample.key for sample in chunk.samples]
         rows.append(chunk.rows)
-        progress(chunk.end, sum(sizes))
+        progress(chunk.end, ends[-1])
     return Scan(shards, keys, np.concatenate(rows), problems)
 
 
-def _chunks(shards: Shards, sizes: list[int], threads: int, max_pixels: int) -> Iterator[_Chunk]:
+def _chunks(shards: Shards, starts: list[int], threads: int, max_pixels: int) -> Iterator[_Chunk]:
     """Yield the chunks in order, with a bounded number of them under way."""
     num_classes = None if shards.classes is None else len(shards.classes)
 
@@ -95,7 +96,7 @@ def _chunks(shards: Shards, sizes: list[int], threads: int, max_pixels: int) -> 
         rows = np.array([row for row, _ in looked_at], dtype=ROW)
         rows["shard"] = number
         problems = [(place, problem) for place, (_, seen) in enumerate(looked_at) for problem in seen]
-        end = sum(sizes[:number]) + max(member.offset + member.size for member in samples[-1].members)
+        end = starts[number] + max(member.offset + member.size for member in samples[-1].members)
         return _Chunk(samples, rows, problems, end)
 
     pending: deque[Future[_Chunk]] = deque()

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from megabatch.data.clean.clean import Mask
+from megabatch.data.clean.findings import Mask
 from megabatch.data.clean.inspect import content_kind, payload_of
 from megabatch.data.clean.kinds import KINDS, Finding
 from megabatch.data.clean.outliers import BLANK_DEVIATION, MAX_ASPECT, MAX_SCORE

@@ -96,10 +96,10 @@ def test_the_page_has_a_picture_with_a_text_for_each_and_no_script(folder: Path)
 
 def test_a_png_has_a_row_for_each_sample(folder: Path) -> None:
     write_grid(request(folder, "x.png", with_recipe=False))
-    few = Image.open(folder / "x.png")
     write_grid(request(folder, "y.png"))
-    assert Image.open(folder / "y.png").width > few.width
-    assert few.height > 4 * 160
+    with Image.open(folder / "x.png") as few, Image.open(folder / "y.png") as many:
+        assert many.width > few.width
+        assert few.height > 4 * 160
 
 
 def test_the_command_writes_and_tells_mistakes(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

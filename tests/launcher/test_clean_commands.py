@@ -86,10 +86,11 @@ def test_mask_kinds_can_leave_duplicates_in(dataset: Path) -> None:
     assert "leak,duplicate" in clean("--help").stdout
 
 
-def test_shards_that_cannot_be_indexed_are_told_to_be_written_anew(tmp_path: Path) -> None:
+def test_a_data_set_that_no_mask_helps_is_told_to_be_written_anew(tmp_path: Path) -> None:
     one_of_everything(tmp_path)
     lines = clean(tmp_path, "--max-pixels", "50000").stdout.splitlines()
-    assert lines[-2].startswith("note: shards with image_missing, label_missing, label_not_integer cannot be indexed")
+    refused = "image_missing, label_missing, label_not_integer, label_outside"
+    assert lines[-2] == f"note: a data set with {refused} is refused before any mask is looked at: write a clean one"
     assert lines[-1] == f"next: megabatch data clean {tmp_path} --write FOLDER"
     result = clean(tmp_path, "--max-pixels", "50000", "--write", tmp_path / "new")
     assert result.stdout.splitlines()[-1] == f"next: megabatch launch RECIPE data.path={tmp_path / 'new'}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from megabatch.data.clean.clean import find, make_mask, reason
+from megabatch.data.clean.findings import find, make_mask, reason
 from megabatch.data.clean.inspect import is_cut
 from megabatch.data.clean.kinds import DEFAULT_MASKED, KINDS, Finding
 from megabatch.data.clean.outliers import robust_scores
@@ -123,7 +123,33 @@ def test_of_many_copies_the_first_of_each_split_and_label_is_no_duplicate(tmp_pa
     assert {(key, partner) for kind, _, key, partner in found if kind == "duplicate"} == {
         ("c2", "c0"), ("c3", "c0"), ("c4", "c1"),
     }  # fmt: skip
-    assert {key for kind, _, key, _ in found if kind == "conflict"} == {"c0", "c1", "c2", "c3", "c4"}
+    assert {(key, partner) for kind, _, key, partner in found if kind == "conflict"} == {
+        ("c0", "c1"), ("c1", "c0"), ("c2", "c1"), ("c3", "c1"), ("c4", "c0"),
+    }  # fmt: skip
+
+
+def test_an_image_in_three_splits_leaks_from_each_into_the_next(tmp_path: Path) -> None:
+    image = encoded(picture(1))
+    for split, keys in {"train": "ab", "validation": "cd", "test": "e"}.items():
+        copies = [members(key, image) for key in keys]
+        write_tar(tmp_path / f"{split}-0.tar", {name: payload for copy in copies for name, payload in copy.items()})
+    scanned, findings = looked_at(tmp_path)
+    assert named(scanned, findings) == {
+        ("leak", "train", "a", "c"), ("leak", "train", "b", "c"), ("leak", "validation", "c", "e"),
+        ("leak", "validation", "d", "e"), ("duplicate", "train", "b", "a"), ("duplicate", "validation", "d", "c"),
+    }  # fmt: skip
+    assert {scanned.keys[sample] for sample in make_mask(scanned, findings, DEFAULT_MASKED).reasons} == {"a", "b", "d"}
+
+
+def test_very_small_images_are_compared_only_for_equality(tmp_path: Path) -> None:
+    image = picture(1, 20, 20)
+    copies = {
+        **members("a", encoded(image)),
+        **members("b", encoded(image, quality=60)),
+        **members("c", encoded(image)),
+    }
+    write_tar(tmp_path / "train-0.tar", copies)
+    assert named(*looked_at(tmp_path)) == {("duplicate", "train", "c", "a")}
 
 
 def test_a_key_that_comes_in_two_shards_stays_out_of_the_mask_file(tmp_path: Path) -> None:

@@ -12,12 +12,9 @@ import pytest
 from PIL import Image
 from typing_extensions import override
 
-from megabatch.data.clean.clean import find, make_mask
+from megabatch.data.clean.clean import CleanOptions, clean_dataset
 from megabatch.data.clean.kinds import DEFAULT_MASKED
-from megabatch.data.clean.report import write_report
-from megabatch.data.clean.scan import scan
-from megabatch.data.clean.shards import find_shards
-from megabatch.data.clean.write import summary, write_clean_shards, write_findings, write_mask
+from megabatch.data.clean.write import write_clean_shards
 from megabatch.data.dataset import read_dataset
 from megabatch.data.errors import DataError
 from megabatch.data.indexing import verify
@@ -34,18 +31,11 @@ def no_progress(done: int, total: int) -> None:
 
 
 def cleaned(folder: Path, out: Path, clean: Path | None = None, threads: int = 2) -> dict[str, Any]:
-    """Do what the command does."""
-    out.mkdir(exist_ok=True)
-    scanned = scan(find_shards(folder), threads, MAX_PIXELS, no_progress)
-    findings = find(scanned)
-    mask = make_mask(scanned, findings, DEFAULT_MASKED)
-    head = summary(scanned, findings, mask, DEFAULT_MASKED, MAX_PIXELS)
-    write_findings(scanned, findings, head, out / "findings.json")
-    write_mask(scanned, mask, out / "mask.json")
-    write_report(scanned, findings, mask, head, MAX_PIXELS, out / "report.html")
+    """Look at a folder, and write clean shards too if asked to."""
+    cleaned = clean_dataset(folder, out, CleanOptions(DEFAULT_MASKED, MAX_PIXELS, threads), no_progress)
     if clean is not None:
-        write_clean_shards(scanned, mask, clean, no_progress)
-    return head
+        write_clean_shards(cleaned.scan, cleaned.mask, clean, no_progress)
+    return cleaned.summary
 
 
 class Page(HTMLParser):
