@@ -113,7 +113,7 @@ def _samples(dataset: Dataset, request: Request) -> Iterator[_Shown]:
             original = Image.fromarray(decode_image(sample.image, _MOST_PIXELS))
             augmented = list(_augmented(request, sample, sample_id))
         except ValueError as error:
-            raise DataError(f"{sample.shard}: sample {sample.key}: {error}") from None
+            raise DataError(f"{sample.where}: {error}") from None
         known = 0 <= sample.label < len(dataset.classes)
         name = dataset.classes[sample.label] if known else "no class"
         details = f"label {sample.label}, {original.width} x {original.height}, {len(sample.image):,} bytes"

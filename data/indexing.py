@@ -196,7 +196,7 @@ def _broken_images(folder: Path, split: Split, shard: Shard) -> list[str]:
         try:
             decode_image(sample.image, _MOST_PIXELS)
         except ValueError as error:
-            return f"{sample.shard}: sample {sample.key}: {error}"
+            return f"{sample.where}: {error}"
         return None
 
     with ThreadPoolExecutor() as pool:

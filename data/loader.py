@@ -139,16 +139,15 @@ class Loader:
         request = micro_batch.request
         sample_id = int(request.sample_ids[row])
         sample = self._read(sample_id)
-        where = f"{sample.shard}: sample {sample.key}"
         if not 0 <= sample.label < self.num_classes:
-            message = f"{where}: label {sample.label} is outside the {self.num_classes} classes"
+            message = f"{sample.where}: label {sample.label} is outside the {self.num_classes} classes"
             raise SampleError(SkippedSample("label", sample.shard, sample.key, sample_id, message))
         stream = RandomStream(key(self.seed, request.epoch, AUGMENT, sample_id, int(request.occurrences[row])))
         try:
             self.transform(sample.image, stream, micro_batch.images_NHWC[row].numpy())
         except ValueError as error:
             folder = sample.shard.rpartition("/")[0] or "."
-            message = f"{where}: {error}. `megabatch data verify --decode {folder}` lists all such"
+            message = f"{sample.where}: {error}. `megabatch data verify --decode {folder}` lists all such"
             raise SampleError(SkippedSample("image", sample.shard, sample.key, sample_id, message)) from error
         micro_batch.labels_N[row] = sample.label
 

@@ -36,6 +36,13 @@ class EncodedSample:
     key: str
     image: memoryview
     label: int
+    offset: int | None = None  # where the image begins in the shard; None in a stream
+
+    @property
+    def where(self) -> str:
+        """Return the place of the sample, as messages begin."""
+        byte = "" if self.offset is None else f"byte {self.offset}: "
+        return f"{self.shard}: {byte}sample {self.key}"
 
 
 class Reader(Protocol):
@@ -102,7 +109,7 @@ class SplitReader:
             where = f"{opened.shown}: byte {label_at}: {table.keys[row]}.cls"
             message = f"{where}: {bytes(text[:40])!r} is no integer from 0 up"
             raise SampleError(SkippedSample("label", opened.shown, table.keys[row], sample_id, message))
-        return EncodedSample(opened.shown, table.keys[row], image, int(label[1]))
+        return EncodedSample(opened.shown, table.keys[row], image, int(label[1]), image_at)
 
     @property
     def is_remote(self) -> bool:

@@ -83,9 +83,7 @@ def _repacked(sample: EncodedSample, options: RepackOptions) -> dict[str, str | 
     try:
         extension, payload = _smaller(sample.image, options)
     except ValueError as error:
-        raise DataError(
-            f"{sample.shard}: sample {sample.key}: {error}. `megabatch data clean` makes a copy without such"
-        ) from None
+        raise DataError(f"{sample.where}: {error}. `megabatch data clean` makes a copy without such") from None
     return {"__key__": sample.key, extension: payload, "cls": str(sample.label).encode()}
 
 

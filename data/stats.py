@@ -108,7 +108,7 @@ def split_stats(dataset: Dataset, split: Split, threads: int, progress: Callable
         try:
             return _of_image(decode_image(sample.image, _MOST_PIXELS), sample.image)
         except ValueError as error:
-            return f"{sample.shard}: sample {sample.key}: {error}"
+            return f"{sample.where}: {error}"
 
     first = 0
     with ThreadPoolExecutor(threads) as pool:

@@ -33,7 +33,7 @@ class ExitCode(IntEnum):
 _ENDED = re.compile(r"rank\s*:\s*(?P<rank>\d+)[^\n]*\n\s*exitcode\s*:\s*(?P<exitcode>-?\d+)")
 _PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
 _TIMED_OUT = "Timed out waiting"  # gloo
-_INPUT_ERRORS = ("ConfigError", "DataError")
+_INPUT_ERRORS = ("ConfigError", "DataError", "SampleError")
 _HINTS = {
     signal.SIGKILL.value: ": out of memory, or kill -9 from outside",
     signal.SIGBUS.value: ": a shard became shorter while it was read; `megabatch data verify` tells which",

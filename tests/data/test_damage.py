@@ -158,9 +158,8 @@ def test_damage_of_a_payload_that_was_there_before_indexing_is_found_by_decoding
     again = index_shards(copy.folder, None, no_progress)
     assert verify(again, no_progress) == []
     (problem,) = verify(again, no_progress, decode=True)
-    assert (
-        problem == f"{copy.folder / HARMED}: sample {harmed.sample.key}: not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
-    )
+    assert problem.startswith(f"{copy.folder / HARMED}: byte ")
+    assert problem.endswith(f": sample {harmed.sample.key}: not a JPEG, PNG, WebP, BMP, GIF or TIFF image")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -96,7 +96,8 @@ def test_images_that_were_broken_before_they_were_indexed_are_found_by_decoding(
     again = index_shards(good.folder, None, no_progress)
     assert verify(again, no_progress, decode=False) == []
     (problem,) = verify(again, no_progress, decode=True)
-    assert f"train-000002.tar: sample {key}: " in problem
+    assert f": sample {key}: " in problem
+    assert "train-000002.tar: byte " in problem
 
 
 def test_a_missing_shard_and_an_index_that_does_not_fit_are_found(good: Dataset) -> None:

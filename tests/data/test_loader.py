@@ -95,7 +95,9 @@ def test_evaluation_covers_every_sample_once_over_the_ranks(small: Dataset, num_
 
 
 def test_a_label_outside_the_classes_names_shard_and_sample(small: Dataset) -> None:
-    with pytest.raises(DataError, match=r"train-00000\d.tar: sample class2/\d+: label 2 is outside the 2 classes"):
+    with pytest.raises(
+        DataError, match=r"train-00000\d.tar: byte \d+: sample class2/\d+: label 2 is outside the 2 classes"
+    ):
         list(loader(small, num_classes=2).load(training_requests(STEPS, LAYOUT, 0, 1, 0)))
 
 

@@ -82,7 +82,8 @@ def test_a_broken_image_is_named_and_left_out(tmp_path: Path) -> None:
     stats = measured(dataset)
     assert stats.samples == 4
     assert len(stats.broken) == 1
-    assert "train-000003.tar: sample 0004: " in stats.broken[0]
+    assert "train-000003.tar: byte " in stats.broken[0]
+    assert ": sample 0004: " in stats.broken[0]
 
 
 def test_normalize_auto_takes_what_was_written(tmp_path: Path) -> None:
