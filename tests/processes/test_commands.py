@@ -252,7 +252,7 @@ def test_a_broken_image_is_told_with_shard_and_sample(workplace: Workplace, tmp_
     done = Workplace(tmp_path).megabatch("launch", "recipe.yaml")
     assert done.returncode == 2
     assert (
-        f"train-000002.tar: byte {sample.offset}: sample {sample.key}: not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+        f"train-000002.tar: byte {image.offset}: sample {sample.key}: not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
         in done.stderr
     )
     assert "Traceback" not in done.stderr
