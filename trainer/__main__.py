@@ -83,7 +83,9 @@ def _train(parts: Parts) -> None:
     result: dict[str, object] = {"outcome": outcome, "total_steps": parts.steps.total}
     if outcome == "finished" and parts.job.recipe.data.test_split is not None:
         result["test"] = _evaluate_test(parts, parts.job.recipe.data.test_split)
-    skipped = parts.step_parts.ledger.summary()
+    masked, skipped = parts.step_parts.ledger.masked_summary(), parts.step_parts.ledger.summary()
+    if masked:
+        result["masked_samples"] = masked
     if skipped:
         result["skipped_samples"] = skipped
         parts.trackers.message(f"samples that could not be used: {skipped}; see {parts.run_dir.data_errors}")

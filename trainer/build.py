@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from megabatch.data.draws import Order
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import key
 from megabatch.data.loader import Loader, MicroBatch
+from megabatch.data.masked import masked_samples
 from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
@@ -119,6 +121,10 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         sample_log=samples,
     )
     parts.trackers.message(description)
+    if recipe.data.mask is not None and world.is_main:
+        mask = Path(job.working_folder) / recipe.data.mask
+        step_parts.ledger.add_masked(masked_samples(arrangement.datasets, mask))
+        parts.trackers.message(f"left out by {recipe.data.mask}: {step_parts.ledger.masked_summary() or 'nothing'}")
     if recipe.data.train_stream is not None:
         parts.trackers.message(
             f"training samples come from {len(arrangement.streams):,} streams: their order is approximate, and an "

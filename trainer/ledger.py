@@ -17,6 +17,7 @@ import torch.distributed as dist
 from megabatch.configs.metrics import end_last_line
 from megabatch.configs.sections import OnError
 from megabatch.data.errors import SkippedSample
+from megabatch.data.masked import MaskedSamples
 from megabatch.data.requests import Request
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import World
@@ -32,8 +33,12 @@ class Ledger:
         self._reasons: dict[tuple[str, int], tuple[str, str]] = {}  # (split, sample id) -> (reason, shard)
         if world.is_main:
             end_last_line(file)
+        self._masked: Counter[str] = Counter()
         for line in read_ledger(file):
-            self._reasons[line["split"], line["sample_id"]] = line["reason"], line["shard"]
+            if "samples" in line:
+                self._masked[line["reason"]] += line["samples"]
+            else:
+                self._reasons[line["split"], line["sample_id"]] = line["reason"], line["shard"]
 
     def add(self, skipped: Sequence[SkippedSample], split: str, request: Request | None = None) -> None:
         """Take note of this rank's skipped samples and those of all others; every rank must call this together.
@@ -54,6 +59,19 @@ class Ledger:
                 f" ({self.summary()}). The last one: {samples[-1].message}. All are in {self._file}: correct the data, "
                 "or allow more with data.on_error.max_samples"
             )
+
+    def add_masked(self, masked: Sequence[MaskedSamples]) -> None:
+        """Write what a mask leaves out, unless an earlier start of the run has done so. Rank 0 alone calls this."""
+        if self._masked:
+            return
+        with self._file.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry._asdict()) + "\n" for entry in masked)
+        for entry in masked:
+            self._masked[entry.reason] += entry.samples
+
+    def masked_summary(self) -> str:
+        """Return the masked samples by reason; empty if there are none."""
+        return ", ".join(f"{reason}: {count:,}" for reason, count in self._masked.most_common())
 
     def summary(self) -> str:
         """Return the distinct samples by reason, most frequent first; empty if there are none."""

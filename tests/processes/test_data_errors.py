@@ -99,3 +99,19 @@ def test_the_rest_trains_as_if_the_broken_samples_had_never_been_there(hurt: Wor
     same = ("epochs=10", "precision=fp64", "data.train_transforms=[]", "model.options={norm: false, dropout: 0.0}")
     whole = losses(without.train("whole", 1, *same, "batch.global_batch=42"))
     assert losses(hurt.train("rest", 2, *same, ALLOW_3, "batch.global_batch=44")) == pytest.approx(whole, rel=1e-9)
+
+
+def test_masked_samples_are_counted_by_shard_and_reason_once_over_restarts(hurt: Workplace) -> None:
+    described = read_dataset(hurt.folder / "data")
+    reader = SplitReader(described.folder, described.split("train"))
+    excluded = {"train": {reader.read(number).key: "broken" for number in BROKEN["train"]}}
+    (hurt.folder / "mask.json").write_text(json.dumps({"format": "megabatch-mask-1", "excluded": excluded}))
+    run_dir = hurt.train("masked", 2, "epochs=1", "data.mask=mask.json", "data.validation_split=null")
+    finish(hurt.start(run_dir, 2), run_dir)
+    lines = [json.loads(line) for line in (run_dir.root / "data-errors.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"split": "train", "shard": f"train-00000{number}.tar", "reason": "broken", "samples": 1} for number in (0, 1)
+    ]
+    assert json.loads(run_dir.result.read_text())["masked_samples"] == "broken: 2"
+    assert "left out by mask.json: broken: 2" in run_dir.metrics.read_text()
+    assert sum(trained_samples(run_dir), []).count(BROKEN["train"][0]) == 0
