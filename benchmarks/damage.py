@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from megabatch.data.augment.chain import chain
+from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import Dataset, read_dataset
 from megabatch.data.decode import decode_image
 from megabatch.data.errors import DataError
@@ -45,7 +45,7 @@ def webdataset_samples(folder: Path) -> list[Sample]:
 def trained_on(dataset: Dataset) -> list[Sample]:
     """Load every sample once, through the loader."""
     reader = SplitReader(dataset.folder, dataset.split("train"))
-    loader = Loader(reader, chain([], TILE), TILE, CLASSES, 10**6, seed=0, threads=1)
+    loader = Loader(reader, decoding_chain([], TILE, 10**6), TILE, CLASSES, seed=0, threads=1)
     batches = loader.load(evaluation_requests(reader.samples, 4, 0, 1))
     pairs = ((i, n) for batch in batches for i, n in zip(batch.images_NHWC, batch.labels_N, strict=True))
     return [(image.numpy().tobytes(), int(label)) for image, label in pairs]

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from megabatch.configs.transforms import HorizontalFlip, RandomResizedCrop
 from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import read_dataset
+from megabatch.data.hashing import AUGMENT, RandomStream, key
 from megabatch.data.loader import Loader
 from megabatch.data.read import SplitReader
 from megabatch.data.requests import Request
@@ -41,8 +42,11 @@ class Samples(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
         """Return pixels and label."""
-        image, label = self._loader._sample(position % self._loader.reader.samples, epoch=0)
-        return torch.from_numpy(np.ascontiguousarray(image)), label
+        sample_id = position % self._loader.reader.samples
+        sample = self._loader.reader.read(sample_id)
+        pixels_HWC = np.empty((self._loader.image_size, self._loader.image_size, 3), dtype=np.uint8)
+        self._loader.transform(sample.image, RandomStream(key(0, 0, AUGMENT, sample_id, 0)), pixels_HWC)
+        return torch.from_numpy(pixels_HWC), sample.label
 
 
 def requests(samples: int, passes: int) -> Iterator[Request]:
