@@ -43,9 +43,9 @@ def address(workplace: Workplace) -> Iterator[str]:
 def test_two_ranks_train_over_http_as_on_the_folder_and_load_each_shard_once(
     workplace: Workplace, address: str, tmp_path: Path
 ) -> None:
-    local = workplace.train("local", 2, "data.validation_split=validation")
+    local = workplace.train("from-folder", 2, "data.validation_split=validation")
     cache = f"cluster.cache={{folder: {tmp_path / 'cache'}}}"
-    remote = workplace.train("remote", 2, "data.validation_split=validation", f"data.path={address}", cache)
+    remote = workplace.train("over-http", 2, "data.validation_split=validation", f"data.path={address}", cache)
     assert losses(remote) == losses(local)
     assert trained_samples(remote) == trained_samples(local)
     shards = {path: count for path, count in Counting.asked.items() if path.endswith(".tar")}
