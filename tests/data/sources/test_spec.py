@@ -14,7 +14,7 @@ from megabatch.data.errors import DataError
 from megabatch.data.sources.places import beside, is_remote, joined, name_of, parent_of, place_of, visible
 from megabatch.data.sources.spec import MAX_SHARDS, expand_braces, is_pattern, names_a_file, places_in
 
-HERE = Path("/work")
+HERE = Path("/home/me")
 WORDS = st.text("ab0-./", max_size=4)
 NUMBERS = st.integers(-30, 30).map(str) | st.integers(0, 130).map(lambda n: f"{n:03d}")
 RANGES = st.tuples(NUMBERS, NUMBERS).map(lambda pair: f"{{{pair[0]}..{pair[1]}}}")
@@ -59,11 +59,11 @@ def test_a_pattern_for_a_billion_shards_is_refused_at_once(pattern: str) -> None
 
 def test_a_location_may_be_several_specs() -> None:
     assert places_in("big/{train,val}-{00..01}.tar::/other/train-9.tar::s3://b/*.tar", HERE) == [
-        "/work/big/train-00.tar", "/work/big/train-01.tar", "/work/big/val-00.tar", "/work/big/val-01.tar",
+        "/home/me/big/train-00.tar", "/home/me/big/train-01.tar", "/home/me/big/val-00.tar", "/home/me/big/val-01.tar",
         "/other/train-9.tar", "s3://b/*.tar",
     ]  # fmt: skip
     assert places_in("file:///data/../big", HERE) == ["/big"]
-    assert places_in("http://[::1]:80/a.tar::b.tar", HERE) == ["http://[::1]:80/a.tar", "/work/b.tar"]
+    assert places_in("http://[::1]:80/a.tar::b.tar", HERE) == ["http://[::1]:80/a.tar", "/home/me/b.tar"]
     with pytest.raises(DataError, match="nothing stands before or after"):
         places_in("a.tar::", HERE)
 
@@ -94,7 +94,7 @@ def test_what_is_a_pattern_and_what_is_a_file() -> None:
 )
 def test_other_schemes_and_tricks_are_refused(text: str, message: str) -> None:
     if text.startswith("simplecache"):
-        assert places_in(text, HERE)[0] == "/work/simplecache"  # a path that is not there, and no fsspec chain
+        assert places_in(text, HERE)[0] == "/home/me/simplecache"  # a path that is not there, and no fsspec chain
         return
     with pytest.raises(DataError, match=message):
         place_of(text, HERE)
