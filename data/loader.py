@@ -17,6 +17,7 @@ import torch
 
 from megabatch.data.augment.chain import SampleTransform
 from megabatch.data.buffers import BufferPool
+from megabatch.data.decode import Pixels
 from megabatch.data.errors import DataError, SampleError, SkippedSample
 from megabatch.data.hashing import AUGMENT, RandomStream, key
 from megabatch.data.read import EncodedSample, Reader
@@ -126,17 +127,18 @@ class Loader:
 
     def _fill(self, micro_batch: MicroBatch, rows: range) -> list[tuple[int, SkippedSample]]:
         skipped = []
+        images_NHWC, labels_N = micro_batch.images_NHWC.numpy(), micro_batch.labels_N.numpy()
         for row in rows:
             try:
-                self._sample(micro_batch, row)
+                labels_N[row] = self._sample(micro_batch.request, row, images_NHWC[row])
             except SampleError as error:
                 if not self.skip_errors:
                     raise
                 skipped.append((row, error.sample))
         return skipped
 
-    def _sample(self, micro_batch: MicroBatch, row: int) -> None:
-        request = micro_batch.request
+    def _sample(self, request: Request, row: int, out_HWC: Pixels) -> int:
+        """Write the pixels of one sample and return its label. Raises SampleError."""
         sample_id = int(request.sample_ids[row])
         sample = self._read(sample_id)
         if not 0 <= sample.label < self.num_classes:
@@ -144,12 +146,12 @@ class Loader:
             raise SampleError(SkippedSample("label", sample.shard, sample.key, sample_id, message))
         stream = RandomStream(key(self.seed, request.epoch, AUGMENT, sample_id, int(request.occurrences[row])))
         try:
-            self.transform(sample.image, stream, micro_batch.images_NHWC[row].numpy())
+            self.transform(sample.image, stream, out_HWC)
         except ValueError as error:
             folder = sample.shard.rpartition("/")[0] or "."
             message = f"{sample.where}: {error}. `megabatch data verify --decode {folder}` lists all such"
             raise SampleError(SkippedSample("image", sample.shard, sample.key, sample_id, message)) from error
-        micro_batch.labels_N[row] = sample.label
+        return sample.label
 
     def _read(self, sample_id: int) -> EncodedSample:
         try:
