@@ -24,7 +24,7 @@ from megabatch.data.sources.download import OtherFileError, download, repeated
 from megabatch.data.sources.locks import locked, share
 from megabatch.data.sources.places import visible
 from megabatch.data.sources.remote import size_of
-from megabatch.data.sources.room import make_room, part_path
+from megabatch.data.sources.room import make_room, named, part_path
 from megabatch.data.tar_index import SampleTable, index_tar, read_index, sample_table, write_index
 
 _INDEX_SHARE = 8  # an index is less than an eighth of its shard: a member takes 1,024 bytes at least
@@ -198,4 +198,4 @@ def _publish(file: BufferedRandom, part: Path, path: Path) -> None:
     """Give a loaded shard its name. It is held before others can see it, so that it cannot be removed at once."""
     os.fsync(file.fileno())
     share(file.fileno(), part)
-    part.rename(path)
+    named(part, path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def make_room(part: Path, size: int, max_bytes: int, pause: Callable[[float], No
         )
     deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
     while True:
-        with locked(part.parent / "room.lock"):
+        with _counting(part.parent):
             if _removed_until(part, max_bytes - size):
                 part.touch()
                 return
@@ -53,6 +53,16 @@ def make_room(part: Path, size: int, max_bytes: int, pause: Callable[[float], No
                 "raise cluster.cache.max_gibibytes"
             )
         pause(_POLL_SECONDS)
+
+
+def named(part: Path, path: Path) -> None:
+    """Give a loaded file its name. Not while somebody counts: a file renamed meanwhile would be missed in the sum."""
+    with _counting(part.parent):
+        part.rename(path)
+
+
+def _counting(folder: Path) -> AbstractContextManager[None]:
+    return locked(folder / "room.lock")
 
 
 def _removed_until(part: Path, most_bytes: int) -> bool:

@@ -24,7 +24,7 @@ from megabatch.data.read import EncodedSample, SplitReader
 from megabatch.data.sources import room
 from megabatch.data.sources.cache import ShardCache
 from megabatch.data.sources.locks import if_free, locked
-from megabatch.data.sources.room import make_room, part_path
+from megabatch.data.sources.room import make_room, named, part_path
 from support import web as faults
 from support.shards import dataset
 from support.web import Handler, Web, serving
@@ -194,6 +194,20 @@ def total_of(folder: Path) -> int:
                 found = path.stat()
                 sizes[found.st_ino] = found.st_size
     return sum(sizes.values())
+
+
+def test_a_loaded_shard_gets_its_name_when_nobody_counts(tmp_path: Path) -> None:
+    """Renamed while the folder is listed it may be missed under both names, and too much is loaded."""
+    part = part_path(tmp_path, "a", 10)
+    part.touch()
+    with ThreadPoolExecutor(1) as pool:
+        with locked(tmp_path / "room.lock"):
+            renamed = pool.submit(named, part, tmp_path / "a.tar")
+            with pytest.raises(TimeoutError):
+                renamed.result(timeout=0.2)
+            assert part.exists()
+        renamed.result(timeout=20)
+    assert (tmp_path / "a.tar").exists()
 
 
 def test_the_shard_used_longest_ago_goes_and_one_in_use_stays(web: Web, local: Dataset, tmp_path: Path) -> None:
