@@ -7,21 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from megabatch.configs.base import Frozen, NonNegativeInt, PositiveInt
+from megabatch.configs.batch import Batch
+from megabatch.configs.data import Data
+from megabatch.configs.engines import Ddp, Engine
+from megabatch.configs.evaluation import Checkpoint, Evaluation
+from megabatch.configs.model import Model
 from megabatch.configs.optimizers import Optimizer
+from megabatch.configs.precision import Fp32, Precision
+from megabatch.configs.regularization import Regularization
 from megabatch.configs.schedules import Cosine, Schedule
-from megabatch.configs.sections import (
-    Batch,
-    Checkpoint,
-    Data,
-    Ddp,
-    Engine,
-    Evaluation,
-    Fp32,
-    Model,
-    Precision,
-    Regularization,
-    Tracking,
-)
+from megabatch.configs.tracking import Tracking
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}$")]
 

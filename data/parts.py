@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from megabatch.configs.data import Data
 from megabatch.configs.sampling import HashSplit
-from megabatch.configs.sections import Data
 from megabatch.data.dataset import Dataset, Split
 from megabatch.data.errors import DataError
 from megabatch.data.order import starts

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from megabatch.configs.data import OnError
 from megabatch.configs.metrics import end_last_line
-from megabatch.configs.sections import OnError
 from megabatch.data.errors import SkippedSample
 from megabatch.data.masked import MaskedSamples
 from megabatch.data.requests import Request

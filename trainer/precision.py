@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from megabatch.configs.sections import Bf16, Fp16, Fp32, Fp64
+from megabatch.configs.precision import Bf16, Fp16, Fp32, Fp64
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megabatch.configs.sections import SkipErrors, StopOnError
+from megabatch.configs.data import SkipErrors, StopOnError
 from megabatch.data.errors import SkippedSample
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.ledger import Ledger, read_ledger

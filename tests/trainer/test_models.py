@@ -7,7 +7,7 @@ import doctest
 import pytest
 import torch
 
-from megabatch.configs.sections import Model
+from megabatch.configs.model import Model
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.models import convnet
 from megabatch.trainer.models.load import initialize, load_model

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from megabatch.configs.sections import Bf16, Fp16, Fp32, Fp64
+from megabatch.configs.precision import Bf16, Fp16, Fp32, Fp64
 from megabatch.trainer.precision import precision_policy
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from megabatch.configs.sections import Ddp
+from megabatch.configs.engines import Ddp
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import World
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from megabatch.configs.errors import nearest
-from megabatch.configs.sections import Model
+from megabatch.configs.model import Model
 from megabatch.trainer.errors import TrainingError
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.sections import Wandb
+from megabatch.configs.tracking import Wandb
 from megabatch.data.sources.places import visible
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.state import TrainState

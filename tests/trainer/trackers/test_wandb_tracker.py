@@ -13,7 +13,7 @@ import pytest
 from megabatch.configs.job import Job
 from megabatch.configs.load import load
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.sections import Wandb
+from megabatch.configs.tracking import Wandb
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepReport

@@ -1,8 +1,8 @@
-"""The smaller sections of a recipe: data, batch, model, precision, engine and what is kept of a run."""
+"""What is trained on: which shards, which of their samples, and what becomes of an image on its way into a batch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -10,7 +10,6 @@ from megabatch.configs.base import (
     Choice,
     EnvironmentText,
     Frozen,
-    PositiveFloat,
     PositiveInt,
     name_only,
 )
@@ -18,9 +17,6 @@ from megabatch.configs.batch_transforms import BatchTransform
 from megabatch.configs.normalization import Fixed, Normalization
 from megabatch.configs.sampling import HashSplit, Sampling, Source, TrainStream, Uniform
 from megabatch.configs.transforms import Transform
-
-# `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
-OptionName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 
 
 class Shuffle(Frozen):
@@ -100,98 +96,3 @@ class Data(Frozen):
         if self.train_stream is not None and wrong:
             raise ValueError(f"train_stream has no order to choose from: leave out {', '.join(wrong)}")
         return self
-
-
-class Batch(Frozen):
-    """One optimizer step takes `global_batch` samples, in forward/backward passes of `micro_batch` samples."""
-
-    global_batch: PositiveInt
-    micro_batch: PositiveInt
-    last_batch: Literal["short", "drop"] = "short"
-
-
-class Model(Frozen):
-    """`timm/NAME`, `torchvision/NAME`, or `package.module:callable`, called with num_classes and the options."""
-
-    name: Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
-    options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's model
-
-
-class Fp32(Choice):
-    """Everything in float32."""
-
-    name: Literal["fp32"] = "fp32"
-
-
-class Fp64(Choice):
-    """Everything in float64: for exact comparisons, not for speed."""
-
-    name: Literal["fp64"] = "fp64"
-
-
-class Bf16(Choice):
-    """Forward under autocast to bfloat16, parameters and optimizer in float32."""
-
-    name: Literal["bf16"] = "bf16"
-
-
-class Fp16(Choice):
-    """Forward under autocast to float16 with dynamic loss scaling (Micikevicius et al. 2018, section 3.2)."""
-
-    name: Literal["fp16"] = "fp16"
-    initial_scale: PositiveFloat = 65536.0
-    growth_interval: PositiveInt = 2000
-
-
-Precision = Annotated[Fp32 | Fp64 | Bf16 | Fp16, Field(discriminator="name"), BeforeValidator(name_only)]
-
-
-class Ddp(Choice):
-    """torch DistributedDataParallel: a full copy of the model on every rank."""
-
-    name: Literal["ddp"] = "ddp"
-    bucket_megabytes: PositiveInt = 25
-    find_unused_parameters: bool = False
-
-
-Engine = Annotated[Ddp, BeforeValidator(name_only)]
-
-
-class Regularization(Frozen):
-    """What keeps the network from fitting too closely, beside weight decay (which belongs to the optimizer)."""
-
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: PositiveFloat | None = None
-
-
-class Evaluation(Frozen):
-    """When the validation split is evaluated. The best checkpoint is the one with the best `metric` there."""
-
-    every_epochs: PositiveInt = 1
-    micro_batch: PositiveInt = 256
-    metric: Literal["top1", "loss"] = "top1"
-
-
-class Checkpoint(Frozen):
-    """When state is written to the run folder and how much of it stays."""
-
-    every_epochs: PositiveInt = 1
-    every_steps: PositiveInt | None = None
-    keep_last: Annotated[int, Field(ge=2)] = 2
-
-
-class Wandb(Frozen):
-    """Weights & Biases. `auto` is online with a key and offline without."""
-
-    project: EnvironmentText
-    entity: EnvironmentText | None = None
-    group: EnvironmentText | None = None
-    mode: Literal["auto", "online", "offline"] = "auto"
-
-
-class Tracking(Frozen):
-    """Where results go besides RUN_DIR/metrics.jsonl, which is always written."""
-
-    print_every_seconds: PositiveFloat = 5.0
-    sample_log: bool = False
-    wandb: Wandb | None = None

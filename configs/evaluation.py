@@ -1,0 +1,28 @@
+"""When a run is evaluated and what is kept of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from megabatch.configs.base import (
+    Frozen,
+    PositiveInt,
+)
+
+
+class Evaluation(Frozen):
+    """When the validation split is evaluated. The best checkpoint is the one with the best `metric` there."""
+
+    every_epochs: PositiveInt = 1
+    micro_batch: PositiveInt = 256
+    metric: Literal["top1", "loss"] = "top1"
+
+
+class Checkpoint(Frozen):
+    """When state is written to the run folder and how much of it stays."""
+
+    every_epochs: PositiveInt = 1
+    every_steps: PositiveInt | None = None
+    keep_last: Annotated[int, Field(ge=2)] = 2

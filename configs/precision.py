@@ -1,0 +1,43 @@
+"""The number formats a recipe can name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from megabatch.configs.base import (
+    Choice,
+    PositiveFloat,
+    PositiveInt,
+    name_only,
+)
+
+
+class Fp32(Choice):
+    """Everything in float32."""
+
+    name: Literal["fp32"] = "fp32"
+
+
+class Fp64(Choice):
+    """Everything in float64: for exact comparisons, not for speed."""
+
+    name: Literal["fp64"] = "fp64"
+
+
+class Bf16(Choice):
+    """Forward under autocast to bfloat16, parameters and optimizer in float32."""
+
+    name: Literal["bf16"] = "bf16"
+
+
+class Fp16(Choice):
+    """Forward under autocast to float16 with dynamic loss scaling (Micikevicius et al. 2018, section 3.2)."""
+
+    name: Literal["fp16"] = "fp16"
+    initial_scale: PositiveFloat = 65536.0
+    growth_interval: PositiveInt = 2000
+
+
+Precision = Annotated[Fp32 | Fp64 | Bf16 | Fp16, Field(discriminator="name"), BeforeValidator(name_only)]

@@ -1,0 +1,28 @@
+"""Where results go."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from megabatch.configs.base import (
+    EnvironmentText,
+    Frozen,
+    PositiveFloat,
+)
+
+
+class Wandb(Frozen):
+    """Weights & Biases. `auto` is online with a key and offline without."""
+
+    project: EnvironmentText
+    entity: EnvironmentText | None = None
+    group: EnvironmentText | None = None
+    mode: Literal["auto", "online", "offline"] = "auto"
+
+
+class Tracking(Frozen):
+    """Where results go besides RUN_DIR/metrics.jsonl, which is always written."""
+
+    print_every_seconds: PositiveFloat = 5.0
+    sample_log: bool = False
+    wandb: Wandb | None = None
