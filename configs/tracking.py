@@ -8,6 +8,7 @@ from megabatch.configs.base import (
     EnvironmentText,
     Frozen,
     PositiveFloat,
+    PositiveInt,
 )
 
 
@@ -21,8 +22,9 @@ class Wandb(Frozen):
 
 
 class Tracking(Frozen):
-    """Where results go besides RUN_DIR/metrics.jsonl, which is always written."""
+    """Where results go besides RUN_DIR/metrics.jsonl, which is always written: every `every_steps` steps one line."""
 
+    every_steps: PositiveInt = 1
     print_every_seconds: PositiveFloat = 5.0
     sample_log: bool = False
     wandb: Wandb | None = None

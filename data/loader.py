@@ -49,6 +49,11 @@ class MicroBatch:
         """Return whether this is no data at all: a rank without a micro-batch takes part with weight 0."""
         return len(self.request.sample_ids) == 0
 
+    @property
+    def all_count(self) -> bool:
+        """Return whether every weight is 1."""
+        return not self.skipped and len(self.request.sample_ids) > 0
+
 
 @dataclass(frozen=True)
 class _Pending:

@@ -60,6 +60,11 @@ class StepBatchNorm:
         size = sum(2 * tracked.running_mean.numel() for tracked in self._tracked)
         return torch.zeros(size, dtype=torch.float64, device=device)
 
+    def finish_alone(self, samples: int) -> None:
+        """Do what `finish` does, on the only rank."""
+        if self._tracked and self._sums is not None:
+            self.finish(self._sums, samples)
+
     def finish(self, sums: torch.Tensor, samples: int) -> None:
         """Move the running statistics by the mean over the step's `samples`."""
         offset = 0

@@ -35,6 +35,7 @@ from megabatch.trainer.models.load import initialize
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
+from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepParts
 from megabatch.trainer.trackers.base import Tracker, Trackers
@@ -96,11 +97,15 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     step_parts = StepParts(
         job=job,
         device=world.device,
+        seed_network=NetworkSeed(recipe.seed, world.device),
         engine=engine,
+        parameters=tuple(parameter for parameter in network.parameters() if parameter.requires_grad),
         optimizer=implementation(recipe.optimizer)(groups, recipe.optimizer, peak),
         precision=precision,
         normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
-        augment=batch_chain(recipe.data.batch_transforms, arrangement.num_classes),
+        augment=batch_chain(recipe.data.batch_transforms, arrangement.num_classes)
+        if recipe.data.batch_transforms
+        else None,
         loss=cross_entropy(recipe.regularization.label_smoothing),
         batch_norm=StepBatchNorm(network),
         ledger=Ledger(run_dir.data_errors, recipe.data.on_error, world),

@@ -22,11 +22,13 @@ def train(parts: Parts) -> Outcome:
     state, steps = parts.state, parts.steps
     _evaluate_if_due(parts)  # a run stopped at the end of an epoch has its evaluation still before it
     micro_batches = parts.micro_batches_from(state.step)
+    log_every = parts.job.recipe.tracking.every_steps
     while state.step < steps.total:
         report = take_step(parts.step_parts, micro_batches, parts.learning_rate())
         state.step += 1
         state.samples_seen = steps.samples_seen(state.step)
-        parts.trackers.step(report, state)
+        if state.step % log_every == 0 or state.step == steps.total:
+            parts.trackers.step(report, state)
         if report.stop_requested and state.step < steps.total:
             save(parts)
             return "stopped"

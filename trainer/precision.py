@@ -10,6 +10,8 @@ import torch
 
 from megabatch.configs.precision import Bf16, Fp16, Fp32, Fp64
 
+_NOTHING = nullcontext()
+
 
 @dataclass(frozen=True)
 class PrecisionPolicy:
@@ -23,12 +25,13 @@ class PrecisionPolicy:
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of the forward pass and the loss."""
         if self.autocast_dtype is None:
-            return nullcontext()
+            return _NOTHING
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
-    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
-        """Return the loss that is differentiated."""
-        return loss if self.scaler is None else self.scaler.scale(loss)
+    def backward(self, losses_N: torch.Tensor, factors_N: torch.Tensor) -> None:
+        """Add the gradient of `(losses_N * factors_N).sum()`, times the loss scale if there is one."""
+        scaled_N = losses_N if self.scaler is None else self.scaler.scale(losses_N)
+        scaled_N.backward(factors_N)  # type: ignore[no-untyped-call]
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradients by the loss scale, once they are summed over all ranks."""

@@ -57,7 +57,7 @@ def min_max(settings: MinMax, device: torch.device, dtype: torch.dtype) -> Norma
 
 def _on(device: torch.device, dtype: torch.dtype, images_NHWC: torch.Tensor) -> torch.Tensor:
     """Return a copy of the pixels on the device: they travel as bytes."""
-    return images_NHWC.to(device, non_blocking=True).to(dtype)
+    return images_NHWC.to(dtype) if device.type == "cpu" else images_NHWC.to(device, non_blocking=True).to(dtype)
 
 
 def _channels_first(images_NHWC: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
@@ -26,13 +29,12 @@ from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
+from megabatch.trainer.seeding import NetworkSeed
 
-_NETWORK = 4  # what a key is for: dropout, stochastic depth and whatever else draws from torch
-_BATCH_AUGMENT = 6  # mixup and the like
+_BATCH_AUGMENT = 6  # what a key is for: mixup and the like
 
 
-@dataclass(frozen=True)
-class StepReport:
+class StepReport(NamedTuple):
     """What one step did. Equal on all ranks but for data_wait_seconds."""
 
     step: int
@@ -58,11 +60,13 @@ class StepParts:
 
     job: Job
     device: torch.device
+    seed_network: NetworkSeed
     engine: Engine
+    parameters: tuple[nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
     precision: PrecisionPolicy
     normalize: Normalize
-    augment: BatchTransform
+    augment: BatchTransform | None
     loss: Loss
     batch_norm: StepBatchNorm
     stop_requested: Callable[[], bool]
@@ -74,9 +78,9 @@ class StepParts:
 class _Sums:
     """What one rank adds up over its micro-batches of a step."""
 
-    loss: torch.Tensor
-    data_wait_seconds: float
-    skipped: list[SkippedSample]
+    losses: list[torch.Tensor] = field(default_factory=list)
+    data_wait_seconds: float = 0.0
+    skipped: list[SkippedSample] = field(default_factory=list)
 
 
 def take_step(parts: StepParts, micro_batches: Iterator[MicroBatch], learning_rate: float) -> StepReport:
@@ -84,7 +88,8 @@ def take_step(parts: StepParts, micro_batches: Iterator[MicroBatch], learning_ra
     started = time.perf_counter()
     for group in parts.optimizer.param_groups:
         group["lr"] = learning_rate
-    parts.engine.network.train()
+    if not parts.engine.network.training:
+        parts.engine.network.train()
     parts.batch_norm.begin()
     sums, request = _accumulate(parts, micro_batches)
     loss, num_skipped, stop_requested = _agree(parts, sums, request)
@@ -92,10 +97,12 @@ def take_step(parts: StepParts, micro_batches: Iterator[MicroBatch], learning_ra
         parts.ledger.add(sums.skipped, parts.job.recipe.data.train_split, request)
     _refuse_infinite("loss", loss, request, parts.job.recipe)
     parts.precision.unscale(parts.optimizer)
-    _divide_by_what_counts(parts, request.step_samples, num_skipped)
+    if num_skipped:
+        _divide_by_what_counts(parts, request.step_samples, num_skipped)
     gradient_norm = _clip(parts, request)
     parts.precision.step(parts.optimizer)
-    parts.optimizer.zero_grad(set_to_none=True)
+    for parameter in parts.parameters:
+        parameter.grad = None
     seconds = time.perf_counter() - started
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
@@ -105,53 +112,81 @@ def take_step(parts: StepParts, micro_batches: Iterator[MicroBatch], learning_ra
 
 def _accumulate(parts: StepParts, micro_batches: Iterator[MicroBatch]) -> tuple[_Sums, Request]:
     """Run this rank's micro-batches of the step."""
-    sums = _Sums(torch.zeros((), dtype=torch.float64, device=parts.device), 0.0, [])
+    sums = _Sums()
     while True:
         asked = time.perf_counter()
         micro_batch = next(micro_batches)
         sums.data_wait_seconds += time.perf_counter() - asked
-        parts.on_micro_batch(micro_batch.request)
-        sums.loss += _forward_backward(parts, micro_batch)
-        sums.skipped += micro_batch.skipped
-        parts.batch_norm.collect(len(micro_batch.request.sample_ids))
-        if micro_batch.request.last:
-            return sums, micro_batch.request
+        request = micro_batch.request
+        parts.on_micro_batch(request)
+        sums.losses.append(_forward_backward(parts, micro_batch))
+        if micro_batch.skipped:
+            sums.skipped += micro_batch.skipped
+        parts.batch_norm.collect(len(request.sample_ids))
+        if request.last:
+            return sums, request
 
 
 def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor:
+    """Add a micro-batch's share to the gradient; return its share of the mean loss.
+
+    The gradient of the mean over the step goes straight into the losses of the samples: nothing is added up first.
+    """
     request = micro_batch.request
-    torch.manual_seed(key(parts.job.recipe.seed, request.step, _NETWORK, request.number))
+    parts.seed_network(request.step, request.number)
     images_NCHW = parts.normalize(micro_batch.images_NHWC)
     targets = micro_batch.labels_N.to(parts.device, non_blocking=True)
-    stream = RandomStream(key(parts.job.recipe.seed, request.step, _BATCH_AUGMENT, request.number))
-    images_NCHW, targets = parts.augment(images_NCHW, targets, stream)
+    if parts.augment is not None:
+        stream = RandomStream(key(parts.job.recipe.seed, request.step, _BATCH_AUGMENT, request.number))
+        images_NCHW, targets = parts.augment(images_NCHW, targets, stream)
     with parts.engine.accumulating(last=request.last):
         with parts.precision.autocast():
             losses_N = parts.loss(parts.engine(images_NCHW), targets)
-        loss = (losses_N * micro_batch.weights_N.to(losses_N, non_blocking=True)).sum()
-        parts.precision.scaled(loss / request.step_samples).backward()  # type: ignore[no-untyped-call]
-    return loss.detach().double()
+        if micro_batch.all_count:
+            factors_N = _equal_factors(len(losses_N), request.step_samples, losses_N.dtype, losses_N.device)
+        else:
+            factors_N = micro_batch.weights_N.to(losses_N, non_blocking=True) / request.step_samples
+        parts.precision.backward(losses_N, factors_N)
+    return losses_N.detach().dot(factors_N)
+
+
+@lru_cache(maxsize=32)
+def _equal_factors(samples: int, step_samples: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return what each sample's loss counts in the mean over the step, when all do; a run has few different sizes."""
+    return torch.full((samples,), 1.0 / step_samples, dtype=dtype, device=device)
 
 
 def _agree(parts: StepParts, own: _Sums, request: Request) -> tuple[float, int, bool]:
     """One small sum over the ranks: the loss, skipped samples, the wish to stop, and the batch-norm statistics."""
+    if parts.engine.num_ranks == 1:
+        parts.batch_norm.finish_alone(request.step_samples)
+        skipped = len(own.skipped)
+        loss = _total(own.losses).item() * _factor(request.step_samples, skipped)
+        return loss, skipped, parts.stop_requested()
     counts = [float(parts.stop_requested()), float(len(own.skipped))]
     head = torch.tensor(counts, dtype=torch.float64, device=parts.device)
-    sums = torch.cat([head, own.loss.reshape(1), parts.batch_norm.sums(parts.device)])
+    sums = torch.cat([head, _total(own.losses).double().reshape(1), parts.batch_norm.sums(parts.device)])
     parts.engine.sum_over_ranks(sums)
     parts.batch_norm.finish(sums[3:], request.step_samples)
     stop_wishes, skipped, total_loss = sums[:3].tolist()
-    return total_loss / max(request.step_samples - skipped, 1), int(skipped), stop_wishes > 0
+    return total_loss * _factor(request.step_samples, int(skipped)), int(skipped), stop_wishes > 0
+
+
+def _total(losses: list[torch.Tensor]) -> torch.Tensor:
+    """Return the sum; of several in float64."""
+    return losses[0] if len(losses) == 1 else torch.stack(losses).double().sum()
 
 
 def _divide_by_what_counts(parts: StepParts, step_samples: int, num_skipped: int) -> None:
     """Make the gradient the mean over the samples that count; it was divided by all of the step."""
-    if num_skipped == 0:
-        return
-    factor = step_samples / max(step_samples - num_skipped, 1)
-    for parameter in parts.engine.network.parameters():
+    for parameter in parts.parameters:
         if parameter.grad is not None:
-            parameter.grad.mul_(factor)
+            parameter.grad.mul_(_factor(step_samples, num_skipped))
+
+
+def _factor(step_samples: int, num_skipped: int) -> float:
+    """Return what makes a sum divided by all samples of a step a mean over those that count."""
+    return step_samples / max(step_samples - num_skipped, 1)
 
 
 def _clip(parts: StepParts, request: Request) -> float | None:

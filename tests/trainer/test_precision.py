@@ -24,7 +24,7 @@ def train(settings: Fp32 | Fp64 | Bf16 | Fp16, steps: int = 60) -> list[float]:
     for _ in range(steps):
         with policy.autocast():
             loss = nn.functional.cross_entropy(network(images), labels)
-        policy.scaled(loss).backward()
+        policy.backward(loss, torch.ones(()))
         policy.unscale(optimizer)
         policy.step(optimizer)
         optimizer.zero_grad()
@@ -50,14 +50,14 @@ def test_fp16_skips_the_step_in_which_a_gradient_overflows_and_lowers_the_scale(
     policy = precision_policy(Fp16(initial_scale=2.0**16), CPU)
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    policy.scaled((weight * torch.tensor([1.0, float("inf")])).sum()).backward()
+    policy.backward((weight * torch.tensor([1.0, float("inf")])).sum(), torch.ones(()))
     policy.unscale(optimizer)
     policy.step(optimizer)
     assert weight.tolist() == [1.0, 1.0]
     assert policy.scaler is not None
     assert policy.scaler.get_scale() == 2.0**15
     optimizer.zero_grad()
-    policy.scaled(weight.sum()).backward()
+    policy.backward(weight.sum(), torch.ones(()))
     policy.unscale(optimizer)
     policy.step(optimizer)
     assert weight.tolist() == pytest.approx([0.9, 0.9])

@@ -19,6 +19,9 @@ class Engine(Protocol):
     network: nn.Module
     """The bare network: what is evaluated and saved."""
 
+    num_ranks: int
+    """How many ranks share it."""
+
     def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Return the network's output, logits_NK."""
         ...

@@ -22,6 +22,7 @@ from megabatch.trainer.world import World
 
 _OLD_NAME, _NEW_NAME = "broadcast_buffers", "forward_sync_buffers"  # torch 2.15 renamed it
 _NAME = _NEW_NAME if _NEW_NAME in inspect.signature(DistributedDataParallel).parameters else _OLD_NAME
+_NOTHING = nullcontext()
 _LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which argument it is; batch_norm.py keeps them
 
 
@@ -30,7 +31,7 @@ class DdpEngine:
 
     def __init__(self, network: nn.Module, settings: Ddp, world: World, example_NCHW: torch.Tensor):
         self.network = network
-        self._world = world
+        self.num_ranks = world.num_ranks
         self._parallel: DistributedDataParallel | None = None
         if world.num_ranks > 1:
             self._parallel = DistributedDataParallel(
@@ -52,7 +53,7 @@ class DdpEngine:
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Return the context of one micro-batch."""
-        return nullcontext() if last or self._parallel is None else self._parallel.no_sync()
+        return _NOTHING if last or self._parallel is None else self._parallel.no_sync()
 
     def clip_gradients(self, max_norm: float) -> torch.Tensor:
         """Clip by the norm over all parameters; the gradients are equal on all ranks, so no talk is needed."""
@@ -60,7 +61,7 @@ class DdpEngine:
 
     def sum_over_ranks(self, values: torch.Tensor) -> None:
         """Sum in place."""
-        if self._world.num_ranks > 1:
+        if self.num_ranks > 1:
             dist.all_reduce(values)
 
     def _settle_buckets(self, example_NCHW: torch.Tensor) -> None:
