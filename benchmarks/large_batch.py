@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -74,7 +75,7 @@ def network(num_classes: int) -> object:
 
     widths = (16, 32, 64)
     layers = [conv_norm_relu(3, widths[0], stride=2)]
-    for width_in, width_out in zip(widths, widths[1:], strict=False):
+    for width_in, width_out in pairwise(widths):
         layers += [conv_norm_relu(width_in, width_out, stride=2), Residual(width_out)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes))
 
