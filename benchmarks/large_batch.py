@@ -61,7 +61,7 @@ class Cell:
             f"name={self.name}", f"seed={self.seed}", f"epochs={self.epochs}", f"data.path={data}",
             "model={name: 'large_batch:network', options: {}}",
             f"batch={{global_batch: {self.batch}, micro_batch: 128}}",
-            f"optimizer={OPTIMIZERS[self.optimizer]}", f"schedule={{name: cosine, warmup_epochs: {warmup}}}",
+            f"optimizer={OPTIMIZERS[self.optimizer]}", f"schedule={{name: cosine, warmup: {warmup}}}",
             "precision=fp32", "regularization.label_smoothing=0", "evaluation.every_epochs=5",
             "checkpoint.every_epochs=5", "tracking.every_steps=10", "cluster.processes_per_node=1",
         ]  # fmt: skip

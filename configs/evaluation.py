@@ -8,8 +8,19 @@ from pydantic import Field
 
 from megabatch.configs.base import (
     Frozen,
+    NonNegativeFloat,
     PositiveInt,
 )
+
+
+class EarlyStopping(Frozen):
+    """Ends the run once `patience` evaluations in a row were not better than the best so far by more than `min_delta`.
+
+    The metric is that of `evaluation.metric`; `min_delta` is in its unit, 0.001 of top1 for example.
+    """
+
+    patience: PositiveInt
+    min_delta: NonNegativeFloat = 0.0
 
 
 class Evaluation(Frozen):
@@ -18,6 +29,7 @@ class Evaluation(Frozen):
     every_epochs: PositiveInt = 1
     micro_batch: PositiveInt = 256
     metric: Literal["top1", "loss"] = "top1"
+    early_stopping: EarlyStopping | None = None
 
 
 class Checkpoint(Frozen):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from megabatch.configs.schedules import split_length
+
 
 @dataclass(frozen=True)
 class MicroBatchSpan:
@@ -107,6 +109,18 @@ class Steps:
         """Return how many samples have been trained on before step number `step`."""
         epoch, step_of_epoch = divmod(step, self.per_epoch)
         return epoch * self.samples_per_epoch + min(step_of_epoch * self.global_batch, self.samples_per_epoch)
+
+    def in_epochs(self, length: float | str) -> float:
+        """Return a length of a schedule as a number of epochs: 2.5, "500 steps" or "1_000_000 samples".
+
+        >>> Steps(samples=10, epochs=2, global_batch=4, micro_batch=2, last_batch="short").in_epochs("4 steps")
+        1.4
+        """
+        number, unit = split_length(length)
+        if unit == "epoch":
+            return number
+        samples = number if unit == "sample" else self.samples_seen(round(number))
+        return samples / self.samples_per_epoch
 
     def step_at(self, samples_seen: int) -> int:
         """Return the number of the step that comes after `samples_seen` samples."""

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 
 from megabatch.launcher.data_commands import app as data_app
+from megabatch.launcher.mistakes import mistakes_told
 
 app = typer.Typer(
     name="megabatch",
@@ -39,9 +40,12 @@ def plan(
         bool, typer.Option("--model", help="Also build the model: parameters and memory (takes seconds).")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Also draw the learning rate over the steps.")] = False,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write that drawing as a picture (SVG).")] = None,
 ) -> None:
     """Show the arithmetic of a run: micro-batches, steps, learning rate, samples and shards per rank."""
     from megabatch.launcher import render
+    from megabatch.launcher.plot import svg_plot, text_plot
     from megabatch.launcher.prepare import inspect_model, prepare
 
     recipe, overrides = _split(arguments)
@@ -51,6 +55,12 @@ def plan(
         typer.echo(render.plan_json(prepared.plan, found))
     else:
         render.print_plan(prepared.job, prepared.plan, found)
+    if plot:
+        typer.echo("\nlearning rate\n" + text_plot(prepared.plan.learning_rates))
+    if svg is not None:
+        title = f"{prepared.job.recipe.name}: learning rate, {prepared.job.recipe.schedule.name}"
+        with mistakes_told():
+            svg.write_text(svg_plot(prepared.plan.learning_rates, title), encoding="utf-8")
 
 
 @app.command(epilog="Example: megabatch launch digits epochs=10 cluster.processes_per_node=1")

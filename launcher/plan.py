@@ -6,6 +6,7 @@ Reads as the sum on a napkin: M = ceil(G / m) micro-batches a step, shared out o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from megabatch.configs.sampling import ClassBalanced, Weighted
 from megabatch.data.dataset import Dataset
 from megabatch.data.draws import Order, RepeatedOrder
 from megabatch.data.order import EpochOrder, Layout, PickedOrder
+from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.steps import Steps, StepSpan
 
 
@@ -44,6 +46,7 @@ class Plan:
     epochs: int
     steps_per_epoch: int
     total_steps: int
+    warmup_epochs: float
     warmup_steps: int
     samples_per_epoch: int
     samples_in_all: int
@@ -53,6 +56,7 @@ class Plan:
     base_batch: int
     scaling: str
     peak_learning_rate: float
+    learning_rates: tuple[tuple[int, float], ...]
     num_classes: int
     splits: tuple[SplitPlan, ...]
     drawn: str
@@ -65,6 +69,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset, order: Order) 
     """
     batch = recipe.batch
     steps = Steps(order.samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
+    rate = learning_rate_of(recipe, steps)
     per_step = steps.num_micro_batches
     num_ranks = cluster.num_ranks
     last = steps.at(steps.per_epoch - 1)
@@ -79,7 +84,8 @@ def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset, order: Order) 
         epochs=recipe.epochs,
         steps_per_epoch=steps.per_epoch,
         total_steps=steps.total,
-        warmup_steps=steps.step_at(round(recipe.schedule.warmup_epochs * steps.samples_per_epoch)),
+        warmup_epochs=rate.warmup_epochs,
+        warmup_steps=steps.step_at(round(rate.warmup_epochs * steps.samples_per_epoch)),
         samples_per_epoch=steps.samples_per_epoch,
         samples_in_all=steps.samples_seen(steps.total),
         samples_per_rank=_samples_per_rank(steps, num_ranks),
@@ -87,11 +93,19 @@ def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset, order: Order) 
         base_learning_rate=recipe.optimizer.base_learning_rate,
         base_batch=recipe.optimizer.base_batch,
         scaling=recipe.optimizer.scaling,
-        peak_learning_rate=recipe.optimizer.peak_learning_rate(batch.global_batch),
+        peak_learning_rate=rate.peak,
+        learning_rates=tuple(rate_points(rate, steps)),
         num_classes=len(dataset.classes),
         splits=_splits(recipe, dataset),
         drawn=_drawn(recipe, order),
     )
+
+
+def rate_points(rate: LearningRate, steps: Steps, most: int = 240) -> Iterator[tuple[int, float]]:
+    """Yield (step, learning rate) of at most `most` steps, evenly spread, with the first and the last."""
+    for number in range(min(most, steps.total)):
+        step = round(number * (steps.total - 1) / max(min(most, steps.total) - 1, 1))
+        yield step, rate.at(steps.samples_seen(step) / steps.samples_per_epoch)
 
 
 def _drawn(recipe: Recipe, order: Order) -> str:

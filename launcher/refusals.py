@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 from megabatch.configs.cluster import Cluster, Local
 from megabatch.configs.recipe import Recipe
+from megabatch.configs.schedules import Plateau
 from megabatch.configs.transforms import never_square
 from megabatch.data.dataset import Dataset
+from megabatch.data.rate import learning_rate_of
+from megabatch.data.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,21 @@ def _copies_apart(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterato
 
 
 def _long_warmup(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
-    if recipe.schedule.warmup_epochs > recipe.epochs:
-        yield f"schedule.warmup_epochs={recipe.schedule.warmup_epochs:g} > epochs={recipe.epochs}"
+    train, batch = recipe.data.train_split, recipe.batch
+    draws = dataset.split(train).samples * recipe.data.repeats if train in dataset.split_names else 0
+    steps = Steps(draws, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
+    if steps.samples_per_epoch:
+        warmup = learning_rate_of(recipe, steps).warmup_epochs
+        if warmup > recipe.epochs:
+            yield f"schedule.warmup is {warmup:g} epochs, more than epochs={recipe.epochs}"
+
+
+def _unwatched(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.data.validation_split is None:
+        if isinstance(recipe.schedule, Plateau):
+            yield "schedule is plateau, and data.validation_split is null"
+        if recipe.evaluation.early_stopping is not None:
+            yield "evaluation.early_stopping is set, and data.validation_split is null"
 
 
 def _many_local_nodes(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
@@ -179,8 +195,14 @@ TABLE: tuple[Refusal, ...] = (
     Refusal(
         "A warmup longer than the training",
         "the learning rate would never reach its peak",
-        lambda r, c, d: f"schedule.warmup_epochs={r.epochs} or less",
+        lambda r, c, d: f"schedule.warmup={r.epochs} or less",
         _long_warmup,
+    ),
+    Refusal(
+        "A plateau or early stopping without a validation split",
+        "both are decided by its metric",
+        lambda r, c, d: "name a data.validation_split, or do without",
+        _unwatched,
     ),
     Refusal(
         "Several nodes on the local backend",

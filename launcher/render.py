@@ -95,7 +95,7 @@ def _rate_rows(job: Job, plan: Plan) -> list[tuple[str, str]]:
         ("optimizer", f"{job.recipe.optimizer.name}, peak learning rate {formula} = {plan.peak_learning_rate:.6g}"),
         (
             "schedule",
-            f"{schedule.name}, warmup {schedule.warmup_epochs:g} epochs = {plan.warmup_steps:,} steps",
+            f"{schedule.name}, warmup {plan.warmup_epochs:g} epochs = {plan.warmup_steps:,} steps",
         ),
         ("precision", job.recipe.precision.name),
         ("engine", f"{job.recipe.engine.name} on {job.cluster.device}, backend {job.cluster.backend.name}"),

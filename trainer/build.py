@@ -22,6 +22,7 @@ from megabatch.data.errors import DataError
 from megabatch.data.hashing import key
 from megabatch.data.loader import Loader, MicroBatch
 from megabatch.data.masked import masked_samples
+from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
@@ -52,6 +53,7 @@ class Parts:
     run_dir: RunDir
     steps: Steps
     state: TrainState
+    rate: LearningRate
     step_parts: StepParts
     trackers: Trackers
     micro_batches_from: Callable[[int], Iterator[MicroBatch]]
@@ -65,11 +67,9 @@ class Parts:
             self.sample_log.close()
 
     def learning_rate(self) -> float:
-        """Return the learning rate of the next step: a function of the samples seen so far."""
-        recipe = self.job.recipe
+        """Return the learning rate of the next step: a function of the samples seen, and of plateaus if asked for."""
         epochs_seen = self.state.samples_seen / self.steps.samples_per_epoch
-        peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
-        return peak * recipe.schedule.factor(epochs_seen, recipe.epochs)
+        return self.rate.at(epochs_seen) * self.state.plateau.rate_factor
 
 
 def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], bool]) -> Parts:
@@ -119,6 +119,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         run_dir=run_dir,
         steps=steps,
         state=TrainState(),
+        rate=learning_rate_of(recipe, steps),
         step_parts=step_parts,
         trackers=_trackers(job, world, run_dir, steps),
         micro_batches_from=_training_data(job, world, arrangement, order, steps),

@@ -35,11 +35,17 @@ class EvaluationResult:
         """Return whether this is better than the best value so far: higher for top1, lower for loss."""
         if other is None:
             return True
-        return self.top1 > other if metric == "top1" else self.loss < other
+        value = self.value(metric)
+        return value > other if higher_is_better(metric) else value < other
 
     def value(self, metric: str) -> float:
         """Return top1 or loss."""
         return self.top1 if metric == "top1" else self.loss
+
+
+def higher_is_better(metric: str) -> bool:
+    """Return which way a metric improves."""
+    return metric == "top1"
 
 
 @torch.no_grad()

@@ -6,11 +6,14 @@ from typing import Literal
 
 from safetensors import SafetensorError
 
+from megabatch.configs.schedules import Plateau
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
 from megabatch.trainer.optim.state import load_optimizer_tensors, optimizer_tensors
+from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
 
@@ -23,7 +26,7 @@ def train(parts: Parts) -> Outcome:
     _evaluate_if_due(parts)  # a run stopped at the end of an epoch has its evaluation still before it
     micro_batches = parts.micro_batches_from(state.step)
     log_every = parts.job.recipe.tracking.every_steps
-    while state.step < steps.total:
+    while state.step < steps.total and not state.stopped_early:
         report = take_step(parts.step_parts, micro_batches, parts.learning_rate())
         state.step += 1
         state.samples_seen = steps.samples_seen(state.step)
@@ -33,7 +36,7 @@ def train(parts: Parts) -> Outcome:
             save(parts)
             return "stopped"
         improved = _evaluate_if_due(parts)
-        if improved or _checkpoint_due(parts):
+        if improved or state.stopped_early or _checkpoint_due(parts):
             save(parts)
     return "finished"
 
@@ -52,7 +55,27 @@ def _evaluate_if_due(parts: Parts) -> bool:
     if better:
         state.best_step, state.best_value = state.step, result.value(evaluation.metric)
     parts.trackers.evaluation(result, state)
+    _watch(parts, result)
     return better
+
+
+def _watch(parts: Parts, result: EvaluationResult) -> None:
+    """Lower the learning rate on a plateau, and end the run early, where the recipe asks for it."""
+    state, recipe = parts.state, parts.job.recipe
+    value = result.value(recipe.evaluation.metric)
+    higher = higher_is_better(recipe.evaluation.metric)
+    if isinstance(recipe.schedule, Plateau):
+        before = state.plateau.rate_factor
+        lower_rate(state.plateau, recipe.schedule, value, higher)
+        if state.plateau.rate_factor < before:
+            parts.trackers.message(f"no progress: learning rate x {state.plateau.rate_factor:g} from here on")
+    stopping = recipe.evaluation.early_stopping
+    if stopping is not None and should_stop(state.early_stopping, stopping, value, higher):
+        state.stopped_early = True
+        parts.trackers.message(
+            f"stopped early after step {state.step}: {recipe.evaluation.metric} was no better in "
+            f"{stopping.patience} evaluations; the best is that of step {state.best_step}"
+        )
 
 
 def _checkpoint_due(parts: Parts) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from megabatch.trainer.patience import Patience
 
 
 @dataclass
@@ -16,6 +18,9 @@ class TrainState:
     best_step: int | None = None
     best_value: float | None = None
     attempt: int = 1
+    plateau: Patience = field(default_factory=Patience)
+    early_stopping: Patience = field(default_factory=Patience)
+    stopped_early: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain values."""
@@ -24,4 +29,6 @@ class TrainState:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainState:
         """Return the state that `to_json` gave."""
-        return cls(**values)
+        values = dict(values)
+        plateau, early_stopping = (Patience(**values.pop(name)) for name in ("plateau", "early_stopping"))
+        return cls(**values, plateau=plateau, early_stopping=early_stopping)

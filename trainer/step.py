@@ -205,5 +205,5 @@ def _refuse_infinite(what: str, value: float, request: Request, recipe: Recipe) 
     raise TrainingError(
         f"the {what} is {value} in step {request.step} (epoch {request.epoch}), before the optimizer update. "
         f"The learning rate of {recipe.optimizer.name} may be too high or the warmup too short "
-        f"(optimizer.base_learning_rate, schedule.warmup_epochs); regularization.clip_norm helps against single spikes"
+        f"(optimizer.base_learning_rate, schedule.warmup); regularization.clip_norm helps against single spikes"
     )

@@ -79,7 +79,7 @@ seed: ${env:HOME}
         "gaussian_blur, rand_augment, trivial_augment, auto_augment, random_erasing.",
         "bad.yaml:11:9: batch.global_batch: 10.5: should be a valid integer",
         "bad.yaml:11:29: batch.micro_batch: True: should be a valid integer",
-        "bad.yaml:12:1: schedule.every_epochs: missing. Add it under schedule.",
+        "bad.yaml:12:1: schedule.every: missing. Add it under schedule.",
         "bad.yaml:13:14: evaluation.metric: 'top5' is not one of the values. Did you mean top1? Allowed: top1, loss.",
         "bad.yaml:14:1: engin: unknown key. Did you mean engine? Allowed: name, seed, epochs, data, model, batch, "
         "optimizer, schedule, precision, engine, regularization, evaluation, checkpoint, tracking, deterministic.",
@@ -150,8 +150,8 @@ def test_choosing_another_optimizer_drops_the_settings_of_the_base(folder: Path)
 
 
 def test_a_name_alone_stands_for_a_choice() -> None:
-    recipe = load("digits", "laptop", ["schedule=constant", "schedule.warmup_epochs=1", "precision=bf16"]).recipe
-    assert (recipe.schedule.name, recipe.schedule.warmup_epochs, recipe.precision.name) == ("constant", 1.0, "bf16")
+    recipe = load("digits", "laptop", ["schedule=constant", "schedule.warmup=1", "precision=bf16"]).recipe
+    assert (recipe.schedule.name, recipe.schedule.warmup, recipe.precision.name) == ("constant", 1.0, "bf16")
 
 
 @pytest.mark.parametrize("override", ["epochs", "=3", "a..b=1", "name.x.y=1", "data.train_transforms.7.padding=1"])

@@ -158,8 +158,11 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "batch would be left to train on. Instead: batch.last_batch=short, or a smaller batch.global_batch"),
         (["data.repeats=257"], described(1000), "data.repeats=257 > batch.global_batch=256: copies side by side are there "
          "to meet in one batch. Instead: data.repeats=256 or less"),
-        (["epochs=1"], described(1000), "schedule.warmup_epochs=2 > epochs=1: the learning rate would never reach its "
-         "peak. Instead: schedule.warmup_epochs=1 or less"),
+        (["epochs=1"], described(1000), "schedule.warmup is 2 epochs, more than epochs=1: the learning rate would never reach "
+         "its peak. Instead: schedule.warmup=1 or less"),
+        (["schedule=plateau", "schedule.warmup=1", "data.validation_split=null"], described(1000), "schedule is plateau, and "
+         "data.validation_split is null: both are decided by its metric. Instead: name a data.validation_split, or do "
+         "without"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
 from support.runs import Workplace, finish, kill_after_step, losses, steps_done, trained_samples
@@ -77,3 +78,24 @@ def test_the_loss_scale_of_fp16_goes_on_where_it_was(workplace: Workplace) -> No
     assert scalers[0]["scale"] != 1024
     assert losses(killed) == losses(alone)
     assert final_weights(killed) == final_weights(alone)
+
+
+def test_a_plateau_and_the_early_end_come_after_the_same_steps_though_killed_between(workplace: Workplace) -> None:
+    """No loss improves by 10, so the rate drops after every second evaluation and the run ends after the ninth."""
+    watched = (
+        "epochs=40", "checkpoint.every_epochs=40", "checkpoint.every_steps=4", "data.validation_split=validation",
+        "schedule={name: plateau, factor_of_drop: 0.5, patience: 1, threshold: 0.999}",
+        "evaluation={metric: loss, early_stopping: {patience: 8, min_delta: 10}}",
+    )  # fmt: skip
+    alone = workplace.train("watched-alone", 1, *watched)
+    killed = workplace.job("watched", 1, *watched)
+    for step in (8, 20):
+        kill_after_step(workplace.start(killed, 1), killed, step, victim=0)
+    finish(workplace.start(killed, 1), killed)
+    rates = [[line["learning_rate"] for line in read_metrics(run.metrics, "step")] for run in (alone, killed)]
+    assert rates[0] == rates[1] == [0.05] * 9 + [0.025] * 6 + [0.0125] * 6 + [0.00625] * 6
+    assert losses(killed) == losses(alone)
+    again = workplace.megabatch("launch", "--resume", "watched", "cluster.processes_per_node=1")
+    assert again.returncode == 0, again.stderr
+    assert "27 steps" in again.stdout
+    assert len(losses(killed)) == 27

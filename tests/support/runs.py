@@ -31,7 +31,7 @@ data:
 model: {name: "network:small"}
 batch: {global_batch: 20, micro_batch: 4}
 optimizer: {name: sgd, base_learning_rate: 0.05, scaling: none, weight_decay: 1e-3}
-schedule: {name: cosine, warmup_epochs: 1}
+schedule: {name: cosine, warmup: 1}
 regularization: {label_smoothing: 0.1, clip_norm: 1.0}
 tracking: {sample_log: true}
 """

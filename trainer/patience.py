@@ -1,0 +1,50 @@
+"""Counts evaluations without progress: when a plateau lowers the learning rate, and when training ends early.
+
+Both are functions of the evaluations so far, which are equal on all ranks; their state is part of the checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megabatch.configs.evaluation import EarlyStopping
+from megabatch.configs.schedules import Plateau
+
+
+@dataclass
+class Patience:
+    """`best` is the value that the next one is compared with; `bad` counts evaluations in a row that were no better."""
+
+    best: float | None = None
+    bad: int = 0
+    cooldown: int = 0
+    rate_factor: float = 1.0
+
+
+def lower_rate(state: Patience, settings: Plateau, value: float, higher_is_better: bool) -> None:
+    """Take note of an evaluation: the rule of torch's ReduceLROnPlateau with threshold_mode "rel"."""
+    factor = 1.0 + settings.threshold if higher_is_better else 1.0 - settings.threshold
+    if state.best is None or _better(value, state.best * factor, higher_is_better):
+        state.best, state.bad = value, 0
+    else:
+        state.bad += 1
+    if state.cooldown > 0:
+        state.cooldown -= 1
+        state.bad = 0
+    if state.bad > settings.patience:
+        state.rate_factor = max(state.rate_factor * settings.factor_of_drop, settings.end_factor)
+        state.cooldown, state.bad = settings.cooldown, 0
+
+
+def should_stop(state: Patience, settings: EarlyStopping, value: float, higher_is_better: bool) -> bool:
+    """Take note of an evaluation; return whether `patience` of them in a row were not better by `min_delta`."""
+    delta = settings.min_delta if higher_is_better else -settings.min_delta
+    if state.best is None or _better(value, state.best + delta, higher_is_better):
+        state.best, state.bad = value, 0
+    else:
+        state.bad += 1
+    return state.bad >= settings.patience
+
+
+def _better(value: float, than: float, higher_is_better: bool) -> bool:
+    return value > than if higher_is_better else value < than
