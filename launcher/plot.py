@@ -14,10 +14,10 @@ def text_plot(points: Points, width: int = 60, height: int = 10) -> str:
     """Return rows of block characters, as high as the learning rate, with the steps below and the rate to the left.
 
     >>> print(text_plot([(0, 0.0), (1, 0.5), (2, 1.0)], width=3, height=2))
-           1 |  █
-             | ██
-             +---
-              0 to 2 steps
+               1 |  █
+                 | ██
+                 +---
+                  0 to 2 steps
     """
     peak = max(rate for _, rate in points) or 1.0
     columns = [points[number * len(points) // width][1] / peak for number in range(width)]
@@ -25,7 +25,7 @@ def text_plot(points: Points, width: int = 60, height: int = 10) -> str:
     for row in range(height, 0, -1):
         cells = (_EIGHTHS[min(8, max(0, round((value * height - row + 1) * 8)))] for value in columns)
         label = f"{peak:.4g}" if row == height else ""
-        rows.append(f"{label:>12} |{''.join(cells)}".rstrip() if label else f"{'':12} |{''.join(cells)}".rstrip())
+        rows.append(f"{label:>12} |{''.join(cells)}".rstrip())
     return "\n".join([*rows, f"{'':12} +{'-' * width}", f"{'':14}{points[0][0]:,} to {points[-1][0]:,} steps"])
 
 
