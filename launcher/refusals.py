@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from megabatch.configs.cluster import Cluster, Local
+from megabatch.configs.precision import Fp32
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.schedules import Plateau
 from megabatch.configs.transforms import never_square
@@ -126,6 +127,11 @@ def _many_local_nodes(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Ite
         yield f"backend local with nodes={cluster.nodes}"
 
 
+def _tf32_on_cpu(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if isinstance(recipe.precision, Fp32) and recipe.precision.tf32 and cluster.device == "cpu":
+        yield "precision.tf32=true with cluster.device=cpu"
+
+
 def _never_square(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     data = recipe.data
     for key, transforms in (("train", data.train_transforms), ("evaluation", data.evaluation_transforms)):
@@ -209,6 +215,12 @@ TABLE: tuple[Refusal, ...] = (
         "it starts processes on this machine only",
         lambda r, c, d: "cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`",
         _many_local_nodes,
+    ),
+    Refusal(
+        "TF32 on the CPU",
+        "TF32 is a format of NVIDIA GPUs (from Ampere on)",
+        lambda r, c, d: "precision=fp32, or bf16 for speed",
+        _tf32_on_cpu,
     ),
     Refusal(
         "Transforms that leave another size than image_size, whatever the images",

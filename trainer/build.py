@@ -32,7 +32,7 @@ from megabatch.trainer.engines.ddp import DdpEngine
 from megabatch.trainer.evaluate import EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import cross_entropy
-from megabatch.trainer.models.load import initialize
+from megabatch.trainer.network import build_network
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
@@ -84,12 +84,15 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         )
     order = arrangement.order()
     precision = precision_policy(recipe.precision, world.device)
-    network = initialize(recipe.model, arrangement.num_classes, recipe.seed).to(world.device, precision.parameter_dtype)
+    built = build_network(recipe, arrangement.num_classes)
+    network = built.network.to(world.device, precision.parameter_dtype)
+    if recipe.model.channels_last:
+        network = network.to(memory_format=torch.channels_last)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
-    engine = DdpEngine(network, recipe.engine, world, example_NCHW)
+    engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile)
     groups = parameter_groups(network, recipe.optimizer)
-    description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
+    description = "\n".join([*built.changes, *describe_groups(groups)])  # an optimizer rewrites the groups it is given
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
     scaling = recipe.data.normalize
     assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"

@@ -23,7 +23,7 @@ from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import Steps
 from megabatch.trainer.build import implementation, split_loader
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.models.load import initialize
+from megabatch.trainer.network import build_network
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
 from megabatch.trainer.optim.state import optimizer_tensors
 
@@ -47,7 +47,8 @@ def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
     arrangement = arrange(job)
     dataset = arrangement.whole
-    network = initialize(job.recipe.model, len(dataset.classes), job.recipe.seed)
+    built = build_network(job.recipe, len(dataset.classes))
+    network = built.network
     problems = [*_images_do_not_fit(job, arrangement), *_network_does_not_run(job, dataset, network)]
     groups = parameter_groups(network, job.recipe.optimizer)
     description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
@@ -59,6 +60,7 @@ def inspect(job: Job) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trainable_parameters": sum(parameter.numel() for parameter in trained),
         "groups": description,
+        "changes": built.changes,
         "state_bytes": weights + _bytes(trained) + optimizer_bytes,
         "checkpoint_bytes": weights + optimizer_bytes,
         "activation_bytes": None if problems else _activation_bytes(job, network),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from megabatch.configs.precision import Bf16, Fp16, Fp32, Fp64
+from megabatch.trainer.errors import TrainingError
 
 _NOTHING = nullcontext()
 
@@ -49,9 +51,15 @@ class PrecisionPolicy:
 
 def precision_policy(settings: Fp32 | Fp64 | Bf16 | Fp16, device: torch.device) -> PrecisionPolicy:
     """Return the policy that a recipe's `precision` names."""
+    _set_tf32(isinstance(settings, Fp32) and settings.tf32)
     if isinstance(settings, Fp64):
         return PrecisionPolicy(device, torch.float64, None, None)
     if isinstance(settings, Bf16):
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise TrainingError(
+                f"{socket.gethostname()}: {torch.cuda.get_device_name(device)} does not compute in bf16. "
+                "Set precision=fp16 or precision=fp32"
+            )
         return PrecisionPolicy(device, torch.float32, torch.bfloat16, None)
     if isinstance(settings, Fp16):
         scaler = torch.amp.GradScaler(
@@ -59,3 +67,10 @@ def precision_policy(settings: Fp32 | Fp64 | Bf16 | Fp16, device: torch.device) 
         )
         return PrecisionPolicy(device, torch.float32, torch.float16, scaler)
     return PrecisionPolicy(device, torch.float32, None, None)
+
+
+def _set_tf32(allowed: bool) -> None:
+    """Set what a GPU does with float32 in matrix products and convolutions; torch's own defaults differ."""
+    precision = "tf32" if allowed else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]

@@ -163,6 +163,8 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["schedule=plateau", "schedule.warmup=1", "data.validation_split=null"], described(1000), "schedule is plateau, and "
          "data.validation_split is null: both are decided by its metric. Instead: name a data.validation_split, or do "
          "without"),
+        (["precision={name: fp32, tf32: true}"], described(1000), "precision.tf32=true with cluster.device=cpu: TF32 is a "
+         "format of NVIDIA GPUs (from Ampere on). Instead: precision=fp32, or bf16 for speed"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "

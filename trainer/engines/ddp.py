@@ -8,6 +8,7 @@ same as any other.
 
 # No `from __future__ import annotations`: torch compares the annotations of a communication hook as objects.
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megabatch.configs.engines import Ddp
+from megabatch.configs.model import Compile
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import World
 
@@ -29,7 +31,14 @@ _LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which ar
 class DdpEngine:
     """The engine `ddp`. With one rank there is nothing to share, and the network is used as it is."""
 
-    def __init__(self, network: nn.Module, settings: Ddp, world: World, example_NCHW: torch.Tensor):
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: Ddp,
+        world: World,
+        example_NCHW: torch.Tensor,
+        compile_settings: Compile | None = None,
+    ):
         self.network = network
         self.num_ranks = world.num_ranks
         self._parallel: DistributedDataParallel | None = None
@@ -43,12 +52,18 @@ class DdpEngine:
                 gradient_as_bucket_view=True,
             )
             self._parallel.register_comm_hook(None, _sum_bucket)
+        forward: Callable[[torch.Tensor], torch.Tensor] = network if self._parallel is None else self._parallel
+        if compile_settings is not None:
+            # `dynamic`: the last micro-batch of an epoch is smaller, and must not be compiled anew each time.
+            mode = None if compile_settings.mode == "default" else compile_settings.mode
+            forward = torch.compile(forward, backend=compile_settings.backend, mode=mode, dynamic=True)
+        self._forward = forward
+        if self._parallel is not None:
             self._settle_buckets(example_NCHW)
 
     def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Return logits_NK."""
-        forward = self.network if self._parallel is None else self._parallel
-        logits_NK: torch.Tensor = forward(images_NCHW)
+        logits_NK: torch.Tensor = self._forward(images_NCHW)
         return logits_NK
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
