@@ -17,7 +17,8 @@ from megabatch.configs.base import (
 class Fp32(Choice):
     """Everything in float32.
 
-    `tf32: true` lets NVIDIA GPUs multiply in TF32, which has 10 bits of mantissa, and add in float32. Without it torch is told not to, whatever its own default is.
+    `tf32: true` lets NVIDIA GPUs multiply in TF32, which has 10 bits of mantissa, and add in float32. Without it
+    torch is told not to, whatever its own default is.
     """
 
     name: Literal["fp32"] = "fp32"

@@ -132,6 +132,12 @@ def _tf32_on_cpu(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator
         yield "precision.tf32=true with cluster.device=cpu"
 
 
+def _nothing_to_compare(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    batch = recipe.batch
+    if recipe.tracking.noise_scale and cluster.num_ranks == 1 and batch.global_batch <= batch.micro_batch:
+        yield f"tracking.noise_scale with one rank and one micro-batch a step (batch.micro_batch={batch.micro_batch})"
+
+
 def _never_square(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     data = recipe.data
     for key, transforms in (("train", data.train_transforms), ("evaluation", data.evaluation_transforms)):
@@ -215,6 +221,12 @@ TABLE: tuple[Refusal, ...] = (
         "it starts processes on this machine only",
         lambda r, c, d: "cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`",
         _many_local_nodes,
+    ),
+    Refusal(
+        "The noise scale with one rank and one micro-batch a step",
+        "it is measured by comparing the gradient of few samples with that of the whole step",
+        lambda r, c, d: f"batch.micro_batch={max(r.batch.global_batch // 2, 1)} or less, or more ranks",
+        _nothing_to_compare,
     ),
     Refusal(
         "TF32 on the CPU",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
+from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
@@ -33,7 +35,7 @@ from megabatch.trainer.evaluate import EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import cross_entropy
 from megabatch.trainer.network import build_network
-from megabatch.trainer.optim.groups import describe_groups, parameter_groups
+from megabatch.trainer.optim.groups import decayed_parameters, describe_groups, parameter_groups
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.seeding import NetworkSeed
@@ -90,19 +92,21 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         network = network.to(memory_format=torch.channels_last)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
-    engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile)
+    engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
     groups = parameter_groups(network, recipe.optimizer)
     description = "\n".join([*built.changes, *describe_groups(groups)])  # an optimizer rewrites the groups it is given
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
     scaling = recipe.data.normalize
     assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"
     samples = SampleLog(run_dir.sample_log(world.rank)) if recipe.tracking.sample_log else None
+    steps = _steps(job, order)
     step_parts = StepParts(
         job=job,
         device=world.device,
         seed_network=NetworkSeed(recipe.seed, world.device),
         engine=engine,
         parameters=tuple(parameter for parameter in network.parameters() if parameter.requires_grad),
+        decayed=tuple(decayed_parameters(network)),
         optimizer=implementation(recipe.optimizer)(groups, recipe.optimizer, peak),
         precision=precision,
         normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
@@ -113,9 +117,9 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         batch_norm=StepBatchNorm(network),
         ledger=Ledger(run_dir.data_errors, recipe.data.on_error, world),
         stop_requested=stop_requested,
+        average=WeightAverage(network, recipe.averaging, steps) if recipe.averaging is not None else None,
         on_micro_batch=samples.write if samples else _ignore,
     )
-    steps = _steps(job, order)
     parts = Parts(
         job=job,
         world=world,
@@ -186,7 +190,8 @@ def _evaluation(
         loader = split_loader(job, arrangement, arrangement.reader(split), transforms, job.cluster.loader_threads)
         chosen = arrangement.sample_ids(split)
         requests = evaluation_requests(len(chosen), micro_batch, world.rank, world.num_ranks, chosen)
-        return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
+        with parts.average.in_network() if parts.average is not None else nullcontext():
+            return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 
     return evaluate_split
 

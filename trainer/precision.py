@@ -48,6 +48,16 @@ class PrecisionPolicy:
             self.scaler.step(optimizer)
             self.scaler.update()
 
+    def pass_over(self) -> None:
+        """End a step without an update; fp16 still adapts its scale."""
+        if self.scaler is not None:
+            self.scaler.update()
+
+    @property
+    def scale(self) -> float:
+        """Return what gradients are multiplied with until they are unscaled; waits for the device."""
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
+
 
 def precision_policy(settings: Fp32 | Fp64 | Bf16 | Fp16, device: torch.device) -> PrecisionPolicy:
     """Return the policy that a recipe's `precision` names."""

@@ -165,6 +165,9 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "without"),
         (["precision={name: fp32, tf32: true}"], described(1000), "precision.tf32=true with cluster.device=cpu: TF32 is a "
          "format of NVIDIA GPUs (from Ampere on). Instead: precision=fp32, or bf16 for speed"),
+        (["tracking.noise_scale=true", "cluster.processes_per_node=1", "batch.micro_batch=256"], described(1000),
+         "tracking.noise_scale with one rank and one micro-batch a step (batch.micro_batch=256): it is measured by comparing "
+         "the gradient of few samples with that of the whole step. Instead: batch.micro_batch=128 or less, or more ranks"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "

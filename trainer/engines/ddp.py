@@ -38,9 +38,11 @@ class DdpEngine:
         world: World,
         example_NCHW: torch.Tensor,
         compile_settings: Compile | None = None,
+        measure_noise: bool = False,
     ):
         self.network = network
         self.num_ranks = world.num_ranks
+        self._local_squares: list[torch.Tensor] = []
         self._parallel: DistributedDataParallel | None = None
         if world.num_ranks > 1:
             self._parallel = DistributedDataParallel(
@@ -51,7 +53,7 @@ class DdpEngine:
                 find_unused_parameters=settings.find_unused_parameters,
                 gradient_as_bucket_view=True,
             )
-            self._parallel.register_comm_hook(None, _sum_bucket)
+            self._parallel.register_comm_hook(self._local_squares if measure_noise else None, _sum_bucket)
         forward: Callable[[torch.Tensor], torch.Tensor] = network if self._parallel is None else self._parallel
         if compile_settings is not None:
             # `dynamic`: the last micro-batch of an epoch is smaller, and must not be compiled anew each time.
@@ -70,9 +72,13 @@ class DdpEngine:
         """Return the context of one micro-batch."""
         return _NOTHING if last or self._parallel is None else self._parallel.no_sync()
 
-    def clip_gradients(self, max_norm: float) -> torch.Tensor:
-        """Clip by the norm over all parameters; the gradients are equal on all ranks, so no talk is needed."""
-        return nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)
+    def take_local_squares(self) -> torch.Tensor | None:
+        """Return the sum of squares of this rank's own gradient, taken bucket by bucket before the sum over ranks."""
+        if not self._local_squares:
+            return None
+        total = torch.stack(self._local_squares).sum()
+        self._local_squares.clear()
+        return total
 
     def sum_over_ranks(self, values: torch.Tensor) -> None:
         """Sum in place."""
@@ -92,11 +98,14 @@ class DdpEngine:
                 "(requires_grad=False), or set engine={name: ddp, find_unused_parameters: true} (a search every step)"
             ) from error
         self.network.zero_grad(set_to_none=True)
+        self._local_squares.clear()
         for buffer, before in zip(self.network.buffers(), buffers, strict=True):
             buffer.copy_(before)
 
 
-def _sum_bucket(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+def _sum_bucket(state: list[torch.Tensor] | None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+    if state is not None:
+        state.append(torch.linalg.vector_norm(bucket.buffer(), dtype=torch.float64).square())
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     future: torch.futures.Future[torch.Tensor] = work.get_future().then(lambda done: done.value()[0])
     return future

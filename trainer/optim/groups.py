@@ -27,6 +27,11 @@ NORMALIZATIONS = (
 )
 
 
+def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the trainable weights: no biases, and nothing that a normalization owns."""
+    return [parameter for _, parameter in _split(model)[0]]
+
+
 def parameter_groups(model: nn.Module, settings: OptimizerBase) -> list[Group]:
     """Split the trainable parameters: weights first, then biases and everything a normalization owns.
 
@@ -35,6 +40,18 @@ def parameter_groups(model: nn.Module, settings: OptimizerBase) -> list[Group]:
     at its usual start, 0). A parameter with at most one dimension counts as a bias; a layer norm over (C, H, W) is
     recognised by its owner. Parameters travel as (name, parameter), which torch.optim turns into `param_names`.
     """
+    weights, biases_and_norms = _split(model)
+    groups: list[Group] = [
+        {"params": weights, "weight_decay": settings.weight_decay},
+        {"params": biases_and_norms, "weight_decay": settings.weight_decay if settings.decay_bias_and_norm else 0.0},
+    ]
+    if isinstance(settings, Lars | Lamb):
+        groups[0]["adapt"] = True
+        groups[1]["adapt"] = settings.adapt_bias_and_norm
+    return [group for group in groups if group["params"]]
+
+
+def _split(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
     owned_by_normalization = {
         parameter
         for module in model.modules()
@@ -47,14 +64,7 @@ def parameter_groups(model: nn.Module, settings: OptimizerBase) -> list[Group]:
         if parameter.requires_grad:
             exempt = parameter.ndim <= 1 or parameter in owned_by_normalization
             (biases_and_norms if exempt else weights).append((name, parameter))
-    groups: list[Group] = [
-        {"params": weights, "weight_decay": settings.weight_decay},
-        {"params": biases_and_norms, "weight_decay": settings.weight_decay if settings.decay_bias_and_norm else 0.0},
-    ]
-    if isinstance(settings, Lars | Lamb):
-        groups[0]["adapt"] = True
-        groups[1]["adapt"] = settings.adapt_bias_and_norm
-    return [group for group in groups if group["params"]]
+    return weights, biases_and_norms
 
 
 def describe_groups(groups: list[Group]) -> list[str]:

@@ -71,7 +71,10 @@ def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
         "data_wait_share": report.data_wait_share,
         "skipped_samples": report.skipped_samples,
     }
-    return values if report.gradient_norm is None else {**values, "gradient_norm": report.gradient_norm}
+    seldom = {
+        "gradient_norm": report.gradient_norm, "noise_scale": report.noise_scale, "passed_over": report.passed_over,
+    }  # fmt: skip
+    return values | {name: value for name, value in seldom.items() if value is not None}
 
 
 def evaluation_values(result: EvaluationResult, state: TrainState) -> dict[str, Any]:
