@@ -12,6 +12,7 @@ from megabatch.configs.batch import Batch
 from megabatch.configs.data import Data
 from megabatch.configs.engines import Ddp, Engine
 from megabatch.configs.evaluation import Checkpoint, Evaluation
+from megabatch.configs.losses import CrossEntropy, Loss
 from megabatch.configs.model import Model
 from megabatch.configs.optimizers import Optimizer
 from megabatch.configs.precision import Fp32, Precision
@@ -32,6 +33,7 @@ class Recipe(Frozen):
     data: Data
     model: Model
     batch: Batch
+    loss: Loss = CrossEntropy()
     optimizer: Optimizer
     schedule: Schedule = Cosine()
     precision: Precision = Fp32()

@@ -14,10 +14,12 @@ import torch
 from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
+from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.transforms import Transform
 from megabatch.data.arrangement import Arrangement, arrange, shown_data
 from megabatch.data.augment.chain import decoding_chain
+from megabatch.data.dataset import Dataset
 from megabatch.data.draws import Order
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import key
@@ -33,7 +35,7 @@ from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
 from megabatch.trainer.evaluate import EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
-from megabatch.trainer.losses import cross_entropy
+from megabatch.trainer.losses import Loss
 from megabatch.trainer.network import build_network
 from megabatch.trainer.optim.groups import decayed_parameters, describe_groups, parameter_groups
 from megabatch.trainer.precision import precision_policy
@@ -113,7 +115,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         augment=batch_chain(recipe.data.batch_transforms, arrangement.num_classes)
         if recipe.data.batch_transforms
         else None,
-        loss=cross_entropy(recipe.regularization.label_smoothing),
+        loss=build_loss(recipe, arrangement.whole),
         batch_norm=StepBatchNorm(network),
         ledger=Ledger(run_dir.data_errors, recipe.data.on_error, world),
         stop_requested=stop_requested,
@@ -150,6 +152,14 @@ def implementation(choice: Choice) -> Any:  # Any: a function whose arguments be
     """Return the function that a choice's dotted path names."""
     module, _, name = choice.implementation.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def build_loss(recipe: Recipe, dataset: Dataset) -> Loss:
+    """Return the loss of a recipe. Raises TrainingError for what cannot be made."""
+    counts = dataset.split(recipe.data.train_split).label_counts
+    class_counts = [counts.get(label, 0) for label in range(len(dataset.classes))]
+    loss: Loss = implementation(recipe.loss)(recipe.loss, recipe.regularization.label_smoothing, class_counts)
+    return loss
 
 
 def _steps(job: Job, order: Order) -> Steps:

@@ -21,7 +21,7 @@ from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import Steps
-from megabatch.trainer.build import implementation, split_loader
+from megabatch.trainer.build import build_loss, implementation, split_loader
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.network import build_network
 from megabatch.trainer.optim.groups import describe_groups, parameter_groups
@@ -111,6 +111,12 @@ def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> lis
     if not isinstance(logits_NK, torch.Tensor) or tuple(logits_NK.shape) != expected:
         shape = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
         return [f"model {recipe.model.name}: the output is {shape}, not {expected} (images, classes)"]
+    try:
+        build_loss(recipe, dataset)(logits_NK, torch.zeros(smallest, dtype=torch.int64))
+    except TrainingError as error:
+        return [str(error)]
+    except Exception as error:  # neither does a loss of the user's own have to fit
+        return [f"loss {recipe.loss.name}: {(str(error).splitlines() or [type(error).__name__])[0]}"]
     return []
 
 

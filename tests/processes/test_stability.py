@@ -85,7 +85,8 @@ def test_a_loss_that_is_no_number_is_passed_over_and_leaves_no_trace(workplace: 
 
 def test_penalties_and_clipping_are_the_same_on_any_number_of_ranks(workplace: Workplace) -> None:
     wish = (*SHORT, "precision=fp64", "regularization={l1: 1e-3, l2: 1e-2, clip_adaptive: 0.05}",
-            "stability={loss_spike: 1.2, window: 5}", "tracking={sample_log: true, gradient_norm: true}")  # fmt: skip
+            "stability={loss_spike: 1.2, window: 5}", "loss={name: cross_entropy, class_weights: balanced}",
+            "tracking={sample_log: true, gradient_norm: true}")  # fmt: skip
     one, two = (workplace.train(f"penalties-{ranks}", ranks, *wish) for ranks in (1, 2))
     assert losses(one) == pytest.approx(losses(two), rel=1e-9)
     norms = [[line["gradient_norm"] for line in read_metrics(run.metrics, "step")] for run in (one, two)]
