@@ -79,6 +79,7 @@ class Lamb(LayerwiseOptimizer):
     @override
     def fused(self, group: Group, members: list[Member]) -> Ratios:
         """Take the step of `plain`, with the norms on the host."""
+        torch._foreach_add_([member.state[0] for member in members], 1)
         if not group["adapt"]:
             parameters: list[Tensor] = [member.parameter for member in members]
             _fused_adamw(parameters, members, group, rate=group["lr"], decay=group["weight_decay"])
@@ -118,14 +119,16 @@ def _adam_updates(group: Group, members: list[Member]) -> list[Tensor]:
 
 
 def _fused_adamw(targets: list[Tensor], members: list[Member], group: Group, rate: float, decay: float) -> None:
-    """Move the moments on and let torch's AdamW move `targets`, which have the parameters' layouts."""
-    steps, first_moments, second_moments = (list(each) for each in zip(*(m.state for m in members), strict=True))
-    torch._foreach_add_(steps, 1)
+    """Move the moments on and let torch's AdamW move `targets`, which have the parameters' layouts.
+
+    The steps are counted already. After infinitely many there is no bias left to correct.
+    """
+    steps = [member.state[0] for member in members]
     torch._fused_adamw_(
         targets,
         [member.gradient for member in members],
-        first_moments,
-        second_moments,
+        [member.state[1] for member in members],
+        [member.state[2] for member in members],
         [],
         steps if group["bias_correction"] else [torch.full_like(step, math.inf) for step in steps],
         lr=rate,
