@@ -33,7 +33,7 @@ from megabatch.trainer.evaluate import EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import cross_entropy
 from megabatch.trainer.models.load import initialize
-from megabatch.trainer.optim.groups import describe_groups, parameter_groups
+from megabatch.trainer.optim.groups import describe_parameters, freeze, parameter_groups
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.seeding import NetworkSeed
@@ -85,11 +85,12 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     order = arrangement.order()
     precision = precision_policy(recipe.precision, world.device)
     network = initialize(recipe.model, arrangement.num_classes, recipe.seed).to(world.device, precision.parameter_dtype)
+    freeze(network, recipe.optimizer)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
     engine = DdpEngine(network, recipe.engine, world, example_NCHW)
     groups = parameter_groups(network, recipe.optimizer)
-    description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
+    description = describe_parameters(network, groups)  # an optimizer rewrites the groups it is given
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
     scaling = recipe.data.normalize
     assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"

@@ -12,7 +12,7 @@ from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
-from megabatch.trainer.optim.state import load_optimizer_tensors, optimizer_tensors
+from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
@@ -97,6 +97,7 @@ def save(parts: Parts) -> None:
         "training": parts.state.to_json(),
         "scaler": scaler.state_dict() if scaler else None,
         "num_ranks": parts.world.num_ranks,
+        "optimizer": optimizer_numbers(work.optimizer),
     }
     snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state)
     try:
@@ -124,7 +125,7 @@ def restore(parts: Parts) -> None:
         )
     work = parts.step_parts
     work.engine.network.load_state_dict(snapshot.network)
-    load_optimizer_tensors(work.optimizer, snapshot.optimizer)
+    load_optimizer(work.optimizer, snapshot.optimizer, snapshot.state["optimizer"])
     if work.precision.scaler is not None:
         work.precision.scaler.load_state_dict(snapshot.state["scaler"])
     parts.state = TrainState.from_json(snapshot.state["training"])

@@ -87,7 +87,7 @@ def take_step(parts: StepParts, micro_batches: Iterator[MicroBatch], learning_ra
     """Train on the next global batch. Raises TrainingError, before the update, if the loss is not finite."""
     started = time.perf_counter()
     for group in parts.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["learning_rate_factor"]
     if not parts.engine.network.training:
         parts.engine.network.train()
     parts.batch_norm.begin()
