@@ -22,9 +22,13 @@ class Wandb(Frozen):
 
 
 class Tracking(Frozen):
-    """Where results go besides RUN_DIR/metrics.jsonl, which is always written: every `every_steps` steps one line."""
+    """Where results go besides RUN_DIR/metrics.jsonl, which is always written: every `every_steps` steps one line.
+
+    `trust_ratios_every_steps` adds lines with the trust ratio of each adapted parameter under LARS and LAMB.
+    """
 
     every_steps: PositiveInt = 1
+    trust_ratios_every_steps: PositiveInt | None = None
     print_every_seconds: PositiveFloat = 5.0
     sample_log: bool = False
     wandb: Wandb | None = None

@@ -12,6 +12,7 @@ from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
+from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.state import TrainState
@@ -26,12 +27,17 @@ def train(parts: Parts) -> Outcome:
     _evaluate_if_due(parts)  # a run stopped at the end of an epoch has its evaluation still before it
     micro_batches = parts.micro_batches_from(state.step)
     log_every = parts.job.recipe.tracking.every_steps
+    log_ratios_every = parts.job.recipe.tracking.trust_ratios_every_steps
+    if log_ratios_every is not None:
+        keep_trust_ratios(parts.step_parts.optimizer)
     while state.step < steps.total and not state.stopped_early:
         report = take_step(parts.step_parts, micro_batches, parts.learning_rate())
         state.step += 1
         state.samples_seen = steps.samples_seen(state.step)
         if state.step % log_every == 0 or state.step == steps.total:
             parts.trackers.step(report, state)
+        if log_ratios_every is not None and state.step % log_ratios_every == 0:
+            parts.trackers.trust_ratios(trust_ratios(parts.step_parts.optimizer), state)
         if report.stop_requested and state.step < steps.total:
             save(parts)
             return "stopped"

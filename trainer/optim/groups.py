@@ -64,7 +64,7 @@ def rule_of(name: str, settings: OptimizerBase) -> GroupRule | None:
 
 
 def _fits_nothing(pattern: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(pattern, names, n=5, cutoff=0.3) or names[-5:]
+    close = difflib.get_close_matches(pattern, names, n=5, cutoff=0.0)
     return (
         f"optimizer.groups: match {pattern!r} fits no parameter. Parameters are called {', '.join(close)}, ... "
         f"({len(names)} in all)"

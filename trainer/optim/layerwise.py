@@ -38,7 +38,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     state_keys: ClassVar[tuple[str, ...]]
     keep_trust_ratios = False
     _scratch: Tensor | None = None
-    _kept: tuple[tuple[list[str], Ratios], ...] = ()
+    _kept: tuple[tuple[Group, list[nn.Parameter], Ratios], ...] = ()
 
     @abstractmethod
     def plain(self, group: Group, members: list[Member]) -> Ratios:
@@ -73,11 +73,12 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def trust_ratios(self) -> dict[str, float]:
         """Return the trust ratios of the last step by parameter name; waits for the device."""
-        return {
-            name: ratio
-            for names, ratios in self._kept
-            for name, ratio in zip(names, ratios.tolist() if isinstance(ratios, Tensor) else ratios, strict=True)
-        }
+        found: dict[str, float] = {}
+        for group, parameters, ratios in self._kept:
+            names = dict(zip(map(id, group["params"]), group["param_names"], strict=True))
+            values = ratios.tolist() if isinstance(ratios, Tensor) else ratios
+            found |= {names[id(parameter)]: value for parameter, value in zip(parameters, values, strict=True)}
+        return found
 
     def _step_group(self, group: Group) -> None:
         fusable: list[Member] = []
@@ -112,8 +113,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _keep(self, group: Group, members: list[Member], ratios: Ratios) -> None:
         if self.keep_trust_ratios and group["adapt"]:
-            names = dict(zip(map(id, group["params"]), group["param_names"], strict=True))
-            self._kept += (([names[id(member.parameter)] for member in members], ratios),)
+            self._kept += ((group, [member.parameter for member in members], ratios),)
 
     def scratch_like(self, parameter: Tensor, group: Group) -> Tensor:
         """Return memory in the size and layout of a parameter of the group, the same memory again and again.
@@ -124,6 +124,18 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             most = max(member.numel() for member in group["params"])
             self._scratch = torch.empty(most, dtype=parameter.dtype)
         return self._scratch.as_strided(parameter.size(), parameter.stride())
+
+
+def keep_trust_ratios(optimizer: torch.optim.Optimizer) -> None:
+    """Make an optimizer remember its trust ratios from now on, step by step."""
+    assert isinstance(optimizer, LayerwiseOptimizer), "launcher/refusals.py refuses others"
+    optimizer.keep_trust_ratios = True
+
+
+def trust_ratios(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return the trust ratios of the last step by parameter name."""
+    assert isinstance(optimizer, LayerwiseOptimizer), "launcher/refusals.py refuses others"
+    return optimizer.trust_ratios()
 
 
 def _same_layout(parameter: Tensor, others: Iterable[Tensor]) -> bool:

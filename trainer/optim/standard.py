@@ -1,7 +1,7 @@
 """The optimizers that torch already has, built from our settings. Owns no update rule.
 
-On CUDA `fused=True`, where torch has it: one launch for all parameters, and torch checks that gradients lie in memory as
-their parameters do. On the CPU torch chooses (a loop). Never `fused=True` there: torch 2.15 pairs the elements of a
+On CUDA `fused=True`, where torch has it: few launches for all parameters, and torch checks that gradients lie in memory
+as their parameters do. On the CPU torch chooses (a loop). Never `fused=True` there: torch 2.15 pairs the elements of a
 channels-last gradient with the wrong ones of a contiguous parameter, without a word.
 """
 

@@ -42,8 +42,8 @@ def check_state(name: str, build: Build, weight_decay: float) -> None:
         raise TrainingError(f"optimizer {name} cannot take steps here: {type(error).__name__}: {error}") from error
     if not equal:
         raise TrainingError(
-            f"optimizer {name} does not go on from a checkpoint as if it had not stopped: it keeps more than tensors and "
-            "numbers of parameters and groups, so a resumed run would be another one. Choose another"
+            f"optimizer {name} does not go on from a checkpoint as if it had not stopped: it keeps more than tensors "
+            "and numbers of parameters and groups, so a resumed run would be another one. Choose another"
         )
 
 
