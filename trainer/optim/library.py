@@ -20,10 +20,12 @@ from megabatch.trainer.optim.state_check import check_state
 
 Build = Callable[..., torch.optim.Optimizer]
 
+_KRON = "it keeps lists of tensors and a generator of its own, which a checkpoint here does not hold"
 _REFUSED = {
     "torch/LBFGS": "it computes the loss several times a step (a closure), and a step here has one gradient",
     "torch/SparseAdam": "it takes sparse gradients only, and those of image models are dense",
     "timm/adahessian": "it needs second derivatives (backward with create_graph=True)",
+    **dict.fromkeys(("timm/kron", "timm/kronc", "timm/kronw"), _KRON),
 }
 _ELSEWHERE = {
     "lr": "write optimizer.base_learning_rate",
