@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from megabatch.configs.cluster import Cluster, Local
+from megabatch.configs.optimizers import Lamb, Lars
 from megabatch.configs.precision import Fp32
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.schedules import Plateau
@@ -122,6 +123,11 @@ def _unwatched(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[s
             yield "evaluation.early_stopping is set, and data.validation_split is null"
 
 
+def _no_trust_ratios(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.tracking.trust_ratios_every_steps is not None and not isinstance(recipe.optimizer, Lars | Lamb):
+        yield f"tracking.trust_ratios_every_steps is set, and optimizer is {recipe.optimizer.name}"
+
+
 def _many_local_nodes(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     if isinstance(cluster.backend, Local) and cluster.nodes > 1:
         yield f"backend local with nodes={cluster.nodes}"
@@ -215,6 +221,12 @@ TABLE: tuple[Refusal, ...] = (
         "both are decided by its metric",
         lambda r, c, d: "name a data.validation_split, or do without",
         _unwatched,
+    ),
+    Refusal(
+        "Trust ratios of an optimizer without any",
+        "only LARS and LAMB, those of this program, have them",
+        lambda r, c, d: "tracking.trust_ratios_every_steps=null, or optimizer lars or lamb",
+        _no_trust_ratios,
     ),
     Refusal(
         "Several nodes on the local backend",

@@ -37,7 +37,7 @@ from megabatch.trainer.evaluate import EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.network import build_network
-from megabatch.trainer.optim.groups import decayed_parameters, describe_groups, parameter_groups
+from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, freeze, parameter_groups
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.seeding import NetworkSeed
@@ -92,11 +92,13 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     network = built.network.to(world.device, precision.parameter_dtype)
     if recipe.model.channels_last:
         network = network.to(memory_format=torch.channels_last)
+    freeze(network, recipe.optimizer)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
     engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
     groups = parameter_groups(network, recipe.optimizer)
-    description = "\n".join([*built.changes, *describe_groups(groups)])  # an optimizer rewrites the groups it is given
+    # An optimizer rewrites the groups it is given.
+    description = "\n".join([*built.changes, describe_parameters(network, groups)])
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
     scaling = recipe.data.normalize
     assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"

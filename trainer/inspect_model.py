@@ -16,6 +16,7 @@ from torch import nn
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
+from megabatch.configs.optimizers import LibraryOptimizer
 from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
@@ -24,7 +25,8 @@ from megabatch.data.steps import Steps
 from megabatch.trainer.build import build_loss, implementation, split_loader
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.network import build_network
-from megabatch.trainer.optim.groups import describe_groups, parameter_groups
+from megabatch.trainer.optim.groups import describe_parameters, freeze, parameter_groups
+from megabatch.trainer.optim.library import check_library_optimizer
 from megabatch.trainer.optim.state import optimizer_tensors
 
 _SAMPLES_TRIED = 8
@@ -49,9 +51,12 @@ def inspect(job: Job) -> dict[str, Any]:
     dataset = arrangement.whole
     built = build_network(job.recipe, len(dataset.classes))
     network = built.network
+    freeze(network, job.recipe.optimizer)
+    if isinstance(job.recipe.optimizer, LibraryOptimizer):
+        check_library_optimizer(job.recipe.optimizer)
     problems = [*_images_do_not_fit(job, arrangement), *_network_does_not_run(job, dataset, network)]
     groups = parameter_groups(network, job.recipe.optimizer)
-    description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
+    description = describe_parameters(network, groups)  # an optimizer rewrites the groups it is given
     weights = _bytes(network.state_dict().values())
     optimizer_bytes = _optimizer_bytes(job, network, groups)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]

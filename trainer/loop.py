@@ -13,7 +13,8 @@ from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
 from megabatch.trainer.noise_scale import advice
-from megabatch.trainer.optim.state import load_optimizer_tensors, optimizer_tensors
+from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
+from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepReport, take_step
@@ -27,6 +28,9 @@ def train(parts: Parts) -> Outcome:
     _evaluate_if_due(parts)  # a run stopped at the end of an epoch has its evaluation still before it
     micro_batches = parts.micro_batches_from(state.step)
     log_every = parts.job.recipe.tracking.every_steps
+    log_ratios_every = parts.job.recipe.tracking.trust_ratios_every_steps
+    if log_ratios_every is not None:
+        keep_trust_ratios(parts.step_parts.optimizer)
     while state.step < steps.total and not state.stopped_early:
         report = take_step(parts.step_parts, micro_batches, parts.learning_rate(), state)
         if report.passed_over is not None:
@@ -35,6 +39,8 @@ def train(parts: Parts) -> Outcome:
         state.samples_seen = steps.samples_seen(state.step)
         if state.step % log_every == 0 or state.step == steps.total:
             parts.trackers.step(report, state)
+        if log_ratios_every is not None and state.step % log_ratios_every == 0:
+            parts.trackers.trust_ratios(trust_ratios(parts.step_parts.optimizer), state)
         if report.stop_requested and state.step < steps.total:
             save(parts)
             return "stopped"
@@ -127,6 +133,7 @@ def save(parts: Parts) -> None:
         "training": parts.state.to_json(),
         "scaler": scaler.state_dict() if scaler else None,
         "num_ranks": parts.world.num_ranks,
+        "optimizer": optimizer_numbers(work.optimizer),
     }
     averaged = work.average.tensors() if work.average is not None else {}
     snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state, averaged)
@@ -155,7 +162,7 @@ def restore(parts: Parts) -> None:
         )
     work = parts.step_parts
     work.engine.network.load_state_dict(snapshot.network)
-    load_optimizer_tensors(work.optimizer, snapshot.optimizer)
+    load_optimizer(work.optimizer, snapshot.optimizer, snapshot.state["optimizer"])
     if work.precision.scaler is not None:
         work.precision.scaler.load_state_dict(snapshot.state["scaler"])
     parts.state = TrainState.from_json(snapshot.state["training"])

@@ -102,7 +102,7 @@ def take_step(
     recipe = parts.job.recipe
     started = time.perf_counter()
     for group in parts.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["learning_rate_factor"]
     if not parts.engine.network.training:
         parts.engine.network.train()
     parts.batch_norm.begin()

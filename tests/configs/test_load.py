@@ -69,7 +69,8 @@ seed: ${env:HOME}
 """)
     assert problems("bad.yaml") == [
         "bad.yaml:2:1: epochs: '3': should be a valid integer",
-        "bad.yaml:3:1: optimizer: 'lambb' is not known. Did you mean lamb? Allowed: sgd, adamw, lars, lamb.",
+        "bad.yaml:3:1: optimizer: 'lambb' is not known. Did you mean lamb? Allowed: sgd, adagrad, "
+        "rmsprop, adam, adamw, lars, lamb, torch/NAME, timm/NAME.",
         "bad.yaml:6:3: data.image_size: -1: should be greater than 0",
         "bad.yaml:7:3: data.path: '${env:MEGABATCH_UNSET}/x': the environment variable MEGABATCH_UNSET is not set: "
         "export it",

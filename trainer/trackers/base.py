@@ -21,6 +21,10 @@ class Tracker(Protocol):
         """Take note of an evaluation."""
         ...
 
+    def trust_ratios(self, ratios: dict[str, float], state: TrainState) -> None:
+        """Take note of the trust ratios of the last step by parameter name."""
+        ...
+
     def message(self, text: str) -> None:
         """Take note of something a person should know."""
         ...
@@ -45,6 +49,11 @@ class Trackers:
         """Tell all."""
         for member in self.members:
             member.evaluation(result, state)
+
+    def trust_ratios(self, ratios: dict[str, float], state: TrainState) -> None:
+        """Tell all."""
+        for member in self.members:
+            member.trust_ratios(ratios, state)
 
     def message(self, text: str) -> None:
         """Tell all."""
