@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from megabatch.launcher.ablate_command import ablate
 from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, RecipeArguments
 from megabatch.launcher.arguments import fail as _fail
 from megabatch.launcher.arguments import or_exit as _or_exit
 from megabatch.launcher.arguments import split as _split
 from megabatch.launcher.data_commands import app as data_app
 from megabatch.launcher.mistakes import mistakes_told
+from megabatch.launcher.soup_command import soup
 from megabatch.launcher.tune_commands import app as tune_app
 
 app = typer.Typer(
@@ -28,6 +30,8 @@ config_app = typer.Typer(help="Look at recipes and their schema.", no_args_is_he
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(tune_app, name="tune")
+app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
+app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
 
 
 @app.command(epilog="Example: megabatch plan imagenet-resnet50 --cluster one-node-8gpu batch.global_batch=8192")

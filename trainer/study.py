@@ -26,7 +26,11 @@ def _result(parts: Parts, study: str, settings: dict[str, Any]) -> dict[str, Any
         from megabatch.trainer.tune_lr import range_test
 
         return range_test(parts, **settings)
-    assert study == "batch"
-    from megabatch.trainer.tune_batch import probe
+    if study == "batch":
+        from megabatch.trainer.tune_batch import probe
 
-    return probe(parts, **settings)
+        return probe(parts, **settings)
+    assert study == "soup"
+    from megabatch.trainer.soup import cook
+
+    return cook(parts, **settings)
