@@ -42,22 +42,34 @@ def _print(runs: list[str], found: dict[str, Any], metric: str) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "checkpoint", "in the soup", "validation", "loss", "test", "loss"):
-        table.add_column(column, justify="left" if column in ("", "checkpoint") else "right", overflow="fold")
+    table.add_column("", overflow="fold", min_width=20)
+    for column in ("in", "validation", "loss", "test", "loss"):
+        table.add_column(column, justify="right", no_wrap=True)
     best = found["best_single_test"]
     for number, run in enumerate(runs):
         validation = found["single_validation"][number] if found["single_validation"] else None
         test = best if best and best["run"] == number else None
         chosen = "yes" if number in found["chosen"] else "no"
-        table.add_row(run, found["checkpoints"][number], chosen, *_numbers(validation), *_numbers(test))
-    table.add_row(
-        "[bold]soup[/]", "", str(len(found["chosen"])), *_numbers(found["validation"]), *_numbers(found["test"])
-    )
+        table.add_row(f"{run}, {found['checkpoints'][number]}", chosen, *_numbers(validation), *_numbers(test))
+    table.add_row("[bold]soup[/]", str(len(found["chosen"])), *_numbers(found["validation"]), *_numbers(found["test"]))
     Console().print(table)
+    if _is_worse(found, metric):
+        typer.echo(
+            "the soup is worse than its best run: averages help where the runs began from the same trained weights "
+            "(fine-tuning), not where each began from random ones"
+        )
     if best:
         typer.echo(f"on the test split stand the soup and the one run that is best on validation ({metric})")
     if found["batch_norm"] != "none":
         typer.echo(f"running statistics of batch norm: {_BATCH_NORM[found['batch_norm']]}")
+
+
+def _is_worse(found: dict[str, Any], metric: str) -> bool:
+    """Return whether a run alone is better on the validation split than the soup."""
+    if not found["validation"]:
+        return False
+    alone, together = [one[metric] for one in found["single_validation"]], found["validation"][metric]
+    return bool(max(alone) > together if metric == "top1" else min(alone) < together)
 
 
 _BATCH_NORM = {

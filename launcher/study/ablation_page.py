@@ -28,7 +28,7 @@ _STYLE = """
 :root { --good: #1a7f4b; } @media (prefers-color-scheme: dark) { :root { --good: #6fd3a0; } }
 svg .zero { stroke: var(--quiet); stroke-width: 1.5; }
 svg .interval { stroke: var(--text); stroke-width: 2; }
-svg .seed { fill: var(--accent); opacity: .55; }
+svg .seed { fill: var(--accent); opacity: .7; }
 svg .mean { fill: var(--text); }
 svg .mean.helps { fill: var(--good); } svg .mean.hurts { fill: var(--warn); }
 .legend { margin: .75rem 0 0; color: var(--quiet); font-size: .8125rem; }
@@ -86,10 +86,16 @@ def _panel(results: Sequence[CellResult], split: Split) -> str:
 
 
 def span(effects: Sequence[Effect]) -> tuple[float, float]:
-    """Return the ends of the axis in percentage points: all seeds and zero; a bar may be longer and is cut off."""
-    values = [100 * value for effect in effects for value in effect.differences]
-    low, high = min(0.0, *values), max(0.0, *values)
-    margin = 0.12 * (high - low) or 1.0
+    """Return the ends of the axis in percentage points: zero, all seeds, and bars up to twice the largest difference.
+
+    With two or three seeds a bar can be so long that nothing else would be seen; it is cut off there.
+    """
+    seeds = [100 * value for effect in effects for value in effect.differences]
+    most = 2 * max(abs(value) for value in seeds)
+    ends = [100 * end for effect in effects for end in effect.interval or ()]
+    values = [0.0, *seeds, *(min(max(end, -most), most) for end in ends)]
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 
 
@@ -100,22 +106,26 @@ def _row(label: str, effect: Effect, low: float, high: float) -> str:
         ends = [_percent(100 * end, low, high) for end in effect.interval]
         parts.append(f'<line class="interval" x1="{ends[0]}" x2="{ends[1]}" y1="50%" y2="50%"/>')
     parts += [
-        f'<circle class="seed" cx="{_percent(100 * value, low, high)}" cy="50%" r="3.5"/>'
-        for value in effect.differences
+        f'<circle class="seed" cx="{_percent(100 * value, low, high)}" cy="50%" r="4"/>' for value in effect.differences
     ]
     parts.append(f'<circle class="mean {effect.verdict}" cx="{_percent(mean, low, high)}" cy="50%" r="6"/>')
     interval = f"{100 * effect.interval[0]:+.2f} to {100 * effect.interval[1]:+.2f}" if effect.interval else "one seed"
     described = escape(f"{label}: {mean:+.2f} percentage points, {effect.verdict}")
     return (
-        f'<div class="row"><div class="name">{escape(label)}</div>'
+        f'<div class="row"><div class="name">{_breakable(label)}</div>'
         f'<svg role="img" aria-label="{described}">{"".join(parts)}</svg>'
         f'<div class="number {effect.verdict}">{mean:+.2f}, {effect.verdict}<span>{interval}</span></div></div>'
     )
 
 
+def _breakable(label: str) -> str:
+    """Let a long key go on in the next line after a dot or an underscore."""
+    return escape(label).replace(".", ".<wbr>").replace("_", "_<wbr>")
+
+
 def _axis(low: float, high: float) -> str:
     marks = "".join(
-        f'<text x="{_percent(tick, low, high)}" y="16" text-anchor="middle">{tick:+g}</text>'
+        f'<text x="{_percent(tick, low, high)}" y="16" text-anchor="middle">{tick:{"+" if tick else ""}g}</text>'
         for tick in ticks(low, high)
     )
     strip = f'<svg aria-hidden="true">{marks}</svg>'

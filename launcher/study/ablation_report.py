@@ -59,18 +59,17 @@ def print_table(results: Sequence[CellResult]) -> None:
     """Print accuracies and differences to the base, largest gain on validation (else test) first."""
     shown = [split for split in SPLITS if any(split in result.top1 for result in results)]
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("cell", overflow="fold", min_width=24)
-    for name in ("runs", *(column for split in shown for column in (f"{split}", "to base"))):
+    table.add_column("cell", overflow="fold", min_width=18)
+    for name in (column for split in shown for column in (f"{split} %", "to base")):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for result in ordered(results):
-        finished = sum(one.status == "finished" for one in result.outcomes)
         numbers = [
             text
             for split in shown
             for text in (accuracy(result.top1.get(split)), difference(result.effects.get(split)))
         ]
-        table.add_row(escape(result.label), f"{finished} of {len(result.outcomes)}", *numbers, _verdict(result))
+        table.add_row(escape(_name(result)), *numbers, _verdict(result))
     Console().print(table)
     typer.echo("to base: mean difference in percentage points over the seeds, ± half of its 95 % interval")
 
@@ -86,8 +85,8 @@ def ordered(results: Sequence[CellResult]) -> list[CellResult]:
 
 
 def accuracy(found: Spread | None) -> str:
-    """Return the mean as "96.41 %"."""
-    return "-" if found is None else f"{100 * found.mean:.2f} %"
+    """Return the mean as "96.41", in percent."""
+    return "-" if found is None else f"{100 * found.mean:.2f}"
 
 
 def difference(found: Effect | None) -> str:
@@ -96,6 +95,12 @@ def difference(found: Effect | None) -> str:
         return ""
     half = f" ± {50 * (found.interval[1] - found.interval[0]):.2f}" if found.interval else ""
     return f"{100 * found.spread.mean:+.2f}{half}"
+
+
+def _name(result: CellResult) -> str:
+    finished = sum(one.status == "finished" for one in result.outcomes)
+    missing = f" ({finished} of {len(result.outcomes)} runs)" if finished < len(result.outcomes) else ""
+    return result.label + missing
 
 
 def _verdict(result: CellResult) -> str:

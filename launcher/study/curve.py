@@ -60,7 +60,7 @@ def svg(curve: Curve, title: str) -> str:
     parts = [f'<svg viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{escape(title)}">']
     for y in ticks(y_low, y_high):
         parts.append(f'<path class="grid" d="M{_LEFT} {y_of(y):.1f}H{_RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y_of(y) + 5:.1f}" text-anchor="end">{y:.4g}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y_of(y) + 5:.1f}" text-anchor="end">{_number(y)}</text>')
     for x in _x_ticks(curve):
         parts.append(f'<text x="{x_of(x):.1f}" y="{_BOTTOM + 24}" text-anchor="middle">{x:g}</text>')
     if curve.faint:
@@ -95,7 +95,7 @@ def text(curve: Curve, width: int = 64) -> str:
     for x, y in curve.points:
         part = (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)
         rows[_ROWS - 1 - round(part * (_ROWS - 1))][column(x)] = "•"
-    labels = {0: f"{y_high:.4g}", _ROWS - 1: f"{y_low:.4g}"}
+    labels = {0: _number(y_high), _ROWS - 1: _number(y_low)}
     lines = [f"{labels.get(number, ''):>10} |{''.join(row)}".rstrip() for number, row in enumerate(rows)]
     pointers = [" "] * width
     for x, _ in curve.marks:
@@ -108,6 +108,10 @@ def text(curve: Curve, width: int = 64) -> str:
     )
     lines.append(f"{'':12}{ends}{curve.points[-1][0]:>{width - len(ends)}.3g}")
     return "\n".join([f"{curve.y_name} over {curve.x_name}", *lines])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def ticks(low: float, high: float) -> list[float]:

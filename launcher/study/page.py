@@ -18,7 +18,7 @@ svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .mark { stroke: var(--warn); stroke-width: 1.5; stroke-dasharray: 5 4; }
 svg .dot { fill: var(--accent); }
 svg .lost { fill: var(--warn); }
-svg .label { fill: var(--warn); font-weight: 600; }
+svg .label { fill: var(--warn); font-weight: 600; paint-order: stroke; stroke: var(--card); stroke-width: 5px; }
 pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .75rem; }
 @media (max-width: 40rem) { .plot.wide svg text { font-size: 21px; } .plot { padding: .5rem; } }
 """
