@@ -133,16 +133,14 @@ def inspect_cells(ablation: Ablation) -> None:
 
 def require_unchanged(ablation: Ablation) -> None:
     """Raise ConfigError if a run in the folder was begun with another recipe or other data than it has now."""
-    problems = []
     for run in ablation.runs:
-        if run.run_dir.job.is_file():
-            before = read_job(run.run_dir.job)
-            if before.fingerprint() != run.job.fingerprint():
-                changed = _changed(before, run.job)
-                problems.append(Problem(f"cell {run.cell.label}, seed {run.seed}", f"was begun with {changed}"))
-    if problems:
-        remedy = "Runs of two recipes cannot be compared: put it back, or choose another --folder"
-        raise ConfigError([*problems, Problem(f"{ablation.folder}", remedy)])
+        if not run.run_dir.job.is_file():
+            continue
+        before = read_job(run.run_dir.job)
+        if before.fingerprint() != run.job.fingerprint():
+            seen = f"cell {run.cell.label} was begun with {_changed(before, run.job)}"
+            remedy = "Runs of two recipes cannot be compared: put it back, or choose another --folder"
+            raise ConfigError([Problem(str(ablation.folder), f"{seen}. {remedy}")])
 
 
 def _changed(before: Job, now: Job) -> str:
