@@ -39,7 +39,7 @@ class Cell:
         """Return a folder name: readable, and another one for every label.
 
         >>> Cell(("optimizer.name=sgd",)).folder, Cell(()).folder
-        ('optimizer.name-sgd-71d77f', 'base')
+        ('optimizer.name-sgd-784946', 'base')
         """
         if not self.overrides:
             return BASE
