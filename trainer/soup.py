@@ -123,7 +123,8 @@ def _recompute_statistics(parts: Parts, network: nn.Module) -> None:
     A micro-batch normalizes with its own statistics in training, so this is what the network was trained with.
     """
     work = parts.step_parts
-    modules = list(_batch_norms(network))  # of momentum 1 (StepBatchNorm): they hold the micro-batch just seen
+    modules = list(_batch_norms(network))
+    assert all(module.momentum == 1.0 for module in modules), "StepBatchNorm has them hold the micro-batch just seen"
     sums = torch.zeros(1 + sum(2 * module.num_features for module in modules), dtype=torch.float64, device=work.device)
     network.train()
     steps = min(-(-_SAMPLES // parts.job.recipe.batch.global_batch), parts.steps.total)

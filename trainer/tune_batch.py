@@ -25,8 +25,11 @@ from megabatch.trainer.step import take_step
 
 _MICRO_BATCHES = 2
 _LEAST_STEPS = 2
-# What a failed allocation on the CPU is called: by torch's allocator, by C++, by oneDNN.
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create", "Cannot allocate memory")
+# What a failed allocation is called: by torch's allocator, C++, oneDNN and the kernel; by CUDA, cuDNN and cuBLAS.
+_NO_MEMORY = (
+    "not enough memory", "can't allocate memory", "bad_alloc", "could not create", "Cannot allocate memory",
+    "out of memory", "ALLOC_FAILED",
+)  # fmt: skip
 
 
 def probe(parts: Parts, sizes: list[int], seconds: float, memory_limit: int | None) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def _step_seconds(parts: Parts, micro_batches: Iterator[MicroBatch], seconds: fl
     """Return the median time of a step, after one that is not counted, over at least `seconds`."""
     _timed_step(parts, micro_batches)
     times: list[float] = []
-    while len(times) < _LEAST_STEPS or sum(times) < seconds:
+    while len(times) < _LEAST_STEPS or (sum(times) < seconds and not parts.step_parts.stop_requested()):
         times.append(_timed_step(parts, micro_batches))
     return statistics.median(times)
 

@@ -71,7 +71,8 @@ def print_table(results: Sequence[CellResult]) -> None:
         ]
         table.add_row(escape(_name(result)), *numbers, _verdict(result))
     Console().print(table)
-    typer.echo("to base: mean difference in percentage points over the seeds, ± half of its 95 % interval")
+    if any(result.effects for result in results):
+        typer.echo("to base: mean difference in percentage points over the seeds, ± half of its 95 % interval")
 
 
 def ordered(results: Sequence[CellResult]) -> list[CellResult]:
