@@ -35,6 +35,16 @@ class RunDir:
         return self.root / "result.json"
 
     @property
+    def study_result(self) -> Path:
+        """Return what `megabatch tune` and `megabatch soup` have the ranks write."""
+        return self.root / "study-result.json"
+
+    @property
+    def probes(self) -> Path:
+        """Return probes.jsonl, a line before and after each micro-batch size that `megabatch tune batch` tries."""
+        return self.root / "probes.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Return the folder of the checkpoints."""
         return self.root / "checkpoints"

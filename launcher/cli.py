@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated
 
 import typer
 
+from megabatch.launcher.ablate_command import ablate
+from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, RecipeArguments
+from megabatch.launcher.arguments import fail as _fail
+from megabatch.launcher.arguments import or_exit as _or_exit
+from megabatch.launcher.arguments import split as _split
 from megabatch.launcher.data_commands import app as data_app
 from megabatch.launcher.mistakes import mistakes_told
+from megabatch.launcher.soup_command import soup
+from megabatch.launcher.tune_commands import app as tune_app
 
 app = typer.Typer(
     name="megabatch",
@@ -23,13 +29,9 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at recipes and their schema.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
-
-RecipeArguments = Annotated[
-    list[str], typer.Argument(metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides.")
-]
-ClusterOption = Annotated[str, typer.Option("--cluster", "-c", help="Name or path of a cluster file.")]
-DEFAULT_CLUSTER = "laptop"
-Result = TypeVar("Result")
+app.add_typer(tune_app, name="tune")
+app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
+app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
 
 
 @app.command(epilog="Example: megabatch plan imagenet-resnet50 --cluster one-node-8gpu batch.global_batch=8192")
@@ -182,35 +184,6 @@ def common(
     ] = False,
 ) -> None:
     """Hold the options before the command."""
-
-
-def _split(arguments: list[str], required: bool = True) -> tuple[str, list[str]]:
-    """Tell the recipe from the overrides: an override has an equals sign."""
-    names = [text for text in arguments if "=" not in text]
-    overrides = [text for text in arguments if "=" in text]
-    if len(names) > 1 or (required and not names):
-        seen = f"got {', '.join(names)}" if names else "none was given"
-        _fail(f"one recipe is needed, {seen}. `megabatch config list` names the shipped ones; overrides are key=value")
-    return (names[0] if names else ""), overrides
-
-
-def _or_exit(action: Callable[[], Result]) -> Result:
-    """Run an action; a user's mistake ends the command with its message and exit code 2."""
-    from megabatch.configs.errors import ConfigError
-    from megabatch.data.errors import DataError
-
-    try:
-        return action()
-    except ConfigError as error:
-        _fail(*map(str, error.problems))
-    except DataError as error:
-        _fail(str(error))
-
-
-def _fail(*messages: str) -> NoReturn:
-    for message in messages:
-        typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
 
 
 def main() -> None:

@@ -19,6 +19,11 @@ def torchrun_command(job: Job, job_file: Path, trainer_arguments: Sequence[str] 
     ]  # fmt: skip
 
 
+def rank_command(job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:
+    """Return the argv of a single rank, without torchrun: what is measured in it begins seconds earlier."""
+    return [sys.executable, "-m", "megabatch.trainer", str(job_file), *trainer_arguments]
+
+
 def rank_environment(job: Job) -> dict[str, str]:
     """Return the variables that the ranks get on top of the launcher's own."""
     variables = {"OMP_NUM_THREADS": str(job.cluster.threads_per_process)}

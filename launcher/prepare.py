@@ -126,3 +126,22 @@ def inspect_model(job: Job) -> dict[str, Any]:
     if found["problems"]:
         raise ConfigError(Problem("", problem) for problem in found["problems"])
     return found
+
+
+def inspect_models(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Build the models of several jobs in one process and return what was found, problems included."""
+    if not jobs:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"job-{number}.yaml" for number in range(len(jobs))]
+        for job, file in zip(jobs, files, strict=True):
+            write_job(job, file)
+        command = [sys.executable, "-m", "megabatch.trainer.inspect_jobs", *map(str, files)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(jobs[0].cluster.threads_per_process)}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=jobs[0].working_folder, env=environment
+        )
+    if done.returncode != 0:
+        raise ConfigError([Problem("", f"the models could not be inspected:\n{done.stderr.strip()}")])
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return found

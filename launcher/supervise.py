@@ -83,7 +83,7 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received += 1
-        ranks = descendants(self._process.pid)
+        ranks = descendants(self._process.pid) or [self._process.pid]  # a single rank has no torchrun above it
         if self.received == 1:
             self._say("stopping: a checkpoint is saved at the end of this step (again: stop at once)")
             _send(ranks, signal.SIGTERM)

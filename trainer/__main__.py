@@ -7,7 +7,6 @@ Ends with 0 when all samples were trained on or a checkpoint was saved on reques
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -20,10 +19,10 @@ from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderInUseError
 from megabatch.data.errors import DataError
-from megabatch.trainer import checkpoint, loop
+from megabatch.trainer import checkpoint, loop, study
 from megabatch.trainer.build import Parts, build
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.process import StopSignal, exit_now, hold_lock, record_failure, redirect_output
+from megabatch.trainer.process import StopSignal, exit_now, hold_lock, record_failure, redirect_output, write_json
 from megabatch.trainer.world import join, leave, read_world
 
 
@@ -36,6 +35,7 @@ def main() -> int:
     parser.add_argument(
         "--weights", choices=["averaged", "raw"], default="averaged", help="with --evaluate, where both were saved"
     )
+    parser.add_argument("--study", type=Path, help="do what this file asks for (tune, soup) instead of training")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.job.absolute().parent)
     rank = int(os.environ.get("RANK", "0"))
@@ -60,13 +60,15 @@ def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
     world = read_world(job.cluster, os.environ)
     if world.is_main:
         hold_lock(run_dir.lock)  # before anything is written: the logs may be another job's
-    redirect_output(run_dir, world.rank)
+    redirect_output(run_dir, world.rank, quiet=arguments.study is not None)
     stop = StopSignal()
     join(world, job.cluster)
     try:
         parts = build(job, world, run_dir, stop.requested)
         try:
-            if arguments.evaluate:
+            if arguments.study:
+                study.run(parts, arguments.study)
+            elif arguments.evaluate:
                 _evaluate(parts, arguments.evaluate, arguments.checkpoint, arguments.weights == "averaged")
             else:
                 _train(parts)
@@ -93,7 +95,7 @@ def _train(parts: Parts) -> None:
         result["skipped_samples"] = skipped
         parts.trackers.message(f"samples that could not be used: {skipped}; see {parts.run_dir.data_errors}")
     if parts.world.is_main:
-        _write_json(parts.run_dir.result, {**result, **parts.state.to_json(), "seconds": time.time() - started})
+        write_json(parts.run_dir.result, {**result, **parts.state.to_json(), "seconds": time.time() - started})
 
 
 def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
@@ -110,32 +112,11 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
 
 
 def _evaluate(parts: Parts, split: str, which: str, averaged: bool) -> None:
-    folder = _checkpoint_folder(parts.run_dir, which)
+    folder = checkpoint.chosen(parts.run_dir, which)
     parts.step_parts.engine.network.load_state_dict(checkpoint.load_network(folder, averaged))
     result = parts.evaluate_split(split)
     if parts.world.is_main:
-        _write_json(parts.run_dir.evaluation(split, which), {**asdict(result), "checkpoint": folder.name})
-
-
-def _checkpoint_folder(run_dir: RunDir, which: str) -> Path:
-    last, _ = checkpoint.newest(run_dir)
-    if last is None:
-        raise TrainingError(f"{run_dir.checkpoints} has no undamaged checkpoint: train first (megabatch launch)")
-    if which == "last":
-        return last
-    if which == "best":
-        best_step = checkpoint.load(last).state["training"]["best_step"]
-        return last if best_step is None else run_dir.checkpoint(best_step)
-    if which.isdigit() and run_dir.checkpoint(int(which)).is_dir():
-        return run_dir.checkpoint(int(which))
-    kept = ", ".join(sorted(folder.name for folder in run_dir.checkpoints.glob("step-*")))
-    raise TrainingError(f"no checkpoint {which!r}: write best, last, or the step of one of {kept}")
-
-
-def _write_json(file: Path, values: dict[str, object]) -> None:
-    hidden = file.with_name(f".{file.name}.{os.getpid()}")
-    hidden.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    hidden.rename(file)
+        write_json(parts.run_dir.evaluation(split, which), {**asdict(result), "checkpoint": folder.name})
 
 
 if __name__ == "__main__":

@@ -105,6 +105,22 @@ def newest(run_dir: RunDir) -> tuple[Path | None, list[str]]:
     return None, messages
 
 
+def chosen(run_dir: RunDir, which: str) -> Path:
+    """Return the folder of the checkpoint `best`, `last` or of a step. Raises TrainingError if there is none."""
+    last, _ = newest(run_dir)
+    if last is None:
+        raise TrainingError(f"{run_dir.checkpoints} has no undamaged checkpoint: train first (megabatch launch)")
+    if which == "last":
+        return last
+    if which == "best":
+        best_step = load(last).state["training"]["best_step"]
+        return last if best_step is None else run_dir.checkpoint(best_step)
+    if which.isdigit() and run_dir.checkpoint(int(which)).is_dir():
+        return run_dir.checkpoint(int(which))
+    kept = ", ".join(sorted(folder.name for folder in run_dir.checkpoints.glob(f"{CHECKPOINT_PREFIX}*")))
+    raise TrainingError(f"no checkpoint {which!r}: write best, last, or the step of one of {kept}")
+
+
 def prune(run_dir: RunDir, keep_last: int, best_step: int | None) -> None:
     """Delete what is older than the newest `keep_last` undamaged checkpoints, except the best one."""
     good = 0

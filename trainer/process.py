@@ -36,15 +36,15 @@ class StopSignal:
         self._requested = True
 
 
-def redirect_output(run_dir: RunDir, rank: int) -> None:
-    """Send what this rank prints to its log; only standard output of rank 0 stays on the terminal."""
+def redirect_output(run_dir: RunDir, rank: int, quiet: bool = False) -> None:
+    """Send what this rank prints to its log; only standard output of rank 0 stays on the terminal, if not `quiet`."""
     run_dir.logs.mkdir(parents=True, exist_ok=True)
     run_dir.failure(rank).unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     with run_dir.rank_log(rank).open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
-        if rank != 0:
+        if rank != 0 or quiet:
             os.dup2(log.fileno(), sys.stdout.fileno())
 
 
@@ -77,3 +77,10 @@ def record_failure(run_dir: RunDir, rank: int, error: Exception) -> None:
     }
     run_dir.logs.mkdir(parents=True, exist_ok=True)
     run_dir.failure(rank).write_text(json.dumps(failure, indent=1), encoding="utf-8")
+
+
+def write_json(file: Path, values: dict[str, object]) -> None:
+    """Write a result file that is there whole or not at all."""
+    hidden = file.with_name(f".{file.name}.{os.getpid()}")
+    hidden.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    hidden.rename(file)
