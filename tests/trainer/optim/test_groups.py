@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from megabatch.configs.optimizers import AdamW, Lamb, Lars, OptimizerBase, Sgd
-from megabatch.trainer.optim.groups import describe_groups, parameter_groups
+from megabatch.configs.optimizers import Adagrad, Adam, AdamW, Lamb, Lars, OptimizerBase, RmsProp, Sgd
+from megabatch.configs.parameter_groups import GroupRule
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.optim.groups import describe_groups, describe_parameters, freeze, parameter_groups
 from megabatch.trainer.optim.lamb import lamb
 from megabatch.trainer.optim.lars import lars
-from megabatch.trainer.optim.standard import adamw, sgd
+from megabatch.trainer.optim.standard import adagrad, adam, adamw, rmsprop, sgd
 
-BUILDERS = {Sgd: sgd, AdamW: adamw, Lars: lars, Lamb: lamb}
+BUILDERS = {Sgd: sgd, Adagrad: adagrad, RmsProp: rmsprop, Adam: adam, AdamW: adamw, Lars: lars, Lamb: lamb}
 ALL = [pytest.param(kind, id=kind.__name__) for kind in BUILDERS]
 LAYERWISE = [pytest.param(kind, id=kind.__name__) for kind in (Lars, Lamb)]
 
@@ -130,7 +132,9 @@ def test_a_group_without_a_decay_of_its_own_takes_the_settings(kind: type[Optimi
     assert (optimizer.param_groups[0]["weight_decay"], optimizer.param_groups[0]["lr"]) == (0.05, 0.1)
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.__name__) for kind in (Sgd, AdamW)])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, id=kind.__name__) for kind in (Sgd, Adagrad, RmsProp, Adam, AdamW)]
+)
 def test_adapt_never_reaches_torchs_own_optimizers(kind: type[OptimizerBase]) -> None:
     chosen = settings(kind)
     groups = parameter_groups(network(), chosen)
@@ -173,3 +177,85 @@ def test_the_description_of_sgd_says_nothing_of_adaptation() -> None:
         "decayed by 0.05: 2 parameters, 140 elements",
         "not decayed: 4 parameters, 14 elements",
     ]
+
+
+def ruled(*rules: dict[str, Any], **changes: Any) -> OptimizerBase:
+    return settings(Sgd, groups=tuple(GroupRule(**rule) for rule in rules), **changes)
+
+
+def by_name(groups: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    return {name: (g["learning_rate_factor"], g["weight_decay"]) for g in groups for name in names(g)}
+
+
+def test_the_first_rule_that_fits_holds() -> None:
+    chosen = ruled(
+        {"match": "3.*", "learning_rate_factor": 10.0},
+        {"match": "*.weight", "learning_rate_factor": 0.5, "weight_decay": 0.2},
+    )
+    assert by_name(parameter_groups(network(), chosen)) == {
+        "0.weight": (0.5, 0.2), "3.weight": (10.0, 0.05), "0.bias": (1.0, 0.0), "1.weight": (0.5, 0.2),
+        "1.bias": (1.0, 0.0), "3.bias": (10.0, 0.0),
+    }  # fmt: skip
+
+
+def test_a_rule_and_layer_decay_multiply() -> None:
+    chosen = ruled({"match": "0.weight", "learning_rate_factor": 4.0}, layer_decay=0.5)
+    factors = {name: factor for name, (factor, _) in by_name(parameter_groups(network(), chosen)).items()}
+    assert factors == {
+        "0.weight": 1.0, "0.bias": 0.25, "1.weight": 0.5, "1.bias": 0.5, "3.weight": 1.0, "3.bias": 1.0,
+    }  # fmt: skip
+
+
+def test_what_is_frozen_gets_no_gradient_and_no_group_and_is_told() -> None:
+    chosen, model = ruled({"match": "[01].*", "frozen": True}), network()
+    freeze(model, chosen)
+    groups = parameter_groups(model, chosen)
+    assert list(by_name(groups)) == ["3.weight", "3.bias"]
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False] * 4 + [True] * 2
+    assert describe_parameters(model, groups).splitlines() == [
+        "decayed by 0.05: 1 parameters, 32 elements",
+        "not decayed: 1 parameters, 2 elements",
+        "frozen: 4 parameters, 120 elements",
+    ]
+
+
+def test_an_earlier_rule_saves_from_a_later_one() -> None:
+    chosen, model = ruled({"match": "3.*"}, {"match": "*", "frozen": True}), network()
+    freeze(model, chosen)
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["3.weight", "3.bias"]
+
+
+def test_a_pattern_that_fits_nothing_is_an_error_with_names_that_are_close() -> None:
+    with pytest.raises(TrainingError, match=r"match '3\.wieght' fits no parameter\. Parameters are called 3\.weight, "):
+        freeze(network(), ruled({"match": "3.wieght", "learning_rate_factor": 2.0}))
+
+
+def test_to_freeze_everything_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="nothing is left to train"):
+        freeze(network(), ruled({"match": "*", "frozen": True}))
+
+
+def test_a_frozen_rule_takes_no_rates() -> None:
+    with pytest.raises(ValueError, match="leave the other keys out"):
+        GroupRule(match="*", frozen=True, weight_decay=0.1)
+
+
+def test_the_description_tells_the_share_of_the_learning_rate() -> None:
+    chosen = ruled({"match": "3.weight", "learning_rate_factor": 0.1, "weight_decay": 0.0})
+    assert describe_groups(parameter_groups(network(), chosen))[1] == (
+        "learning rate x 0.1, not decayed: 1 parameters, 32 elements"
+    )
+
+
+def test_a_factor_of_the_learning_rate_is_a_factor_of_the_step() -> None:
+    steps = []
+    for factor in (1.0, 0.25):
+        model = nn.ParameterDict({"w": nn.Parameter(torch.ones(2, 2))})
+        chosen = ruled({"match": "w", "learning_rate_factor": factor}, weight_decay=0.0)
+        optimizer = sgd(parameter_groups(model, chosen), chosen, 0.1)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.5 * group["learning_rate_factor"]  # as trainer/step.py does
+        model["w"].grad = torch.ones(2, 2)
+        optimizer.step()
+        steps.append(1 - model["w"].detach())
+    torch.testing.assert_close(steps[1], 0.25 * steps[0])

@@ -27,7 +27,10 @@ def test_the_last_attempt_of_a_step_counts_and_half_a_line_is_passed_over(tmp_pa
     for step in (3, 4):
         second.step(report(10.0 * step), TrainState(step=step, samples_seen=20 * step, attempt=2))
     second.evaluation(EvaluationResult("validation", 15, 0, 0.5, 0.9, 1.0), TrainState(step=4, samples_seen=80))
+    second.trust_ratios({"head.weight": 0.5}, TrainState(step=4, samples_seen=80))
     second.close()
+    (ratios,) = read_metrics(file, "trust_ratios")
+    assert (ratios["step"], ratios["ratios"]) == (4, {"head.weight": 0.5})
     lines = read_metrics(file, "step")
     assert [(line["step"], line["loss"], line["attempt"]) for line in lines] == [
         (1, 1.0, 1), (2, 2.0, 1), (3, 30.0, 2), (4, 40.0, 2),
