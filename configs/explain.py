@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from megabatch.configs.errors import Problem, nearest
-from megabatch.configs.schema_walk import Section, choices_at, section_at
+from megabatch.configs.schema_walk import Section, choices_at, section_at, stands_for
 from megabatch.configs.yaml_tree import KeyPath, Tree
 
 
@@ -51,6 +51,8 @@ def _wrong_name(details: ErrorDetails, root: Section, tree: Tree, path: KeyPath)
 
 _PATTERNS = {
     r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$": "write timm/NAME, torchvision/NAME or package.module:callable",
+    r"^torch/\w+$": "write torch/NAME with the name of a class of torch.optim",
+    r"^timm/\w+$": "write timm/NAME with one of the names in timm.optim.list_optimizers()",
     r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}$": "use letters, digits, '.', '_' and '-' only, at most 80 of them",
     r"^[A-Za-z]\w*$": "not the name of an argument (write a space after the colon, as in {width: 3})",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "not the name of an environment variable",
@@ -78,9 +80,9 @@ def _without_tags(location: tuple[int | str, ...], values: Any) -> KeyPath:
     """Drop the union tags that pydantic puts into `loc`: optimizer.lars.momentum is optimizer.momentum in the file."""
     path: list[str | int] = []
     for step in location:
-        if isinstance(values, dict) and step not in values and values.get("name") == step:
+        if isinstance(values, dict) and step not in values and stands_for(step, values.get("name")):
             continue
-        if isinstance(values, str) and step == values:  # the short form `optimizer: lars`
+        if isinstance(values, str) and stands_for(step, values):  # the short form `optimizer: lars`
             continue
         path.append(step)
         if isinstance(values, dict):

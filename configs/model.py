@@ -1,21 +1,100 @@
-"""The network of a recipe."""
+"""The network of a recipe: where it comes from and what is changed in it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from megabatch.configs.base import (
-    Frozen,
-)
+from megabatch.configs.base import Choice, Frozen, NonNegativeFloat, PositiveInt, name_only
+from megabatch.configs.initialization import Default, Initialization
 
 # `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 
 
+class Sigmoid(Choice):
+    """`1 / (1 + exp(-x))`."""
+
+    name: Literal["sigmoid"] = "sigmoid"
+
+
+class Tanh(Choice):
+    """Hyperbolic tangent."""
+
+    name: Literal["tanh"] = "tanh"
+
+
+class Relu(Choice):
+    """`max(x, 0)`."""
+
+    name: Literal["relu"] = "relu"
+
+
+class LeakyRelu(Choice):
+    """`x` above 0, `slope * x` below (Maas et al. 2013)."""
+
+    name: Literal["leaky_relu"] = "leaky_relu"
+    slope: NonNegativeFloat = 0.01
+
+
+class Gelu(Choice):
+    """`x * Phi(x)` (Hendrycks and Gimpel 2016)."""
+
+    name: Literal["gelu"] = "gelu"
+
+
+class Silu(Choice):
+    """`x * sigmoid(x)` (Elfwing et al. 2018)."""
+
+    name: Literal["silu"] = "silu"
+
+
+Activation = Annotated[
+    Sigmoid | Tanh | Relu | LeakyRelu | Gelu | Silu, Field(discriminator="name"), BeforeValidator(name_only)
+]
+
+
+class GroupNorm(Choice):
+    """Group norm in place of every batch norm (Wu and He 2018): no statistics of other samples, so any batch will do.
+
+    A layer whose channels `groups` does not divide gets the next smaller number of groups that does.
+    """
+
+    name: Literal["group_norm"] = "group_norm"
+    groups: PositiveInt = 32
+
+
+class LayerNorm(Choice):
+    """Layer norm over channels and pixels in place of every batch norm: group norm with one group (Ba et al. 2016)."""
+
+    name: Literal["layer_norm"] = "layer_norm"
+
+
+ReplaceBatchNorm = Annotated[GroupNorm | LayerNorm, Field(discriminator="name"), BeforeValidator(name_only)]
+
+
+class Compile(Frozen):
+    """`torch.compile` of the network that is trained; evaluation and checkpoints use the network itself."""
+
+    backend: str = "inductor"
+    mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+
+
 class Model(Frozen):
-    """`timm/NAME`, `torchvision/NAME`, or `package.module:callable`, called with num_classes and the options."""
+    """`timm/NAME`, `torchvision/NAME`, or `package.module:callable`, called with num_classes and the options.
+
+    What follows changes any of them: `activation` and `replace_batch_norm` replace modules, `initialization` draws the
+    weights anew, `zero_init_residual` starts every residual block as the identity. `checkpoint_activations` has
+    patterns of module names (`layer?.*`) whose insides are computed again in the backward pass instead of kept.
+    """
 
     name: Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
     options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's model
+    activation: Activation | None = None
+    replace_batch_norm: ReplaceBatchNorm | None = None
+    initialization: Initialization = Default()
+    zero_init_residual: bool = False
+    channels_last: bool = False
+    compile: Compile | None = None
+    checkpoint_activations: tuple[str, ...] = ()

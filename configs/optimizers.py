@@ -5,21 +5,26 @@ To add one: a class here, its name in `Optimizer`, and the function that `implem
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from megabatch.configs.base import Choice, NonNegativeFloat, PositiveFloat, PositiveInt, name_only
+from megabatch.configs.model import OptionName
+from megabatch.configs.parameter_groups import GroupRule
 
 Scaling = Literal["none", "linear", "sqrt"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerBase(Choice):
-    """What all optimizers share: the learning rate, how it follows the batch, and weight decay.
+    """What all optimizers share: the learning rate, how it follows the batch, weight decay, and groups of parameters.
 
     The peak learning rate is `base_learning_rate * (global_batch / base_batch) ** p` with p = 0, 1 or 1/2 for
     scaling none, linear (Goyal et al. 2017, section 2.1) or sqrt (Krizhevsky 2014, section 5).
+
+    The first of `groups` that fits a parameter's name holds for it. `layer_decay` multiplies the learning rate of a
+    layer by `layer_decay ** (layers above it)`.
     """
 
     base_learning_rate: PositiveFloat
@@ -27,6 +32,8 @@ class OptimizerBase(Choice):
     scaling: Scaling = "linear"
     weight_decay: NonNegativeFloat = 0.0
     decay_bias_and_norm: bool = False
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    groups: tuple[GroupRule, ...] = ()
 
     def peak_learning_rate(self, global_batch: int) -> float:
         """Return the learning rate at the end of warmup for steps of `global_batch` samples."""
@@ -54,14 +61,51 @@ class Sgd(MomentumBase):
     name: Literal["sgd"] = "sgd"
 
 
-class AdamW(OptimizerBase):
+class Adagrad(OptimizerBase):
+    """Adagrad (Duchi, Hazan and Singer 2011): divided by the root of the sum of squares; decay in the gradient."""
+
+    implementation: ClassVar[str] = "megabatch.trainer.optim.standard:adagrad"
+    name: Literal["adagrad"] = "adagrad"
+    initial_accumulator: NonNegativeFloat = 0.0
+    epsilon: PositiveFloat = 1e-10
+
+
+class RmsProp(OptimizerBase):
+    """RMSProp (Tieleman and Hinton 2012, lecture 6.5): divided by a running mean of squares; decay in the gradient.
+
+    `smoothing` is what the running mean keeps of itself; `centered` divides by an estimate of the variance, as in
+    Graves 2013.
+    """
+
+    implementation: ClassVar[str] = "megabatch.trainer.optim.standard:rmsprop"
+    name: Literal["rmsprop"] = "rmsprop"
+    smoothing: Beta = 0.99
+    momentum: Beta = 0.0
+    centered: bool = False
+    epsilon: PositiveFloat = 1e-8
+
+
+class AdamBase(OptimizerBase):
+    """The moments of Adam."""
+
+    beta1: Beta = 0.9
+    beta2: Beta = 0.999
+    epsilon: PositiveFloat = 1e-8
+
+
+class Adam(AdamBase):
+    """Adam (Kingma and Ba 2015, algorithm 1); weight decay is added to the gradient. `amsgrad`: Reddi et al. 2018."""
+
+    implementation: ClassVar[str] = "megabatch.trainer.optim.standard:adam"
+    name: Literal["adam"] = "adam"
+    amsgrad: bool = False
+
+
+class AdamW(AdamBase):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2)."""
 
     implementation: ClassVar[str] = "megabatch.trainer.optim.standard:adamw"
     name: Literal["adamw"] = "adamw"
-    beta1: Beta = 0.9
-    beta2: Beta = 0.999
-    epsilon: PositiveFloat = 1e-8
 
 
 class Lars(MomentumBase):
@@ -91,4 +135,43 @@ class Lamb(OptimizerBase):
     adapt_bias_and_norm: bool = False
 
 
-Optimizer = Annotated[Sgd | AdamW | Lars | Lamb, Field(discriminator="name"), BeforeValidator(name_only)]
+class LibraryOptimizer(OptimizerBase):
+    """An optimizer of another library, by its name there. `options` are further arguments of its constructor."""
+
+    implementation: ClassVar[str] = "megabatch.trainer.optim.library:library_optimizer"
+    name: str
+    options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's optimizer
+
+
+class TorchOptimizer(LibraryOptimizer):
+    """A class of torch.optim, as in `torch/RAdam`. `options` are further arguments of its constructor."""
+
+    name: Annotated[str, Field(pattern=r"^torch/\w+$")] = "torch/NAME"
+
+
+class TimmOptimizer(LibraryOptimizer):
+    """One of timm.optim.list_optimizers(), as in `timm/lion`. `options` are further arguments of its constructor."""
+
+    name: Annotated[str, Field(pattern=r"^timm/\w+$")] = "timm/NAME"
+
+
+def _kind(value: Any) -> str | None:  # Any: whatever stands in the YAML file, or an object of the schema
+    """Return the alternative that a mapping's name stands for: `torch/NAME` for all that begin with `torch/`."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    library, slash, _ = str(name).partition("/")
+    return f"{library}/NAME" if slash and library in ("torch", "timm") else name
+
+
+Optimizer = Annotated[
+    Annotated[Sgd, Tag("sgd")]
+    | Annotated[Adagrad, Tag("adagrad")]
+    | Annotated[RmsProp, Tag("rmsprop")]
+    | Annotated[Adam, Tag("adam")]
+    | Annotated[AdamW, Tag("adamw")]
+    | Annotated[Lars, Tag("lars")]
+    | Annotated[Lamb, Tag("lamb")]
+    | Annotated[TorchOptimizer, Tag("torch/NAME")]
+    | Annotated[TimmOptimizer, Tag("timm/NAME")],
+    Discriminator(_kind),
+    BeforeValidator(name_only),
+]

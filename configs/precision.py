@@ -15,9 +15,14 @@ from megabatch.configs.base import (
 
 
 class Fp32(Choice):
-    """Everything in float32."""
+    """Everything in float32.
+
+    `tf32: true` lets NVIDIA GPUs multiply in TF32, which has 10 bits of mantissa, and add in float32. Without it
+    torch is told not to, whatever its own default is.
+    """
 
     name: Literal["fp32"] = "fp32"
+    tf32: bool = False
 
 
 class Fp64(Choice):

@@ -6,16 +6,19 @@ from typing import Annotated
 
 from pydantic import Field
 
+from megabatch.configs.averaging import Averaging
 from megabatch.configs.base import Frozen, NonNegativeInt, PositiveInt
 from megabatch.configs.batch import Batch
 from megabatch.configs.data import Data
 from megabatch.configs.engines import Ddp, Engine
 from megabatch.configs.evaluation import Checkpoint, Evaluation
+from megabatch.configs.losses import CrossEntropy, Loss
 from megabatch.configs.model import Model
 from megabatch.configs.optimizers import Optimizer
 from megabatch.configs.precision import Fp32, Precision
 from megabatch.configs.regularization import Regularization
 from megabatch.configs.schedules import Cosine, Schedule
+from megabatch.configs.stability import Stability
 from megabatch.configs.tracking import Tracking
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}$")]
@@ -30,11 +33,14 @@ class Recipe(Frozen):
     data: Data
     model: Model
     batch: Batch
+    loss: Loss = CrossEntropy()
     optimizer: Optimizer
     schedule: Schedule = Cosine()
     precision: Precision = Fp32()
     engine: Engine = Ddp()
     regularization: Regularization = Regularization()
+    averaging: Averaging | None = None
+    stability: Stability = Stability()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     tracking: Tracking = Tracking()

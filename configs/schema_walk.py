@@ -78,7 +78,13 @@ def _resolve(annotation: Any, values: Any) -> Any:
     if len(members) == 1:
         return members[0]
     name = values.get("name") if isinstance(values, dict) else values
-    return next((m for m in _alternatives(annotation) if _name_of(m) == name), None)
+    return next((m for m in _alternatives(annotation) if stands_for(_name_of(m), name)), None)
+
+
+def stands_for(choice: object, name: object) -> bool:
+    """Return whether a value of `name` means the alternative: `torch/NAME` is all that begin with `torch/`."""
+    prefix, slash, rest = str(choice).partition("/")
+    return choice == name or (rest == "NAME" and str(name).startswith(prefix + slash))
 
 
 def _item_of(annotation: Any) -> Any:

@@ -22,9 +22,17 @@ class Wandb(Frozen):
 
 
 class Tracking(Frozen):
-    """Where results go besides RUN_DIR/metrics.jsonl, which is always written: every `every_steps` steps one line."""
+    """Where results go besides RUN_DIR/metrics.jsonl, which is always written: every `every_steps` steps one line.
+
+    `gradient_norm` adds the norm of the gradient before clipping (one pass over it a step; free with `clip_norm`).
+    `noise_scale` measures the gradient noise scale and says what it means for the batch (docs/large-batch.md).
+    `trust_ratios_every_steps` adds lines with the trust ratio of each adapted parameter under LARS and LAMB.
+    """
 
     every_steps: PositiveInt = 1
+    gradient_norm: bool = False
+    noise_scale: bool = False
+    trust_ratios_every_steps: PositiveInt | None = None
     print_every_seconds: PositiveFloat = 5.0
     sample_log: bool = False
     wandb: Wandb | None = None

@@ -105,11 +105,14 @@ def evaluate(
     run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.")],
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="best, last, or the step of a checkpoint.")] = "best",
+    raw: Annotated[bool, typer.Option("--raw", help="The weights themselves, where the recipe averages them.")] = False,
 ) -> None:
     """Evaluate a checkpoint of a run on any split, every sample exactly once."""
     from megabatch.launcher import run_commands
 
-    raise typer.Exit(_or_exit(lambda: run_commands.evaluate_run(run_dir, split, checkpoint)))
+    raise typer.Exit(
+        _or_exit(lambda: run_commands.evaluate_run(run_dir, split, checkpoint, "raw" if raw else "averaged"))
+    )
 
 
 @app.command()

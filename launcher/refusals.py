@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from megabatch.configs.cluster import Cluster, Local
+from megabatch.configs.optimizers import Lamb, Lars
+from megabatch.configs.precision import Fp32
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.schedules import Plateau
 from megabatch.configs.transforms import never_square
@@ -121,9 +123,25 @@ def _unwatched(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[s
             yield "evaluation.early_stopping is set, and data.validation_split is null"
 
 
+def _no_trust_ratios(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.tracking.trust_ratios_every_steps is not None and not isinstance(recipe.optimizer, Lars | Lamb):
+        yield f"tracking.trust_ratios_every_steps is set, and optimizer is {recipe.optimizer.name}"
+
+
 def _many_local_nodes(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     if isinstance(cluster.backend, Local) and cluster.nodes > 1:
         yield f"backend local with nodes={cluster.nodes}"
+
+
+def _tf32_on_cpu(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if isinstance(recipe.precision, Fp32) and recipe.precision.tf32 and cluster.device == "cpu":
+        yield "precision.tf32=true with cluster.device=cpu"
+
+
+def _nothing_to_compare(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    batch = recipe.batch
+    if recipe.tracking.noise_scale and cluster.num_ranks == 1 and batch.global_batch <= batch.micro_batch:
+        yield f"tracking.noise_scale with one rank and one micro-batch a step (batch.micro_batch={batch.micro_batch})"
 
 
 def _never_square(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
@@ -205,10 +223,28 @@ TABLE: tuple[Refusal, ...] = (
         _unwatched,
     ),
     Refusal(
+        "Trust ratios of an optimizer without any",
+        "only LARS and LAMB, those of this program, have them",
+        lambda r, c, d: "tracking.trust_ratios_every_steps=null, or optimizer lars or lamb",
+        _no_trust_ratios,
+    ),
+    Refusal(
         "Several nodes on the local backend",
         "it starts processes on this machine only",
         lambda r, c, d: "cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`",
         _many_local_nodes,
+    ),
+    Refusal(
+        "The noise scale with one rank and one micro-batch a step",
+        "it is measured by comparing the gradient of few samples with that of the whole step",
+        lambda r, c, d: f"batch.micro_batch={max(r.batch.global_batch // 2, 1)} or less, or more ranks",
+        _nothing_to_compare,
+    ),
+    Refusal(
+        "TF32 on the CPU",
+        "TF32 is a format of NVIDIA GPUs (from Ampere on)",
+        lambda r, c, d: "precision=fp32, or bf16 for speed",
+        _tf32_on_cpu,
     ),
     Refusal(
         "Transforms that leave another size than image_size, whatever the images",

@@ -108,6 +108,7 @@ def _model_rows(job: Job, model: dict[str, Any]) -> list[tuple[str, str]]:
             "model",
             f"{job.recipe.model.name}, {model['parameters']:,} parameters, {model['trainable_parameters']:,} trained",
         ),
+        *(("  changed", change) for change in model["changes"]),
         ("optimizer covers", model["groups"]),
         ("memory per rank", f"{_size(model['state_bytes'])} for weights, gradients and optimizer"),
     ]

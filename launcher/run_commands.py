@@ -58,12 +58,14 @@ def resume_run(which: str, recipe: str | None, cluster: str | None, overrides: S
     return _run(resumed.prepared.job, resumed.run_dir)
 
 
-def evaluate_run(which: str, split: str, checkpoint: str) -> int:
+def evaluate_run(which: str, split: str, checkpoint: str, weights: str) -> int:
     """Evaluate a checkpoint on a split and print the result; return the exit code."""
     run_dir = find_run(which, None)
     job = read_job(run_dir.job)
     arrange(job).whole.split(split)  # tells the splits there are, before any rank starts
-    arguments = ["--evaluate", split, "--checkpoint", checkpoint]
+    if weights == "raw" and job.recipe.averaging is None:
+        raise ConfigError([Problem("", f"{run_dir.root}: the recipe has no averaging: leave out --raw")])
+    arguments = ["--evaluate", split, "--checkpoint", checkpoint, "--weights", weights]
     ending = launch.start(job, run_dir, _say, arguments)
     result = run_dir.evaluation(split, checkpoint)
     if ending.code == ExitCode.DONE and _is_local(job):

@@ -32,6 +32,9 @@ def main() -> int:
     parser.add_argument("job", type=Path, help="RUN_DIR/job.yaml; the run folder is where it lies")
     parser.add_argument("--evaluate", metavar="SPLIT", help="evaluate a split instead of training")
     parser.add_argument("--checkpoint", default="best", help="with --evaluate: best, last or a step (default best)")
+    parser.add_argument(
+        "--weights", choices=["averaged", "raw"], default="averaged", help="with --evaluate, where both were saved"
+    )
     parser.add_argument("--study", type=Path, help="do what this file asks for (tune, soup) instead of training")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.job.absolute().parent)
@@ -66,7 +69,7 @@ def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
             if arguments.study:
                 study.run(parts, arguments.study)
             elif arguments.evaluate:
-                _evaluate(parts, arguments.evaluate, arguments.checkpoint)
+                _evaluate(parts, arguments.evaluate, arguments.checkpoint, arguments.weights == "averaged")
             else:
                 _train(parts)
         finally:
@@ -101,14 +104,16 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
     if step != parts.state.step:
         tensors = checkpoint.load_network(parts.run_dir.checkpoint(step))
         parts.step_parts.engine.network.load_state_dict(tensors)
+        if parts.step_parts.average is not None:
+            parts.step_parts.average.forget()
     result = parts.evaluate_split(split)
     parts.trackers.evaluation(result, parts.state)
     return {**asdict(result), "checkpoint_step": step}
 
 
-def _evaluate(parts: Parts, split: str, which: str) -> None:
+def _evaluate(parts: Parts, split: str, which: str, averaged: bool) -> None:
     folder = checkpoint.chosen(parts.run_dir, which)
-    parts.step_parts.engine.network.load_state_dict(checkpoint.load_network(folder))
+    parts.step_parts.engine.network.load_state_dict(checkpoint.load_network(folder, averaged))
     result = parts.evaluate_split(split)
     if parts.world.is_main:
         write_json(parts.run_dir.evaluation(split, which), {**asdict(result), "checkpoint": folder.name})

@@ -60,6 +60,15 @@ class StepBatchNorm:
         size = sum(2 * tracked.running_mean.numel() for tracked in self._tracked)
         return torch.zeros(size, dtype=torch.float64, device=device)
 
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put back the running statistics from before the step."""
+        for tracked in self._tracked:
+            mean, var = _buffers(tracked.module)
+            mean.copy_(tracked.running_mean)
+            var.copy_(tracked.running_var)
+            _counter(tracked.module).copy_(tracked.steps_seen)
+
     def finish_alone(self, samples: int) -> None:
         """Do what `finish` does, on the only rank."""
         if self._tracked and self._sums is not None:

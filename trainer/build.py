@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import torch
 from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
+from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.transforms import Transform
 from megabatch.data.arrangement import Arrangement, arrange, shown_data
 from megabatch.data.augment.chain import decoding_chain
+from megabatch.data.dataset import Dataset
 from megabatch.data.draws import Order
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import key
@@ -26,14 +29,15 @@ from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps
+from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
 from megabatch.trainer.evaluate import EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
-from megabatch.trainer.losses import cross_entropy
-from megabatch.trainer.models.load import initialize
-from megabatch.trainer.optim.groups import describe_groups, parameter_groups
+from megabatch.trainer.losses import Loss
+from megabatch.trainer.network import build_network
+from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, freeze, parameter_groups
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.seeding import NetworkSeed
@@ -84,35 +88,42 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         )
     order = arrangement.order()
     precision = precision_policy(recipe.precision, world.device)
-    network = initialize(recipe.model, arrangement.num_classes, recipe.seed).to(world.device, precision.parameter_dtype)
+    built = build_network(recipe, arrangement.num_classes)
+    network = built.network.to(world.device, precision.parameter_dtype)
+    if recipe.model.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    freeze(network, recipe.optimizer)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
-    engine = DdpEngine(network, recipe.engine, world, example_NCHW)
+    engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
     groups = parameter_groups(network, recipe.optimizer)
-    description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
+    # An optimizer rewrites the groups it is given.
+    description = "\n".join([*built.changes, describe_parameters(network, groups)])
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
     scaling = recipe.data.normalize
     assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"
     samples = SampleLog(run_dir.sample_log(world.rank)) if recipe.tracking.sample_log else None
+    steps = _steps(job, order)
     step_parts = StepParts(
         job=job,
         device=world.device,
         seed_network=NetworkSeed(recipe.seed, world.device),
         engine=engine,
         parameters=tuple(parameter for parameter in network.parameters() if parameter.requires_grad),
+        decayed=tuple(decayed_parameters(network)),
         optimizer=implementation(recipe.optimizer)(groups, recipe.optimizer, peak),
         precision=precision,
         normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
         augment=batch_chain(recipe.data.batch_transforms, arrangement.num_classes)
         if recipe.data.batch_transforms
         else None,
-        loss=cross_entropy(recipe.regularization.label_smoothing),
+        loss=build_loss(recipe, arrangement.whole),
         batch_norm=StepBatchNorm(network),
         ledger=Ledger(run_dir.data_errors, recipe.data.on_error, world),
         stop_requested=stop_requested,
+        average=WeightAverage(network, recipe.averaging, steps) if recipe.averaging is not None else None,
         on_micro_batch=samples.write if samples else _ignore,
     )
-    steps = _steps(job, order)
     parts = Parts(
         job=job,
         world=world,
@@ -143,6 +154,14 @@ def implementation(choice: Choice) -> Any:  # Any: a function whose arguments be
     """Return the function that a choice's dotted path names."""
     module, _, name = choice.implementation.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def build_loss(recipe: Recipe, dataset: Dataset) -> Loss:
+    """Return the loss of a recipe. Raises TrainingError for what cannot be made."""
+    counts = dataset.split(recipe.data.train_split).label_counts
+    class_counts = [counts.get(label, 0) for label in range(len(dataset.classes))]
+    loss: Loss = implementation(recipe.loss)(recipe.loss, recipe.regularization.label_smoothing, class_counts)
+    return loss
 
 
 def _steps(job: Job, order: Order) -> Steps:
@@ -183,7 +202,8 @@ def _evaluation(
         loader = split_loader(job, arrangement, arrangement.reader(split), transforms, job.cluster.loader_threads)
         chosen = arrangement.sample_ids(split)
         requests = evaluation_requests(len(chosen), micro_batch, world.rank, world.num_ranks, chosen)
-        return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
+        with parts.average.in_network() if parts.average is not None else nullcontext():
+            return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 
     return evaluate_split
 

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from megabatch.trainer.errors import TrainingError
 
 Tensors = dict[str, torch.Tensor]
 _NETWORK, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+_AVERAGED = "averaged.safetensors"  # only where weights are averaged
 _CHUNK_BYTES = 1 << 22
 
 
@@ -34,6 +35,7 @@ class Snapshot:
     network: Tensors
     optimizer: Tensors
     state: dict[str, Any]
+    averaged: Tensors = field(default_factory=dict)
 
 
 def save(run_dir: RunDir, step: int, snapshot: Snapshot) -> Path:
@@ -45,7 +47,9 @@ def save(run_dir: RunDir, step: int, snapshot: Snapshot) -> Path:
         save_file(_storable(snapshot.network), hidden / _NETWORK)
         save_file(_storable(snapshot.optimizer), hidden / _OPTIMIZER)
         (hidden / _STATE).write_text(json.dumps(snapshot.state, indent=1), encoding="utf-8")
-        manifest = {name: _describe(hidden / name) for name in (_NETWORK, _OPTIMIZER, _STATE)}
+        if snapshot.averaged:
+            save_file(_storable(snapshot.averaged), hidden / _AVERAGED)
+        manifest = {file.name: _describe(file) for file in sorted(hidden.iterdir())}
         (hidden / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for file in hidden.iterdir():
             _sync(file)
@@ -63,15 +67,19 @@ def load(folder: Path) -> Snapshot:
     if problem:
         raise TrainingError(f"{folder}: {problem}. Use another checkpoint of the run")
     state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    return Snapshot(load_file(folder / _NETWORK), load_file(folder / _OPTIMIZER), state)
+    averaged = load_file(folder / _AVERAGED) if (folder / _AVERAGED).exists() else {}
+    return Snapshot(load_file(folder / _NETWORK), load_file(folder / _OPTIMIZER), state, averaged)
 
 
-def load_network(folder: Path) -> Tensors:
-    """Read only the network's tensors. Raises TrainingError if the checkpoint is damaged."""
+def load_network(folder: Path, averaged: bool = True) -> Tensors:
+    """Read only the network's tensors: their average where there is one and `averaged` is wished.
+
+    Raises TrainingError if the checkpoint is damaged.
+    """
     problem = damage(folder)
     if problem:
         raise TrainingError(f"{folder}: {problem}. Use another checkpoint of the run")
-    return load_file(folder / _NETWORK)
+    return load_file(folder / (_AVERAGED if averaged and (folder / _AVERAGED).exists() else _NETWORK))
 
 
 def damage(folder: Path) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from megabatch.configs.losses import CrossEntropy
 from megabatch.data.errors import SkippedSample
 from megabatch.data.loader import MicroBatch
 from megabatch.trainer.engines.base import Engine
@@ -58,7 +59,7 @@ def evaluate(
     ledger: Ledger,
 ) -> EvaluationResult:
     """Evaluate this rank's micro-batches and add up the sums of all ranks."""
-    loss = cross_entropy(label_smoothing=0.0)
+    loss = cross_entropy(CrossEntropy(), 0.0, ())
     engine.network.eval()
     sums = torch.zeros(5, dtype=torch.float64, device=precision.device)  # samples, skipped, loss, first, among first 5
     skipped: list[SkippedSample] = []

@@ -16,15 +16,17 @@ from torch import nn
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
+from megabatch.configs.optimizers import LibraryOptimizer
 from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import Steps
-from megabatch.trainer.build import implementation, split_loader
+from megabatch.trainer.build import build_loss, implementation, split_loader
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.models.load import initialize
-from megabatch.trainer.optim.groups import describe_groups, parameter_groups
+from megabatch.trainer.network import build_network
+from megabatch.trainer.optim.groups import describe_parameters, freeze, parameter_groups
+from megabatch.trainer.optim.library import check_library_optimizer
 from megabatch.trainer.optim.state import optimizer_tensors
 
 _SAMPLES_TRIED = 8
@@ -47,10 +49,14 @@ def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
     arrangement = arrange(job)
     dataset = arrangement.whole
-    network = initialize(job.recipe.model, len(dataset.classes), job.recipe.seed)
+    built = build_network(job.recipe, len(dataset.classes))
+    network = built.network
+    freeze(network, job.recipe.optimizer)
+    if isinstance(job.recipe.optimizer, LibraryOptimizer):
+        check_library_optimizer(job.recipe.optimizer)
     problems = [*_images_do_not_fit(job, arrangement), *_network_does_not_run(job, dataset, network)]
     groups = parameter_groups(network, job.recipe.optimizer)
-    description = "\n".join(describe_groups(groups))  # an optimizer rewrites the groups it is given
+    description = describe_parameters(network, groups)  # an optimizer rewrites the groups it is given
     weights = _bytes(network.state_dict().values())
     optimizer_bytes = _optimizer_bytes(job, network, groups)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -59,6 +65,7 @@ def inspect(job: Job) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trainable_parameters": sum(parameter.numel() for parameter in trained),
         "groups": description,
+        "changes": built.changes,
         "state_bytes": weights + _bytes(trained) + optimizer_bytes,
         "checkpoint_bytes": weights + optimizer_bytes,
         "activation_bytes": None if problems else _activation_bytes(job, network),
@@ -109,6 +116,12 @@ def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> lis
     if not isinstance(logits_NK, torch.Tensor) or tuple(logits_NK.shape) != expected:
         shape = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
         return [f"model {recipe.model.name}: the output is {shape}, not {expected} (images, classes)"]
+    try:
+        build_loss(recipe, dataset)(logits_NK, torch.zeros(smallest, dtype=torch.int64))
+    except TrainingError as error:
+        return [str(error)]
+    except Exception as error:  # neither does a loss of the user's own have to fit
+        return [f"loss {recipe.loss.name}: {(str(error).splitlines() or [type(error).__name__])[0]}"]
     return []
 
 

@@ -12,10 +12,12 @@ from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
-from megabatch.trainer.optim.state import load_optimizer_tensors, optimizer_tensors
+from megabatch.trainer.noise_scale import advice
+from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
+from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.state import TrainState
-from megabatch.trainer.step import take_step
+from megabatch.trainer.step import StepReport, take_step
 
 Outcome = Literal["finished", "stopped"]
 
@@ -26,19 +28,51 @@ def train(parts: Parts) -> Outcome:
     _evaluate_if_due(parts)  # a run stopped at the end of an epoch has its evaluation still before it
     micro_batches = parts.micro_batches_from(state.step)
     log_every = parts.job.recipe.tracking.every_steps
+    log_ratios_every = parts.job.recipe.tracking.trust_ratios_every_steps
+    if log_ratios_every is not None:
+        keep_trust_ratios(parts.step_parts.optimizer)
     while state.step < steps.total and not state.stopped_early:
-        report = take_step(parts.step_parts, micro_batches, parts.learning_rate())
+        report = take_step(parts.step_parts, micro_batches, parts.learning_rate(), state)
+        if report.passed_over is not None:
+            _tell_passed_over(parts, report)
         state.step += 1
         state.samples_seen = steps.samples_seen(state.step)
         if state.step % log_every == 0 or state.step == steps.total:
             parts.trackers.step(report, state)
+        if log_ratios_every is not None and state.step % log_ratios_every == 0:
+            parts.trackers.trust_ratios(trust_ratios(parts.step_parts.optimizer), state)
         if report.stop_requested and state.step < steps.total:
             save(parts)
             return "stopped"
+        if state.step % steps.per_epoch == 0 and parts.job.recipe.tracking.noise_scale:
+            _tell_noise_scale(parts)
         improved = _evaluate_if_due(parts)
         if improved or state.stopped_early or _checkpoint_due(parts):
             save(parts)
     return "finished"
+
+
+def _tell_noise_scale(parts: Parts) -> None:
+    scale, batch = parts.state.noise.noise_scale, parts.steps.global_batch
+    known = (
+        advice(scale, batch) if scale is not None else "gradient noise scale: not known yet, noise hides the gradient"
+    )
+    parts.trackers.message(known)
+
+
+def _tell_passed_over(parts: Parts, report: StepReport) -> None:
+    """Say which samples had no part in training; end the run if there were too many such steps."""
+    span, most = parts.steps.at(report.step), parts.job.recipe.stability.max_passed_over
+    seen = parts.state.guard.passed_over
+    parts.trackers.message(
+        f"step {report.step + 1} passed over, {seen} of at most {most}: {report.passed_over}. Its samples, positions "
+        f"{span.start} to {span.stop - 1} of epoch {span.epoch + 1}, had no part in an update"
+    )
+    if seen > most:
+        raise TrainingError(
+            f"{seen} steps were passed over, stability.max_passed_over allows {most}; the last: {report.passed_over}. "
+            "The learning rate may be too high or the warmup too short (optimizer.base_learning_rate, schedule.warmup)"
+        )
 
 
 def _evaluate_if_due(parts: Parts) -> bool:
@@ -92,13 +126,17 @@ def save(parts: Parts) -> None:
         return
     work = parts.step_parts
     scaler = work.precision.scaler
+    if work.average is not None:
+        parts.state.average_updates = work.average.updates
     state = {
         "fingerprint": parts.job.fingerprint(),
         "training": parts.state.to_json(),
         "scaler": scaler.state_dict() if scaler else None,
         "num_ranks": parts.world.num_ranks,
+        "optimizer": optimizer_numbers(work.optimizer),
     }
-    snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state)
+    averaged = work.average.tensors() if work.average is not None else {}
+    snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state, averaged)
     try:
         checkpoint.save(parts.run_dir, parts.state.step, snapshot)
     except (OSError, SafetensorError) as error:
@@ -124,11 +162,13 @@ def restore(parts: Parts) -> None:
         )
     work = parts.step_parts
     work.engine.network.load_state_dict(snapshot.network)
-    load_optimizer_tensors(work.optimizer, snapshot.optimizer)
+    load_optimizer(work.optimizer, snapshot.optimizer, snapshot.state["optimizer"])
     if work.precision.scaler is not None:
         work.precision.scaler.load_state_dict(snapshot.state["scaler"])
     parts.state = TrainState.from_json(snapshot.state["training"])
     parts.state.attempt += 1
+    if work.average is not None:
+        work.average.load(snapshot.averaged, parts.state.average_updates)
     parts.trackers.message(
         f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, "
         f"{parts.state.samples_seen:,} samples seen, written by {snapshot.state['num_ranks']} ranks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from megabatch.configs.precision import Bf16, Fp16, Fp32, Fp64
+from megabatch.trainer.errors import TrainingError
 
 _NOTHING = nullcontext()
 
@@ -46,12 +48,28 @@ class PrecisionPolicy:
             self.scaler.step(optimizer)
             self.scaler.update()
 
+    def pass_over(self) -> None:
+        """End a step without an update; fp16 still adapts its scale."""
+        if self.scaler is not None:
+            self.scaler.update()
+
+    @property
+    def scale(self) -> float:
+        """Return what gradients are multiplied with until they are unscaled; waits for the device."""
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
+
 
 def precision_policy(settings: Fp32 | Fp64 | Bf16 | Fp16, device: torch.device) -> PrecisionPolicy:
     """Return the policy that a recipe's `precision` names."""
+    _set_tf32(isinstance(settings, Fp32) and settings.tf32)
     if isinstance(settings, Fp64):
         return PrecisionPolicy(device, torch.float64, None, None)
     if isinstance(settings, Bf16):
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise TrainingError(
+                f"{socket.gethostname()}: {torch.cuda.get_device_name(device)} does not compute in bf16. "
+                "Set precision=fp16 or precision=fp32"
+            )
         return PrecisionPolicy(device, torch.float32, torch.bfloat16, None)
     if isinstance(settings, Fp16):
         scaler = torch.amp.GradScaler(
@@ -59,3 +77,10 @@ def precision_policy(settings: Fp32 | Fp64 | Bf16 | Fp16, device: torch.device) 
         )
         return PrecisionPolicy(device, torch.float32, torch.float16, scaler)
     return PrecisionPolicy(device, torch.float32, None, None)
+
+
+def _set_tf32(allowed: bool) -> None:
+    """Set what a GPU does with float32 in matrix products and convolutions; torch's own defaults differ."""
+    precision = "tf32" if allowed else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]

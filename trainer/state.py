@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from megabatch.trainer.guard import GuardState
+from megabatch.trainer.noise_scale import NoiseAverages
 from megabatch.trainer.patience import Patience
 
 
@@ -21,6 +23,9 @@ class TrainState:
     plateau: Patience = field(default_factory=Patience)
     early_stopping: Patience = field(default_factory=Patience)
     stopped_early: bool = False
+    guard: GuardState = field(default_factory=GuardState)
+    noise: NoiseAverages = field(default_factory=NoiseAverages)
+    average_updates: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain values."""
@@ -31,4 +36,5 @@ class TrainState:
         """Return the state that `to_json` gave."""
         values = dict(values)
         plateau, early_stopping = (Patience(**values.pop(name)) for name in ("plateau", "early_stopping"))
-        return cls(**values, plateau=plateau, early_stopping=early_stopping)
+        guard, noise = GuardState(**values.pop("guard")), NoiseAverages(**values.pop("noise"))
+        return cls(**values, plateau=plateau, early_stopping=early_stopping, guard=guard, noise=noise)

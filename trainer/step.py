@@ -21,15 +21,20 @@ from megabatch.data.errors import SkippedSample
 from megabatch.data.hashing import RandomStream, key
 from megabatch.data.loader import MicroBatch
 from megabatch.data.requests import Request
+from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.batch_augment.chain import BatchTransform
 from megabatch.trainer.batch_norm import StepBatchNorm
+from megabatch.trainer.clipping import add_penalties, clip
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.guard import harm_of
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
+from megabatch.trainer.noise_scale import NoiseAverages, squared_norm
 from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
 from megabatch.trainer.seeding import NetworkSeed
+from megabatch.trainer.state import TrainState
 
 _BATCH_AUGMENT = 6  # what a key is for: mixup and the like
 
@@ -47,6 +52,8 @@ class StepReport(NamedTuple):
     data_wait_seconds: float
     skipped_samples: int
     stop_requested: bool
+    noise_scale: float | None = None
+    passed_over: str | None = None
 
     @property
     def data_wait_share(self) -> float:
@@ -63,6 +70,7 @@ class StepParts:
     seed_network: NetworkSeed
     engine: Engine
     parameters: tuple[nn.Parameter, ...]
+    decayed: tuple[nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
     precision: PrecisionPolicy
     normalize: Normalize
@@ -71,6 +79,7 @@ class StepParts:
     batch_norm: StepBatchNorm
     stop_requested: Callable[[], bool]
     ledger: Ledger
+    average: WeightAverage | None
     on_micro_batch: Callable[[Request], None]
 
 
@@ -79,40 +88,55 @@ class _Sums:
     """What one rank adds up over its micro-batches of a step."""
 
     losses: list[torch.Tensor] = field(default_factory=list)
+    samples: int = 0
+    small_gradient: torch.Tensor | None = None
+    small_samples: int = 0
     data_wait_seconds: float = 0.0
     skipped: list[SkippedSample] = field(default_factory=list)
 
 
-def take_step(parts: StepParts, micro_batches: Iterator[MicroBatch], learning_rate: float) -> StepReport:
+def take_step(
+    parts: StepParts, micro_batches: Iterator[MicroBatch], learning_rate: float, state: TrainState
+) -> StepReport:
     """Train on the next global batch. Raises TrainingError, before the update, if the loss is not finite."""
+    recipe = parts.job.recipe
     started = time.perf_counter()
     for group in parts.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["learning_rate_factor"]
     if not parts.engine.network.training:
         parts.engine.network.train()
     parts.batch_norm.begin()
     sums, request = _accumulate(parts, micro_batches)
     loss, num_skipped, stop_requested = _agree(parts, sums, request)
     if num_skipped:
-        parts.ledger.add(sums.skipped, parts.job.recipe.data.train_split, request)
-    _refuse_infinite("loss", loss, request, parts.job.recipe)
-    parts.precision.unscale(parts.optimizer)
-    if num_skipped:
-        _divide_by_what_counts(parts, request.step_samples, num_skipped)
-    gradient_norm = _clip(parts, request)
-    parts.precision.step(parts.optimizer)
+        parts.ledger.add(sums.skipped, recipe.data.train_split, request)
+    if recipe.stability.on_nonfinite == "stop":
+        _refuse_infinite("loss", loss, request, recipe)
+    if recipe.tracking.noise_scale and not num_skipped and math.isfinite(loss):
+        _measure_noise(parts, sums, request, state.noise)
+    gradient_norm = _finish_gradient(parts, request, num_skipped)
+    harm = harm_of(recipe.stability, state.guard, loss, gradient_norm) if recipe.stability.guards else None
+    if harm is None:
+        parts.precision.step(parts.optimizer)
+        if parts.average is not None:
+            parts.average.after_step(request.step + 1)
+    else:
+        parts.precision.pass_over()
+        parts.batch_norm.undo()
     for parameter in parts.parameters:
         parameter.grad = None
     seconds = time.perf_counter() - started
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
         seconds, sums.data_wait_seconds, num_skipped, stop_requested,
+        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm,
     )  # fmt: skip
 
 
 def _accumulate(parts: StepParts, micro_batches: Iterator[MicroBatch]) -> tuple[_Sums, Request]:
     """Run this rank's micro-batches of the step."""
     sums = _Sums()
+    measure_first = parts.job.recipe.tracking.noise_scale and parts.engine.num_ranks == 1
     while True:
         asked = time.perf_counter()
         micro_batch = next(micro_batches)
@@ -123,8 +147,12 @@ def _accumulate(parts: StepParts, micro_batches: Iterator[MicroBatch]) -> tuple[
         if micro_batch.skipped:
             sums.skipped += micro_batch.skipped
         parts.batch_norm.collect(len(request.sample_ids))
+        sums.samples += len(request.sample_ids)
         if request.last:
             return sums, request
+        if measure_first and sums.small_gradient is None:
+            sums.small_gradient = squared_norm(p.grad for p in parts.parameters if p.grad is not None)
+            sums.small_samples = sums.samples
 
 
 def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor:
@@ -189,14 +217,44 @@ def _factor(step_samples: int, num_skipped: int) -> float:
     return step_samples / max(step_samples - num_skipped, 1)
 
 
-def _clip(parts: StepParts, request: Request) -> float | None:
-    max_norm = parts.job.recipe.regularization.clip_norm
-    if max_norm is None:
+def _finish_gradient(parts: StepParts, request: Request, num_skipped: int) -> float | None:
+    """Unscale, divide, add penalties and clip; return the norm before clipping where it is known."""
+    settings, recipe = parts.job.recipe.regularization, parts.job.recipe
+    parts.precision.unscale(parts.optimizer)
+    if num_skipped:
+        _divide_by_what_counts(parts, request.step_samples, num_skipped)
+    if settings.l1 or settings.l2:
+        add_penalties(parts.decayed, settings.l1, settings.l2)
+    if not (settings.clips or recipe.tracking.gradient_norm or recipe.stability.guards):
         return None
-    gradient_norm = float(parts.engine.clip_gradients(max_norm))
-    if parts.precision.scaler is None:  # with loss scaling an overflow is expected now and then, and skipped
-        _refuse_infinite("gradient norm", gradient_norm, request, parts.job.recipe)
+    norm = clip(parts.parameters, settings, recipe.tracking.gradient_norm or recipe.stability.guards)
+    if norm is None:
+        return None
+    gradient_norm = float(norm)
+    # With loss scaling an overflow is expected now and then, and its update is left out.
+    if parts.precision.scaler is None and recipe.stability.on_nonfinite == "stop":
+        _refuse_infinite("gradient norm", gradient_norm, request, recipe)
     return gradient_norm
+
+
+def _measure_noise(parts: StepParts, own: _Sums, request: Request, averages: NoiseAverages) -> None:
+    """Compare the gradient of few samples with that of the step, before it is unscaled, divided or clipped."""
+    small, samples = own.small_gradient, own.small_samples
+    if parts.engine.num_ranks > 1:
+        small, samples = parts.engine.take_local_squares(), own.samples
+    # The gradients are sums over `samples`, divided by the samples of the step.
+    values = torch.zeros(3, dtype=torch.float64, device=parts.device)
+    if samples and small is not None:
+        values[0] = small * (request.step_samples / samples) ** 2
+        values[1:] = torch.tensor([1.0 / samples, 1.0])
+    parts.engine.sum_over_ranks(values)
+    big = squared_norm(parameter.grad for parameter in parts.parameters if parameter.grad is not None)
+    small_sum, inverses, contributions, big_square = [*values.tolist(), float(big)]
+    if contributions and inverses / contributions > 1.0 / request.step_samples:
+        unscaled = parts.precision.scale**-2
+        averages.add(
+            unscaled * small_sum / contributions, inverses / contributions, unscaled * big_square, request.step_samples
+        )
 
 
 def _refuse_infinite(what: str, value: float, request: Request, recipe: Recipe) -> None:

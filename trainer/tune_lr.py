@@ -31,10 +31,13 @@ def range_test(parts: Parts, low: float, high: float, steps: int) -> dict[str, A
     ended = "high"
     for rate in exponential_rates(low, high, steps):
         try:
-            report = take_step(parts.step_parts, micro_batches, rate)
+            report = take_step(parts.step_parts, micro_batches, rate, parts.state)
         except TrainingError as error:
             if not _NOT_FINITE.search(str(error)):
                 raise
+            ended = "not finite"
+            break
+        if not math.isfinite(report.loss):  # where the recipe has a guard, take_step leaves the update out
             ended = "not finite"
             break
         rates.append(rate)

@@ -33,7 +33,7 @@ def cook(
     if greedy and job.recipe.data.validation_split is None:
         problem = "chooses by the validation split, and the recipe of these runs has none: leave out --greedy"
         raise ConfigError([Problem("--greedy", problem)])
-    job = check(without_tracking(job)).job
+    job = check(_without_averaging(without_tracking(job))).job
     hidden = output.absolute().with_name(f".{output.name}.{os.getpid()}")
     hidden.mkdir(parents=True)
     try:
@@ -49,6 +49,11 @@ def cook(
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return job, found
+
+
+def _without_averaging(job: Job) -> Job:
+    """Return the job without `averaging`: its average is that of a training, and would stand in for the soup."""
+    return job.model_copy(update={"recipe": job.recipe.model_copy(update={"averaging": None})})
 
 
 def _say_stopping(text: str) -> None:

@@ -69,7 +69,8 @@ seed: ${env:HOME}
 """)
     assert problems("bad.yaml") == [
         "bad.yaml:2:1: epochs: '3': should be a valid integer",
-        "bad.yaml:3:1: optimizer: 'lambb' is not known. Did you mean lamb? Allowed: sgd, adamw, lars, lamb.",
+        "bad.yaml:3:1: optimizer: 'lambb' is not known. Did you mean lamb? Allowed: sgd, adagrad, "
+        "rmsprop, adam, adamw, lars, lamb, torch/NAME, timm/NAME.",
         "bad.yaml:6:3: data.image_size: -1: should be greater than 0",
         "bad.yaml:7:3: data.path: '${env:MEGABATCH_UNSET}/x': the environment variable MEGABATCH_UNSET is not set: "
         "export it",
@@ -81,8 +82,8 @@ seed: ${env:HOME}
         "bad.yaml:11:29: batch.micro_batch: True: should be a valid integer",
         "bad.yaml:12:1: schedule.every: missing. Add it under schedule.",
         "bad.yaml:13:14: evaluation.metric: 'top5' is not one of the values. Did you mean top1? Allowed: top1, loss.",
-        "bad.yaml:14:1: engin: unknown key. Did you mean engine? Allowed: name, seed, epochs, data, model, batch, "
-        "optimizer, schedule, precision, engine, regularization, evaluation, checkpoint, tracking, deterministic.",
+        "bad.yaml:14:1: engin: unknown key. Did you mean engine? Allowed: name, seed, epochs, data, model, batch, loss, "
+        "optimizer, schedule, precision, engine, regularization, averaging, stability, evaluation, checkpoint, tracking, deterministic.",
         "bad.yaml:15:1: seed: '${env:HOME}': ${env:NAME} is not replaced in this key: write the value",
         "bad.yaml:15:1: seed: '${env:HOME}': should be a valid integer",
     ]

@@ -89,8 +89,8 @@ def test_a_wrong_key_is_told_with_file_and_line(place: Path) -> None:
     (place / "wrong.yaml").write_text(RECIPE.replace("epochs: 2", "epoch: 2"))
     assert error_of("launch", "wrong.yaml").splitlines() == [
         "error: wrong.yaml:1:1: epochs: missing. Add it at the top level.",
-        "error: wrong.yaml:2:1: epoch: unknown key. Did you mean epochs? Allowed: name, seed, epochs, data, model, batch, "
-        "optimizer, schedule, precision, engine, regularization, evaluation, checkpoint, tracking, deterministic.",
+        "error: wrong.yaml:2:1: epoch: unknown key. Did you mean epochs? Allowed: name, seed, epochs, data, model, batch, loss, "
+        "optimizer, schedule, precision, engine, regularization, averaging, stability, evaluation, checkpoint, tracking, deterministic.",
     ]
 
 

@@ -163,6 +163,14 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["schedule=plateau", "schedule.warmup=1", "data.validation_split=null"], described(1000), "schedule is plateau, and "
          "data.validation_split is null: both are decided by its metric. Instead: name a data.validation_split, or do "
          "without"),
+        (["precision={name: fp32, tf32: true}"], described(1000), "precision.tf32=true with cluster.device=cpu: TF32 is a "
+         "format of NVIDIA GPUs (from Ampere on). Instead: precision=fp32, or bf16 for speed"),
+        (["tracking.noise_scale=true", "cluster.processes_per_node=1", "batch.micro_batch=256"], described(1000),
+         "tracking.noise_scale with one rank and one micro-batch a step (batch.micro_batch=256): it is measured by comparing "
+         "the gradient of few samples with that of the whole step. Instead: batch.micro_batch=128 or less, or more ranks"),
+        (["optimizer={name: sgd, base_learning_rate: 0.1}", "tracking.trust_ratios_every_steps=10"], described(1000),
+         "tracking.trust_ratios_every_steps is set, and optimizer is sgd: only LARS and LAMB, those of this program, have "
+         "them. Instead: tracking.trust_ratios_every_steps=null, or optimizer lars or lamb"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "

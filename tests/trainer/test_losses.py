@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from timm.data.mixup import mixup_target
+from timm.loss import BinaryCrossEntropy as TimmsBinaryCrossEntropy
 from timm.loss import SoftTargetCrossEntropy
 from torch.nn import functional
 
+from megabatch.configs.losses import BinaryCrossEntropy, CrossEntropy, Custom, Focal, Huber, MeanSquaredError
+from megabatch.trainer import losses as built
 from megabatch.trainer.batch_augment.mix import mixed_targets
-from megabatch.trainer.losses import cross_entropy
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.losses import Loss
+
+COUNTS = (4, 1, 2, 8, 5)
+
+
+def cross_entropy(smoothing: float, **settings: object) -> Loss:
+    return built.cross_entropy(CrossEntropy.model_validate(settings), smoothing, COUNTS)
+
 
 LOGITS_NK = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 LABELS_N = torch.tensor([0, 4, 2, 2, 1, 3])
@@ -52,3 +64,82 @@ def test_autocast_computes_the_loss_of_distributions_in_float32(dtype: torch.dty
         losses_N = cross_entropy(0.1)(low, targets_NK)
     assert losses_N.dtype == torch.float32
     torch.testing.assert_close(losses_N, cross_entropy(0.1)(low.float(), targets_NK))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_are_torchs_before_its_mean(smoothing: float) -> None:
+    weights = (0.5, 1.0, 2.0, 0.0, 3.0)
+    expected = functional.cross_entropy(
+        LOGITS_NK, LABELS_N, torch.tensor(weights, dtype=torch.float64), reduction="none", label_smoothing=smoothing
+    )
+    loss = cross_entropy(smoothing, class_weights=weights)
+    torch.testing.assert_close(loss(LOGITS_NK, LABELS_N), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        loss(LOGITS_NK, functional.one_hot(LABELS_N, 5).double()), expected, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_balanced_weights_make_every_class_count_the_same() -> None:
+    weights = [20 / (5 * count) for count in COUNTS]
+    balanced = cross_entropy(0.0, class_weights="balanced")(LOGITS_NK, LABELS_N)
+    torch.testing.assert_close(balanced, cross_entropy(0.0, class_weights=tuple(weights))(LOGITS_NK, LABELS_N))
+    assert sum(weight * count for weight, count in zip(weights, COUNTS, strict=True)) == pytest.approx(sum(COUNTS))
+
+
+@pytest.mark.parametrize("settings", [{}, {"target_threshold": 0.2}, {"sum_classes": True}])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_is_timms(settings: dict[str, object], smoothing: float) -> None:
+    reference = TimmsBinaryCrossEntropy(
+        smoothing, settings.get("target_threshold"), reduction="none", sum_classes=bool(settings.get("sum_classes"))
+    )
+    loss = built.binary_cross_entropy(BinaryCrossEntropy.model_validate(settings), smoothing, COUNTS)
+    theirs = reference(LOGITS_NK.float(), LABELS_N)
+    ours = loss(LOGITS_NK.float(), LABELS_N)
+    expected = (theirs, ours.mean()) if theirs.ndim == 0 else (theirs.mean(dim=1), ours)  # timm's sum is a mean then
+    torch.testing.assert_close(*expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.25, None])
+def test_focal_is_the_papers_formula(alpha: float | None) -> None:
+    loss = built.focal(Focal(gamma=1.5, alpha=alpha), 0.0, COUNTS)
+    z = LOGITS_NK.numpy()
+    right = np.eye(5)[LABELS_N.numpy()] == 1
+    p = np.where(right, 1 / (1 + np.exp(-z)), 1 - 1 / (1 + np.exp(-z)))
+    balance = np.ones_like(p) if alpha is None else np.where(right, alpha, 1 - alpha)
+    expected = (balance * (1 - p) ** 1.5 * -np.log(p)).sum(axis=1)
+    np.testing.assert_allclose(loss(LOGITS_NK, LABELS_N).numpy(), expected, rtol=1e-12)
+
+
+def test_squared_and_huber_errors_are_their_formulas() -> None:
+    error = LOGITS_NK.numpy() - np.eye(5)[LABELS_N.numpy()]
+    squared = built.mean_squared_error(MeanSquaredError(), 0.0, COUNTS)(LOGITS_NK, LABELS_N)
+    np.testing.assert_allclose(squared.numpy(), (error**2).mean(axis=1), rtol=1e-12)
+    huber = built.huber(Huber(delta=0.7), 0.0, COUNTS)(LOGITS_NK, LABELS_N)
+    size = np.abs(error)
+    expected = np.where(size <= 0.7, size**2 / 2, 0.7 * (size - 0.35)).mean(axis=1)
+    np.testing.assert_allclose(huber.numpy(), expected, rtol=1e-12)
+
+
+def test_a_loss_of_ones_own_gives_one_number_a_sample() -> None:
+    own = Custom(function="torch.nn.functional:cross_entropy", options={"reduction": "none"})
+    torch.testing.assert_close(
+        built.custom(own, 0.0, COUNTS)(LOGITS_NK, LABELS_N), cross_entropy(0.0)(LOGITS_NK, LABELS_N)
+    )
+    mean = Custom(function="torch.nn.functional:cross_entropy")
+    with pytest.raises(TrainingError, match=r"returned \(\) for 6 samples, not one number for each"):
+        built.custom(mean, 0.0, COUNTS)(LOGITS_NK, LABELS_N)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: built.custom(Custom(function="nowhere:loss"), 0.0, COUNTS), "No module named 'nowhere'"),
+        (lambda: built.custom(Custom(function="math:loss"), 0.0, COUNTS), "no attribute 'loss'"),
+        (lambda: built.custom(Custom(function="math:sqrt"), 0.1, COUNTS), "would have no effect"),
+        (lambda: cross_entropy(0.0, class_weights=(1.0, 2.0)), "2 weights for 5 classes"),
+        (lambda: built.cross_entropy(CrossEntropy(class_weights="balanced"), 0.0, (3, 0)), "class 1 has no sample"),
+    ],
+)
+def test_a_loss_that_cannot_be_made_says_why(make: object, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        make()  # type: ignore[operator]

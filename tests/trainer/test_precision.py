@@ -33,6 +33,13 @@ def train(settings: Fp32 | Fp64 | Bf16 | Fp16, steps: int = 60) -> list[float]:
     return losses
 
 
+@pytest.mark.parametrize(("settings", "expected"), [(Fp32(), "ieee"), (Fp32(tf32=True), "tf32"), (Bf16(), "ieee")])
+def test_tf32_is_what_the_recipe_says(settings: Fp32 | Bf16, expected: str) -> None:
+    precision_policy(settings, torch.device("cpu"))
+    assert torch.backends.cuda.matmul.fp32_precision == expected
+    precision_policy(Fp32(), torch.device("cpu"))
+
+
 @pytest.mark.parametrize("settings", [Fp32(), Fp64(), Bf16(), Fp16(initial_scale=1024.0)])
 def test_every_precision_learns(settings: Fp32 | Fp64 | Bf16 | Fp16) -> None:
     losses = train(settings)

@@ -30,8 +30,8 @@ class Engine(Protocol):
         """Return the context of one micro-batch, forward and backward; gradients are summed over ranks in the last."""
         ...
 
-    def clip_gradients(self, max_norm: float) -> torch.Tensor:
-        """Scale the gradient down to the norm `max_norm` if it is larger; return its norm before, on every rank."""
+    def take_local_squares(self) -> torch.Tensor | None:
+        """Return the sum of squares of this rank's own gradient of the step, if it was asked for, and forget it."""
         ...
 
     def sum_over_ranks(self, values: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ same as any other.
 
 # No `from __future__ import annotations`: torch compares the annotations of a communication hook as objects.
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megabatch.configs.engines import Ddp
+from megabatch.configs.model import Compile
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import World
 
@@ -29,9 +31,18 @@ _LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which ar
 class DdpEngine:
     """The engine `ddp`. With one rank there is nothing to share, and the network is used as it is."""
 
-    def __init__(self, network: nn.Module, settings: Ddp, world: World, example_NCHW: torch.Tensor):
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: Ddp,
+        world: World,
+        example_NCHW: torch.Tensor,
+        compile_settings: Compile | None = None,
+        measure_noise: bool = False,
+    ):
         self.network = network
         self.num_ranks = world.num_ranks
+        self._local_squares: list[torch.Tensor] = []
         self._parallel: DistributedDataParallel | None = None
         if world.num_ranks > 1:
             self._parallel = DistributedDataParallel(
@@ -42,22 +53,32 @@ class DdpEngine:
                 find_unused_parameters=settings.find_unused_parameters,
                 gradient_as_bucket_view=True,
             )
-            self._parallel.register_comm_hook(None, _sum_bucket)
+            self._parallel.register_comm_hook(self._local_squares if measure_noise else None, _sum_bucket)
+        forward: Callable[[torch.Tensor], torch.Tensor] = network if self._parallel is None else self._parallel
+        if compile_settings is not None:
+            # `dynamic`: the last micro-batch of an epoch is smaller, and must not be compiled anew each time.
+            mode = None if compile_settings.mode == "default" else compile_settings.mode
+            forward = torch.compile(forward, backend=compile_settings.backend, mode=mode, dynamic=True)
+        self._forward = forward
+        if self._parallel is not None:
             self._settle_buckets(example_NCHW)
 
     def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Return logits_NK."""
-        forward = self.network if self._parallel is None else self._parallel
-        logits_NK: torch.Tensor = forward(images_NCHW)
+        logits_NK: torch.Tensor = self._forward(images_NCHW)
         return logits_NK
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Return the context of one micro-batch."""
         return _NOTHING if last or self._parallel is None else self._parallel.no_sync()
 
-    def clip_gradients(self, max_norm: float) -> torch.Tensor:
-        """Clip by the norm over all parameters; the gradients are equal on all ranks, so no talk is needed."""
-        return nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)
+    def take_local_squares(self) -> torch.Tensor | None:
+        """Return the sum of squares of this rank's own gradient, taken bucket by bucket before the sum over ranks."""
+        if not self._local_squares:
+            return None
+        total = torch.stack(self._local_squares).sum()
+        self._local_squares.clear()
+        return total
 
     def sum_over_ranks(self, values: torch.Tensor) -> None:
         """Sum in place."""
@@ -77,11 +98,14 @@ class DdpEngine:
                 "(requires_grad=False), or set engine={name: ddp, find_unused_parameters: true} (a search every step)"
             ) from error
         self.network.zero_grad(set_to_none=True)
+        self._local_squares.clear()
         for buffer, before in zip(self.network.buffers(), buffers, strict=True):
             buffer.copy_(before)
 
 
-def _sum_bucket(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+def _sum_bucket(state: list[torch.Tensor] | None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+    if state is not None:
+        state.append(torch.linalg.vector_norm(bucket.buffer(), dtype=torch.float64).square())
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     future: torch.futures.Future[torch.Tensor] = work.get_future().then(lambda done: done.value()[0])
     return future

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import importlib
 
-import torch
 from torch import nn
 
 from megabatch.configs.errors import nearest
 from megabatch.configs.model import Model
+from megabatch.configs.regularization import Regularization
 from megabatch.trainer.errors import TrainingError
 
+_NO_RATES = Regularization()
 
-def load_model(settings: Model, num_classes: int) -> nn.Module:
+
+def load_model(settings: Model, num_classes: int, regularization: Regularization = _NO_RATES) -> nn.Module:
     """Build the network with random weights from torch's generator. Raises TrainingError naming what is known."""
     library, _, name = settings.name.partition("/")
     try:
         if library == "timm" and name:
-            return _timm(name, settings, num_classes)
+            return _timm(name, settings, num_classes, regularization)
         if library == "torchvision" and name:
             return _torchvision(name, settings, num_classes)
         return _by_import_path(settings, num_classes)
@@ -25,12 +27,19 @@ def load_model(settings: Model, num_classes: int) -> nn.Module:
         raise TrainingError(f"model {settings.name} with options {settings.options}: {error}") from error
 
 
-def _timm(name: str, settings: Model, num_classes: int) -> nn.Module:
+def _timm(name: str, settings: Model, num_classes: int, regularization: Regularization) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
         raise TrainingError(f"timm has no model {name!r}. {_close(name, timm.list_models())}")
-    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **settings.options)
+    rates = {"drop_rate": regularization.dropout, "drop_path_rate": regularization.stochastic_depth}
+    wanted = {option: rate for option, rate in rates.items() if rate is not None}
+    twice = sorted(wanted.keys() & settings.options.keys())
+    if twice:
+        raise TrainingError(f"model.options.{twice[0]} and regularization name the same rate: leave one of them out")
+    network: nn.Module = timm.create_model(
+        name, pretrained=False, num_classes=num_classes, **settings.options, **wanted
+    )
     return network
 
 
@@ -65,9 +74,3 @@ def _close(name: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
     return nearest(name, close) if close else f"It has {len(known)} others."
-
-
-def initialize(settings: Model, num_classes: int, seed: int) -> nn.Module:
-    """Build the network with weights that are a function of the seed alone."""
-    torch.manual_seed(seed)
-    return load_model(settings, num_classes)

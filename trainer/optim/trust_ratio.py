@@ -5,18 +5,26 @@ Stays on the device: nothing here may read a value back to the host, which would
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def norm(tensor: Tensor) -> Tensor:
-    """Return the Euclidean norm as a 0-dim tensor; float32 for bfloat16 and float16, else the tensor's own dtype."""
-    length: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-    return length
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean norms as one vector; float32 for bfloat16 and float16, else the tensors' own dtype."""
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    return torch.stack(torch._foreach_norm(list(tensors), 2, dtype=dtype))
+
+
+def norm(tensor: Tensor) -> float:
+    """Return the Euclidean norm of a tensor on the CPU, as a number on the host."""
+    length: Tensor = torch.linalg.vector_norm(tensor)
+    return length.item()
 
 
 def trust_ratio(parameter_norm: Tensor, update_norm: Tensor, coefficient: float = 1.0, epsilon: float = 0.0) -> Tensor:
-    """Return coefficient * ||w|| / (||u|| + epsilon), and 1 where ||w|| or ||u|| is 0.
+    """Return coefficient * ||w|| / (||u|| + epsilon), and 1 where ||w|| or ||u|| is 0; element by element.
 
     LARS (You, Gitman and Ginsburg 2017, algorithm 1): ||u|| is ||g|| + weight_decay * ||w||, the variant `separate`,
     or ||g + weight_decay * w||, the variant `joint`. LAMB (You et al. 2020, algorithm 2): u is Adam's update plus the
@@ -28,3 +36,15 @@ def trust_ratio(parameter_norm: Tensor, update_norm: Tensor, coefficient: float 
     """
     defined = (parameter_norm > 0) & (update_norm > 0)
     return torch.where(defined, coefficient * parameter_norm / (update_norm + epsilon), 1.0)
+
+
+def host_trust_ratio(
+    parameter_norm: float, update_norm: float, coefficient: float = 1.0, epsilon: float = 0.0
+) -> float:
+    """Return what `trust_ratio` does, of numbers on the host.
+
+    >>> host_trust_ratio(5.0, 2.0, coefficient=0.5)
+    1.25
+    """
+    defined = parameter_norm > 0 and update_norm > 0
+    return coefficient * parameter_norm / (update_norm + epsilon) if defined else 1.0

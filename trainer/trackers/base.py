@@ -21,6 +21,10 @@ class Tracker(Protocol):
         """Take note of an evaluation."""
         ...
 
+    def trust_ratios(self, ratios: dict[str, float], state: TrainState) -> None:
+        """Take note of the trust ratios of the last step by parameter name."""
+        ...
+
     def message(self, text: str) -> None:
         """Take note of something a person should know."""
         ...
@@ -45,6 +49,11 @@ class Trackers:
         """Tell all."""
         for member in self.members:
             member.evaluation(result, state)
+
+    def trust_ratios(self, ratios: dict[str, float], state: TrainState) -> None:
+        """Tell all."""
+        for member in self.members:
+            member.trust_ratios(ratios, state)
 
     def message(self, text: str) -> None:
         """Tell all."""
@@ -71,7 +80,10 @@ def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
         "data_wait_share": report.data_wait_share,
         "skipped_samples": report.skipped_samples,
     }
-    return values if report.gradient_norm is None else {**values, "gradient_norm": report.gradient_norm}
+    seldom = {
+        "gradient_norm": report.gradient_norm, "noise_scale": report.noise_scale, "passed_over": report.passed_over,
+    }  # fmt: skip
+    return values | {name: value for name, value in seldom.items() if value is not None}
 
 
 def evaluation_values(result: EvaluationResult, state: TrainState) -> dict[str, Any]:

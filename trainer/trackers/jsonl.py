@@ -34,6 +34,10 @@ class JsonlTracker:
         """Write a line of kind "evaluation"."""
         self._write("evaluation", state, evaluation_values(result, state))
 
+    def trust_ratios(self, ratios: dict[str, float], state: TrainState) -> None:
+        """Write a line of kind "trust_ratios"."""
+        self._write("trust_ratios", state, {"step": state.step, "ratios": ratios})
+
     def message(self, text: str) -> None:
         """Write a line of kind "message"."""
         self._file.write(json.dumps({"kind": "message", "time": time.time(), "text": text}) + "\n")

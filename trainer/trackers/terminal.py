@@ -46,6 +46,9 @@ class TerminalTracker:
             self._printed_at = time.monotonic()
             self._console.print(self._line(report, state), soft_wrap=True)
 
+    def trust_ratios(self, ratios: dict[str, float], state: TrainState) -> None:
+        """Leave them to metrics.jsonl: a line for each parameter would fill the screen."""
+
     def evaluation(self, result: EvaluationResult, state: TrainState) -> None:
         """Print one line for each evaluation; it stays on the screen."""
         is_best = result.split == self._validation_split and state.best_step == state.step

@@ -56,6 +56,10 @@ class WandbTracker:
         split = values.pop("split")
         self._put({f"{split}/{name}" if name not in _AXES else name: value for name, value in values.items()})
 
+    def trust_ratios(self, ratios: dict[str, float], state: TrainState) -> None:
+        """Send them as trust_ratio/PARAMETER."""
+        self._put({"samples_seen": state.samples_seen, **{f"trust_ratio/{name}": r for name, r in ratios.items()}})
+
     def message(self, text: str) -> None:
         """Leave messages to the terminal and metrics.jsonl."""
 

@@ -1,0 +1,39 @@
+"""What is done to the gradient of a whole step before the update: penalties, then clipping. The same on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from megabatch.configs.regularization import Regularization
+
+
+@torch.no_grad()
+def add_penalties(weights: Sequence[nn.Parameter], l1: float, l2: float) -> None:
+    """Add the gradient of `l1 * sum |w| + l2 / 2 * sum w**2` over the weights that have a gradient."""
+    trained = [weight for weight in weights if weight.grad is not None]
+    gradients: list[Tensor] = [weight.grad for weight in trained if weight.grad is not None]
+    if l2:
+        torch._foreach_add_(gradients, trained, alpha=l2)  # type: ignore[arg-type]
+    if l1:
+        torch._foreach_add_(gradients, torch._foreach_sign(trained), alpha=l1)  # type: ignore[arg-type]
+
+
+def clip(parameters: Sequence[nn.Parameter], settings: Regularization, measured: bool) -> Tensor | None:
+    """Clip the gradient as the recipe says; return its norm before, where `measured` or needed for it.
+
+    `clip_norm` scales the whole gradient down to a norm (Pascanu et al. 2013), `clip_value` cuts each element, and
+    `clip_adaptive` limits the norm of each row to a share of the norm of its weights (Brock et al. 2021, equation 3).
+    """
+    if settings.clip_norm is not None:
+        return nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]) if measured else None
+    if settings.clip_value is not None:
+        nn.utils.clip_grad_value_(parameters, settings.clip_value)
+    if settings.clip_adaptive is not None:
+        from timm.utils.agc import adaptive_clip_grad
+
+        adaptive_clip_grad([p for p in parameters if p.grad is not None], settings.clip_adaptive)
+    return norm

@@ -1,0 +1,125 @@
+"""Builds the network of a recipe: loads it, then changes in it what the recipe asks for, and says what was changed.
+
+In this order: activations, norms, dropout and stochastic depth, weights, residual blocks. All of it is a function of
+recipe and seed. The launcher's inspection and the ranks build with the same function.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from megabatch.configs.errors import nearest
+from megabatch.configs.model import Activation, GroupNorm, LayerNorm, LeakyRelu
+from megabatch.configs.recipe import Recipe
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.models.initialize import initialize_weights
+from megabatch.trainer.models.load import load_model
+from megabatch.trainer.models.regularize import set_dropout, set_stochastic_depth
+from megabatch.trainer.models.residual import zero_residual_blocks
+
+# By name, as timm has activations of its own. Sigmoid and tanh are not among them: in most networks they are gates.
+_REPLACED = frozenset(
+    {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "GELU", "SiLU", "Swish", "Mish", "Hardswish", "HardSwish",
+     "GELUTanh", "QuickGELU", "GELU_", "PReLU_"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network, and one line for each thing that was changed in it."""
+
+    network: nn.Module
+    changes: tuple[str, ...]
+
+
+def build_network(recipe: Recipe, num_classes: int) -> Built:
+    """Return the recipe's network on the CPU, in float32. Raises TrainingError for what the model does not have."""
+    settings, regularization = recipe.model, recipe.regularization
+    torch.manual_seed(recipe.seed)
+    network = load_model(settings, num_classes, regularization)
+    changes: list[str] = []
+    if settings.activation is not None:
+        changes.append(replace_activations(network, settings.activation))
+    if settings.replace_batch_norm is not None:
+        changes.append(replace_batch_norms(network, settings.replace_batch_norm))
+    if regularization.dropout is not None:
+        changes.append(set_dropout(network, settings.name, regularization.dropout))
+    if regularization.stochastic_depth is not None:
+        changes.append(set_stochastic_depth(network, settings.name, regularization.stochastic_depth))
+    if settings.initialization.name != "default":
+        changes.append(initialize_weights(network, settings.initialization, settings.activation, recipe.seed))
+    if settings.zero_init_residual:
+        changes.append(zero_residual_blocks(network))
+    if settings.checkpoint_activations:
+        changes.append(checkpoint_activations(network, settings.checkpoint_activations))
+    return Built(network, tuple(changes))
+
+
+def replace_activations(network: nn.Module, settings: Activation) -> str:
+    """Replace every activation module that is no gate. Raises TrainingError if there is none."""
+    kinds = [type(module).__name__ for module in network.modules() if type(module).__name__ in _REPLACED]
+    if not kinds:
+        raise TrainingError(
+            "model.activation: the network has no activation modules. Those called as functions (F.relu) cannot be "
+            "replaced from outside; its own options may choose the activation (model.options)"
+        )
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child).__name__ in _REPLACED:
+                setattr(parent, name, _activation(settings))
+    found = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+    return f"activation: {found} replaced by {settings.name}"
+
+
+def _activation(settings: Activation) -> nn.Module:
+    if isinstance(settings, LeakyRelu):
+        return nn.LeakyReLU(settings.slope)
+    kinds: dict[str, type[nn.Module]] = {
+        "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU,
+    }  # fmt: skip
+    return kinds[settings.name]()
+
+
+def replace_batch_norms(network: nn.Module, settings: GroupNorm | LayerNorm) -> str:
+    """Replace every batch norm over images, with the same epsilon. Raises TrainingError if there is none."""
+    replaced = 0
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.BatchNorm2d:
+                groups = math.gcd(settings.groups, child.num_features) if isinstance(settings, GroupNorm) else 1
+                setattr(parent, name, nn.GroupNorm(groups, child.num_features, child.eps, child.affine))
+                replaced += 1
+            elif isinstance(child, nn.BatchNorm2d):
+                raise TrainingError(
+                    f"model.replace_batch_norm: {name} is a {type(child).__name__}, which does more than batch norm. "
+                    "Ask the model itself for another norm (model.options, norm_layer in timm)"
+                )
+    if not replaced:
+        raise TrainingError("model.replace_batch_norm: the network has no batch norm")
+    return f"norm: {replaced} batch norms replaced by {settings.name}"
+
+
+def checkpoint_activations(network: nn.Module, patterns: tuple[str, ...]) -> str:
+    """Compute the insides of the matching modules again in the backward pass (Chen et al. 2016)."""
+    names = [name for name, _ in network.named_modules() if name]
+    chosen: list[str] = []
+    for pattern in patterns:
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            raise TrainingError(
+                f"model.checkpoint_activations: no module of the network matches {pattern!r}. {nearest(pattern, names)}"
+            )
+        chosen += matching
+    # Inside a module that is computed again nothing is kept anyway.
+    outermost = [name for name in dict.fromkeys(chosen) if not any(name.startswith(f"{other}.") for other in chosen)]
+    for name in outermost:
+        module = network.get_submodule(name)
+        module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+    return f"activations: {len(outermost)} modules computed again in the backward pass"
