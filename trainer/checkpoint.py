@@ -118,7 +118,7 @@ def chosen(run_dir: RunDir, which: str) -> Path:
     if which.isdigit() and run_dir.checkpoint(int(which)).is_dir():
         return run_dir.checkpoint(int(which))
     kept = ", ".join(sorted(folder.name for folder in run_dir.checkpoints.glob(f"{CHECKPOINT_PREFIX}*")))
-    raise TrainingError(f"no checkpoint {which!r}: write best, last, or the step of one of {kept}")
+    raise TrainingError(f"{run_dir.root} has no checkpoint {which!r}: write best, last, or the step of one of {kept}")
 
 
 def prune(run_dir: RunDir, keep_last: int, best_step: int | None) -> None:

@@ -100,7 +100,7 @@ def _step_seconds(parts: Parts, micro_batches: Iterator[MicroBatch], seconds: fl
 
 def _timed_step(parts: Parts, micro_batches: Iterator[MicroBatch]) -> float:
     started = time.perf_counter()
-    take_step(parts.step_parts, micro_batches, 0.0, parts.state)
+    take_step(parts.step_parts, micro_batches, learning_rate=0.0, state=parts.state)
     if parts.world.device.type == "cuda":
         torch.cuda.synchronize(parts.world.device)  # the update is still under way when the step returns
     return time.perf_counter() - started

@@ -37,6 +37,9 @@ def range_test(parts: Parts, low: float, high: float, steps: int) -> dict[str, A
                 raise
             ended = "not finite"
             break
+        if not math.isfinite(report.loss):  # where the recipe has a guard, take_step leaves the update out
+            ended = "not finite"
+            break
         rates.append(rate)
         losses.append(report.loss)
         if report.stop_requested:

@@ -119,7 +119,7 @@ def _probe(job: Job, sizes: list[int], seconds: float, limit: int | None) -> lis
     """Have one process try the sizes until one does not fit."""
     with scratch_run() as run_dir:
         write_job(job, run_dir.job)
-        request = write_request(run_dir, "batch", sizes=sizes, seconds=seconds, memory_limit=limit)
+        request = write_request(run_dir, "batch", {"sizes": sizes, "seconds": seconds, "memory_limit": limit})
         argv = rank_command(run_dir.job, ["--study", str(request)])
         ending = run(argv, child_environment(job), run_dir, job.working_folder, say_stopping)
         return _outcome(run_dir, ending)

@@ -16,7 +16,7 @@ from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.schedules import Constant
 from megabatch.launcher.prepare import Prepared
-from megabatch.launcher.study.process import require_local, run_study, scratch_run, without_tracking
+from megabatch.launcher.study.process import require_local, run_study, say_stopping, scratch_run, without_tracking
 
 SAFE_PART = 10.0
 _WINDOW = 0.04  # of all steps, to either side
@@ -43,7 +43,7 @@ def run_range_test(prepared: Prepared, low: float, high: float, steps: int) -> d
     require_local(prepared.job, "tune lr")
     job = _long_enough(without_tracking(prepared.job), steps, prepared.plan.steps_per_epoch)
     with scratch_run() as run_dir:
-        return run_study(job, run_dir, "lr", low=low, high=high, steps=steps)
+        return run_study(job, run_dir, "lr", {"low": low, "high": high, "steps": steps}, say_stopping)
 
 
 def _long_enough(job: Job, steps: int, steps_per_epoch: int) -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,21 @@ def scratch_run() -> Iterator[RunDir]:
     shutil.rmtree(folder)
 
 
-def run_study(job: Job, run_dir: RunDir, study: str, **settings: Any) -> dict[str, Any]:  # Any: plain JSON values
-    """Have the ranks of a local job do a study; return their result. Raises StudyFailedError."""
-    request = write_request(run_dir, study, **settings)
-    ending = launch.start(job, run_dir, say_stopping, ["--study", str(request)])
+def run_study(
+    job: Job, run_dir: RunDir, study: str, settings: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:  # Any: plain JSON values
+    """Have the ranks of a local job do a study; return their result. `say` tells what Ctrl-C does.
+
+    Raises StudyFailedError.
+    """
+    request = write_request(run_dir, study, settings)
+    ending = launch.start(job, run_dir, say, ["--study", str(request)])
     if ending.code != ExitCode.DONE:
         raise StudyFailedError(ending)
     return launch.read_result(run_dir.study_result)
 
 
-def write_request(run_dir: RunDir, study: str, **settings: Any) -> Path:
+def write_request(run_dir: RunDir, study: str, settings: dict[str, Any]) -> Path:
     """Write what the ranks are asked for, and return the file."""
     request = run_dir.root / "study.json"
     request.write_text(json.dumps({"study": study, **settings}), encoding="utf-8")
@@ -57,7 +62,7 @@ def write_request(run_dir: RunDir, study: str, **settings: Any) -> Path:
 
 
 def say_stopping(text: str) -> None:
-    """Say what Ctrl-C does in a study: there are no checkpoints."""
+    """Say what Ctrl-C does where steps are taken: there are no checkpoints."""
     typer.echo("stopping at the end of this step (again: stop at once)", err=True)
 
 

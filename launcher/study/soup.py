@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import typer
+
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.prepare import check
 from megabatch.launcher.save_job import find_run, require_new
-from megabatch.launcher.study.process import require_local, run_study, without_tracking
+from megabatch.launcher.study.process import StudyFailedError, require_local, run_study, without_tracking
+from megabatch.launcher.supervise import Ending
 
 BatchNorm = Literal["recompute", "average"]
 
@@ -30,19 +33,31 @@ def cook(
     if greedy and job.recipe.data.validation_split is None:
         problem = "chooses by the validation split, and the recipe of these runs has none: leave out --greedy"
         raise ConfigError([Problem("--greedy", problem)])
-    job = check(without_tracking(job)).job
+    job = check(_without_averaging(without_tracking(job))).job
     hidden = output.absolute().with_name(f".{output.name}.{os.getpid()}")
     hidden.mkdir(parents=True)
     try:
         settings = {"runs": [str(run.root) for run in runs], "which": which, "greedy": greedy, "batch_norm": batch_norm}
-        found = run_study(job, RunDir(hidden), "soup", **settings)
+        found = run_study(job, RunDir(hidden), "soup", settings, _say_stopping)
         (hidden / "study.json").unlink()
         if output.exists():
             output.rmdir()  # it was empty
         hidden.rename(output)
+    except StudyFailedError as error:
+        cause = error.ending.message.partition("\nlogs: ")[0]  # the logs go with the folder
+        raise StudyFailedError(Ending(error.ending.code, cause)) from None
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return job, found
+
+
+def _without_averaging(job: Job) -> Job:
+    """Return the job without `averaging`: its average is that of a training, and would stand in for the soup."""
+    return job.model_copy(update={"recipe": job.recipe.model_copy(update={"averaging": None})})
+
+
+def _say_stopping(text: str) -> None:
+    typer.echo("a soup has nothing to save: again stops it at once", err=True)
 
 
 def _common_job(runs: Sequence[RunDir], folders: Sequence[str]) -> Job:
@@ -65,14 +80,11 @@ def _common_job(runs: Sequence[RunDir], folders: Sequence[str]) -> Job:
 
 def _must_agree(job: Job) -> dict[str, Any]:
     """Return what decides the network and how it sees images."""
-    data = job.recipe.data
+    recipe = job.recipe.model_dump(mode="json")
+    places = ("image_size", "normalize", "evaluation_transforms", "validation_split", "test_split")
     return {
-        "model.name": job.recipe.model.name,
-        "model.options": job.recipe.model.options,
+        "model.name": recipe["model"]["name"],
+        "model.options": recipe["model"]["options"],
         "data": job.data_fingerprint[:12],
-        "data.image_size": data.image_size,
-        "data.normalize": data.normalize,
-        "data.evaluation_transforms": data.evaluation_transforms,
-        "data.validation_split": data.validation_split,
-        "data.test_split": data.test_split,
+        **{f"data.{place}": recipe["data"][place] for place in places},
     }

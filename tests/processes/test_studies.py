@@ -134,10 +134,14 @@ def test_a_soup_is_a_finished_run_whose_weights_are_the_mean(workplace: Workplac
     result = json.loads(soup.result.read_text())
     assert (again["top1"], again["loss"]) == (result["test"]["top1"], result["test"]["loss"])
     assert "has finished: nothing is left to train" in workplace.megabatch("launch", "--resume", "soup").stdout
+    absent = workplace.megabatch("soup", *runs, "--checkpoint", "77", "--output", "absent")
+    assert absent.returncode == 1
+    assert "has no checkpoint '77': write best, last, or the step of one of step-" in absent.stderr
+    assert not [path for path in workplace.folder.iterdir() if "absent" in path.name]
     twice = workplace.megabatch("soup", runs[0], runs[0], "--output", "soup2")
     assert "a run is named twice" in twice.stderr
-    other = workplace.megabatch("soup", *runs, "uninterrupted", "--output", "soup")
-    assert "is a run already" in other.stderr
+    there = workplace.megabatch("soup", *runs, "--output", "soup")
+    assert "is a run already" in there.stderr
 
 
 def test_a_greedy_soup_is_no_worse_on_validation_than_its_best_run(
