@@ -1,11 +1,14 @@
-"""Starts residual blocks as the identity: the scale of the last norm of each branch is 0 (Goyal et al. 2017, 5.1)."""
+"""Starts residual blocks as the identity: the scale of the last norm of each branch is 0 (Goyal et al. 2017, 5.1).
+
+Only where the norm is the last of its branch, as in ResNets. Behind a ReLU, as in our convnet, no gradient would ever
+reach a scale of 0.
+"""
 
 from __future__ import annotations
 
 from torch import nn
 
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.models.convnet import Residual
 from megabatch.trainer.optim.groups import NORMALIZATIONS
 
 _LAST = ("bn3", "norm3", "bn2", "norm2")  # in ResNets of torchvision and timm; the last one that a block has
@@ -25,8 +28,6 @@ def zero_residual_blocks(network: nn.Module) -> str:
 
 
 def _last_norm(block: nn.Module) -> nn.Module | None:
-    if isinstance(block, Residual):
-        return [module for module in block.modules() if isinstance(module, NORMALIZATIONS)][-1]
     if not hasattr(block, "downsample"):
         return None
     candidates = [getattr(block, name, None) for name in _LAST]

@@ -99,6 +99,7 @@ class WandbTracker:
                 run.define_metric("*", step_metric="samples_seen")
                 while (values := self._lines.get()) is not None:
                     run.log(values)
+            wandb.teardown()  # its service writes the last records after the run has finished: wait until it has ended
         except Exception as error:  # whatever happens there, the training goes on
             cause = f"{type(error).__name__} {error}"
             self._warn(f"Weights & Biases stopped: {cause}. Training goes on; metrics.jsonl has everything")
