@@ -25,7 +25,7 @@ from megabatch.data.masked import masked_samples
 from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
-from megabatch.data.steps import Steps
+from megabatch.data.steps import Steps, steps_of
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
@@ -112,7 +112,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         stop_requested=stop_requested,
         on_micro_batch=samples.write if samples else _ignore,
     )
-    steps = _steps(job, order)
+    steps = steps_of(recipe, order.samples)
     parts = Parts(
         job=job,
         world=world,
@@ -143,11 +143,6 @@ def implementation(choice: Choice) -> Any:  # Any: a function whose arguments be
     """Return the function that a choice's dotted path names."""
     module, _, name = choice.implementation.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def _steps(job: Job, order: Order) -> Steps:
-    batch = job.recipe.batch
-    return Steps(order.samples, job.recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
 
 
 def _training_data(

@@ -45,8 +45,8 @@ def _evaluate_if_due(parts: Parts) -> bool:
     """Evaluate the validation split at the end of every n-th epoch and of training; return whether it is the best."""
     state, evaluation = parts.state, parts.job.recipe.evaluation
     split = parts.job.recipe.data.validation_split
-    epoch, within_epoch = divmod(state.step, parts.steps.per_epoch)
-    due = within_epoch == 0 and (epoch % evaluation.every_epochs == 0 or state.step == parts.steps.total)
+    epoch = parts.steps.finished_epochs(state.step)
+    due = epoch is not None and (epoch % evaluation.every_epochs == 0 or state.step == parts.steps.total)
     if split is None or not due or state.step in (0, state.evaluated_step):
         return False
     result = parts.evaluate_split(split)
@@ -80,8 +80,8 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
 
 def _checkpoint_due(parts: Parts) -> bool:
     state, settings = parts.state, parts.job.recipe.checkpoint
-    epoch, within_epoch = divmod(state.step, parts.steps.per_epoch)
-    by_epoch = within_epoch == 0 and epoch % settings.every_epochs == 0
+    epoch = parts.steps.finished_epochs(state.step)
+    by_epoch = epoch is not None and epoch % settings.every_epochs == 0
     by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
     return by_epoch or by_step or state.step == parts.steps.total
 
