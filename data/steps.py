@@ -122,7 +122,7 @@ class Steps:
         """Return the parts of the training with one global batch each."""
         phases = [Phase(self.global_batch, 0, 0, 0, 0)]
         for samples_seen, global_batch in self.ramp:
-            step = self._step_in(phases[-1], samples_seen)
+            step = max(self._step_in(phases[-1], samples_seen), phases[-1].first_step)
             phases.append(Phase(global_batch, step, *self._position_in(phases[-1], step)))
         return tuple(phases)
 

@@ -156,7 +156,7 @@ def _splits(recipe: Recipe, dataset: Dataset) -> tuple[SplitPlan, ...]:
 
 
 def _samples_per_rank(steps: Steps, num_ranks: int) -> tuple[int, int]:
-    """Return the fewest and the most samples that a rank trains on in the first epoch: number q goes to rank q mod W."""
+    """Return the fewest and the most samples that a rank trains on in the first epoch: number q is of rank q mod W."""
     if any(phase.epoch == 0 for phase in steps.phases[1:]):
         sizes = np.concatenate([_sizes(steps.at(step)) for step in range(steps.per_epoch)])
     else:

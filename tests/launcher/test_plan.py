@@ -155,7 +155,7 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "batch 1 / micro-batch 1): the ranks left over would wait in every step. Instead: a global batch of at least 2, "
          "or at most 1 ranks"),
         (["batch.ramp=[{samples: 100000000, global_batch: 512}]"], described(1000), "batch.ramp starts after 100,000,000 "
-         "samples, and the training ends after 20,000: each start has to come later than the one before, and before the "
+         "samples, and the training ends after 30,000: each start has to come later than the one before, and before the "
          "end. Instead: starts of batch.ramp in rising order, at least one step apart, and before the last step"),
         (["batch.ramp=[{epoch: 5, global_batch: 512}, {samples: 100, global_batch: 1024}]"], described(1000), "batch.ramp "
          "starts after 5,000, 100 samples: each start has to come later than the one before, and before the end. "

@@ -102,8 +102,8 @@ def test_a_plateau_and_the_early_end_come_after_the_same_steps_though_killed_bet
 
 
 def test_a_growing_batch_goes_on_in_the_middle_on_another_number_of_ranks(workplace: Workplace) -> None:
-    """The batch grows within an epoch (step 6) and at the start of one (epoch 3); the kills lie before and after."""
-    ramp = "batch.ramp=[{samples: 130, global_batch: 36}, {epoch: 30, global_batch: 50}]"
+    """The batch grows within an epoch (after 152 samples) and at the start of one; the kill lies between."""
+    ramp = "batch.ramp=[{samples: 145, global_batch: 36}, {epoch: 30, global_batch: 50}]"
     overrides = (*OVERRIDES, "precision=fp64", ramp)
     alone = workplace.train("ramp-alone", 1, *overrides)
     moved = workplace.job("ramp", 3, *overrides)
@@ -113,4 +113,4 @@ def test_a_growing_batch_goes_on_in_the_middle_on_another_number_of_ranks(workpl
     assert losses(moved) == pytest.approx(losses(alone), rel=1e-9)
     samples = trained_samples(moved)
     assert samples == trained_samples(alone)
-    assert {20, 36, 50} <= {len(step) for step in samples}
+    assert {20, 24, 36, 44} <= {len(step) for step in samples}
