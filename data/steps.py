@@ -7,8 +7,10 @@ shared out, never which samples are in them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
+from megabatch.configs.recipe import Recipe
 from megabatch.configs.schedules import split_length
 
 
@@ -61,13 +63,29 @@ class StepSpan:
         return MicroBatchSpan(number, start, min(start + self.micro_batch, self.stop))
 
 
+class Phase(NamedTuple):
+    """Steps from `first_step` on take `global_batch` samples. The first one begins at `start` of `epoch`."""
+
+    global_batch: int
+    first_step: int
+    epoch: int
+    start: int
+    first_micro_batch: int
+
+
 @dataclass(frozen=True)
 class Steps:
     """All steps of a training: `epochs` times over `samples`, `global_batch` at a time.
 
+    `ramp` has (samples seen, global batch) in rising order: from the first step that begins there or later, steps take
+    that many samples. Every question is answered in time proportional to the length of the ramp.
+
     >>> steps = Steps(samples=10, epochs=2, global_batch=4, micro_batch=2, last_batch="short")
     >>> steps.per_epoch, steps.total, [steps.at(k).samples for k in range(4)]
     (3, 6, [4, 4, 2, 4])
+    >>> steps = Steps(samples=10, epochs=2, global_batch=2, micro_batch=2, last_batch="short", ramp=((3, 5),))
+    >>> [steps.at(k).samples for k in range(steps.total)]
+    [2, 2, 5, 1, 5, 5]
     """
 
     samples: int
@@ -75,40 +93,59 @@ class Steps:
     global_batch: int
     micro_batch: int
     last_batch: Literal["short", "drop"]
+    ramp: tuple[tuple[int, int], ...] = ()
 
     @property
     def per_epoch(self) -> int:
-        """Return the number of optimizer steps in an epoch."""
-        if self.last_batch == "drop":
-            return self.samples // self.global_batch
-        return -(-self.samples // self.global_batch)
+        """Return the number of optimizer steps in the first epoch; without a ramp, in every one."""
+        if self.ramp:
+            return self.step_at(self.samples_per_epoch)
+        return -(-self.samples_per_epoch // self.global_batch)
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Return the number of optimizer steps in all."""
-        return self.per_epoch * self.epochs
+        return self.step_at(self.epochs * self.samples_per_epoch) if self.samples_per_epoch else 0
 
-    @property
+    @cached_property
     def samples_per_epoch(self) -> int:
         """Return how many samples an epoch trains on: all of them, unless the last batch is dropped."""
-        return min(self.samples, self.per_epoch * self.global_batch)
+        return self.samples - self.samples % self.global_batch if self.last_batch == "drop" else self.samples
 
     @property
     def num_micro_batches(self) -> int:
-        """Return M = ceil(global_batch / micro_batch), the micro-batches of a full step."""
+        """Return M = ceil(global_batch / micro_batch), the micro-batches of a full step before any ramp."""
         return -(-self.global_batch // self.micro_batch)
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the parts of the training with one global batch each."""
+        phases = [Phase(self.global_batch, 0, 0, 0, 0)]
+        for samples_seen, global_batch in self.ramp:
+            step = max(self._step_in(phases[-1], samples_seen), phases[-1].first_step)
+            phases.append(Phase(global_batch, step, *self._position_in(phases[-1], step)))
+        return tuple(phases)
 
     def at(self, step: int) -> StepSpan:
         """Return step number `step`, from 0."""
-        epoch, step_of_epoch = divmod(step, self.per_epoch)
-        start = step_of_epoch * self.global_batch
-        stop = min(start + self.global_batch, self.samples)
-        return StepSpan(step, epoch, start, stop, step_of_epoch * self.num_micro_batches, self.micro_batch)
+        phase = self._phase_of(step)
+        epoch, start, first_micro_batch = self._position_in(phase, step)
+        stop = min(start + phase.global_batch, self.samples_per_epoch)
+        return StepSpan(step, epoch, start, stop, first_micro_batch, self.micro_batch)
 
     def samples_seen(self, step: int) -> int:
         """Return how many samples have been trained on before step number `step`."""
-        epoch, step_of_epoch = divmod(step, self.per_epoch)
-        return epoch * self.samples_per_epoch + min(step_of_epoch * self.global_batch, self.samples_per_epoch)
+        epoch, start, _ = self._position_in(self._phase_of(step), step)
+        return epoch * self.samples_per_epoch + start
+
+    def batch_of(self, step: int) -> int:
+        """Return the global batch of the part of the training that a step is in."""
+        return self._phase_of(step).global_batch
+
+    def finished_epochs(self, step: int) -> int | None:
+        """Return the epochs finished after `step` steps; None inside an epoch."""
+        epoch, start, _ = self._position_in(self._phase_of(step), step)
+        return epoch if start == 0 else None
 
     def in_epochs(self, length: float | str) -> float:
         """Return a length of a schedule as a number of epochs: 2.5, "500 steps" or "1_000_000 samples".
@@ -124,5 +161,39 @@ class Steps:
 
     def step_at(self, samples_seen: int) -> int:
         """Return the number of the step that comes after `samples_seen` samples."""
+        begun = [p for p in self.phases if p.epoch * self.samples_per_epoch + p.start <= samples_seen]
+        return self._step_in(begun[-1], samples_seen)
+
+    def _phase_of(self, step: int) -> Phase:
+        for phase in reversed(self.phases):
+            if phase.first_step <= step:
+                return phase
+        raise AssertionError(f"step {step} is before the first")
+
+    def _position_in(self, phase: Phase, step: int) -> tuple[int, int, int]:
+        """Return epoch, position in it, and micro-batches of the epoch before a step of the phase."""
+        batch = phase.global_batch
+        rest_of_epoch = -(-(self.samples_per_epoch - phase.start) // batch)
+        micro_batches = -(-batch // self.micro_batch)
+        later = step - phase.first_step
+        if later < rest_of_epoch:
+            return phase.epoch, phase.start + later * batch, phase.first_micro_batch + later * micro_batches
+        epochs, later = divmod(later - rest_of_epoch, -(-self.samples_per_epoch // batch))
+        return phase.epoch + 1 + epochs, later * batch, later * micro_batches
+
+    def _step_in(self, phase: Phase, samples_seen: int) -> int:
+        """Return the first step of the phase that begins after `samples_seen` samples or later."""
+        batch = phase.global_batch
         epoch, rest = divmod(samples_seen, self.samples_per_epoch)
-        return epoch * self.per_epoch + -(-rest // self.global_batch)
+        if epoch == phase.epoch:
+            return phase.first_step - (phase.start - rest) // batch
+        rest_of_epoch = -(-(self.samples_per_epoch - phase.start) // batch)
+        whole_epochs = (epoch - phase.epoch - 1) * -(-self.samples_per_epoch // batch)
+        return phase.first_step + rest_of_epoch + whole_epochs - (-rest // batch)
+
+
+def steps_of(recipe: Recipe, samples: int) -> Steps:
+    """Return the steps of a recipe whose epochs have `samples` draws."""
+    batch = recipe.batch
+    ramp = tuple((start.in_samples(samples), start.global_batch) for start in batch.ramp)
+    return Steps(samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch, ramp)

@@ -19,7 +19,7 @@ from megabatch.data.dataset import Dataset
 from megabatch.data.draws import Order, RepeatedOrder
 from megabatch.data.order import EpochOrder, Layout, PickedOrder
 from megabatch.data.rate import LearningRate, learning_rate_of
-from megabatch.data.steps import Steps, StepSpan
+from megabatch.data.steps import Steps, StepSpan, steps_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,18 @@ class SplitPlan:
     name: str
     samples: int
     shards: int
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """The part of a training with one global batch."""
+
+    first_step: int
+    steps: int
+    first_epoch: float
+    global_batch: int
+    micro_batches_per_step: int
+    peak_learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ class Plan:
     num_classes: int
     splits: tuple[SplitPlan, ...]
     drawn: str
+    phases: tuple[PhasePlan, ...]  # one for each global batch; () without a ramp
 
 
 def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset, order: Order) -> Plan:
@@ -68,7 +81,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset, order: Order) 
     `dataset` has the splits as the recipe sees them, `order` is the order of training (data/arrangement.py).
     """
     batch = recipe.batch
-    steps = Steps(order.samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
+    steps = steps_of(recipe, order.samples)
     rate = learning_rate_of(recipe, steps)
     per_step = steps.num_micro_batches
     num_ranks = cluster.num_ranks
@@ -98,7 +111,17 @@ def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset, order: Order) 
         num_classes=len(dataset.classes),
         splits=_splits(recipe, dataset),
         drawn=_drawn(recipe, order),
+        phases=tuple(_phases(steps, rate)) if steps.ramp else (),
     )
+
+
+def _phases(steps: Steps, rate: LearningRate) -> Iterator[PhasePlan]:
+    ends = [*(phase.first_step for phase in steps.phases[1:]), steps.total]
+    for phase, end in zip(steps.phases, ends, strict=True):
+        first_epoch = steps.samples_seen(phase.first_step) / steps.samples_per_epoch
+        micro_batches = -(-phase.global_batch // steps.micro_batch)
+        peak, number = rate.peak_at(first_epoch), end - phase.first_step
+        yield PhasePlan(phase.first_step, number, first_epoch, phase.global_batch, micro_batches, peak)
 
 
 def rate_points(rate: LearningRate, steps: Steps, most: int = 240) -> Iterator[tuple[int, float]]:
@@ -133,9 +156,12 @@ def _splits(recipe: Recipe, dataset: Dataset) -> tuple[SplitPlan, ...]:
 
 
 def _samples_per_rank(steps: Steps, num_ranks: int) -> tuple[int, int]:
-    """Return the fewest and the most samples that a rank trains on in an epoch: micro-batch q goes to rank q mod W."""
-    full, last = steps.at(0), steps.at(steps.per_epoch - 1)
-    sizes = np.concatenate([np.tile(_sizes(full), steps.per_epoch - 1), _sizes(last)])
+    """Return the fewest and the most samples that a rank trains on in the first epoch: number q is of rank q mod W."""
+    if any(phase.epoch == 0 for phase in steps.phases[1:]):
+        sizes = np.concatenate([_sizes(steps.at(step)) for step in range(steps.per_epoch)])
+    else:
+        full, last = steps.at(0), steps.at(steps.per_epoch - 1)
+        sizes = np.concatenate([np.tile(_sizes(full), steps.per_epoch - 1), _sizes(last)])
     counts = np.bincount(np.arange(len(sizes)) % num_ranks, weights=sizes, minlength=num_ranks).astype(np.int64)
     assert counts.sum() == steps.samples_per_epoch
     return int(counts.min()), int(counts.max())
@@ -148,7 +174,8 @@ def _sizes(span: StepSpan) -> NDArray[np.int64]:
 
 
 def _shards_per_rank(order: Order, steps: Steps, num_ranks: int) -> tuple[int, int] | None:
-    """Return the fewest and the most shards that a rank reads from in the first epoch."""
+    """Return the fewest and the most shards that a rank reads from in an epoch, with the first global batch."""
+    steps = replace(steps, ramp=())
     layout = _first_layout(order)
     if layout is None:
         return None

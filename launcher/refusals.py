@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from megabatch.configs.cluster import Cluster, Local
 from megabatch.configs.optimizers import Lamb, Lars
@@ -16,7 +17,7 @@ from megabatch.configs.schedules import Plateau
 from megabatch.configs.transforms import never_square
 from megabatch.data.dataset import Dataset
 from megabatch.data.rate import learning_rate_of
-from megabatch.data.steps import Steps
+from megabatch.data.steps import steps_of
 
 
 @dataclass(frozen=True)
@@ -72,30 +73,51 @@ def _label_outside(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterat
 
 
 def _micro_over_global(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
-    if recipe.batch.micro_batch > recipe.batch.global_batch:
-        yield f"batch.micro_batch={recipe.batch.micro_batch} > batch.global_batch={recipe.batch.global_batch}"
+    batch = recipe.batch
+    if batch.micro_batch > batch.smallest:
+        where = "batch.global_batch" if batch.smallest == batch.global_batch else "batch.ramp: global_batch"
+        yield f"batch.micro_batch={batch.micro_batch} > {where}={batch.smallest}"
 
 
 def _too_many_ranks(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     batch = recipe.batch
-    micro_batches = -(-batch.global_batch // batch.micro_batch)
-    if batch.micro_batch <= batch.global_batch and micro_batches < cluster.num_ranks:
+    micro_batches = -(-batch.smallest // batch.micro_batch)
+    if batch.micro_batch <= batch.smallest and micro_batches < cluster.num_ranks:
         yield (
             f"{cluster.num_ranks} ranks share {micro_batches} micro-batches a step "
-            f"(global batch {batch.global_batch} / micro-batch {batch.micro_batch})"
+            f"(global batch {batch.smallest} / micro-batch {batch.micro_batch})"
         )
 
 
 def _smaller_micro_batch(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> str:
-    fitting = recipe.batch.global_batch // cluster.num_ranks
+    fitting = recipe.batch.smallest // cluster.num_ranks
     if fitting == 0:
-        return f"a global batch of at least {cluster.num_ranks}, or at most {recipe.batch.global_batch} ranks"
+        return f"a global batch of at least {cluster.num_ranks}, or at most {recipe.batch.smallest} ranks"
     return f"batch.micro_batch={fitting} or less, a larger batch.global_batch, or fewer ranks"
 
 
-def _nothing_left(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+def _draws(recipe: Recipe, dataset: Dataset) -> int:
     name = recipe.data.train_split
-    draws = dataset.split(name).samples * recipe.data.repeats if name in dataset.split_names else 0
+    return dataset.split(name).samples * recipe.data.repeats if name in dataset.split_names else 0
+
+
+def _ramp_out_of_order(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    steps = steps_of(recipe, _draws(recipe, dataset))
+    if not steps.ramp or not steps.samples_per_epoch:
+        return
+    starts = [0, *(start for start, _ in steps.ramp)]
+    shown = ", ".join(f"{start:,}" for start in starts[1:])
+    if any(later <= start for start, later in pairwise(starts)):
+        yield f"batch.ramp starts after {shown} samples"
+    elif any(later.first_step <= p.first_step for p, later in pairwise((*steps.phases,))):
+        yield f"batch.ramp starts after {shown} samples, and two of them fall on one step"
+    elif steps.phases[-1].first_step >= steps.total:
+        end = steps.samples_seen(steps.total)
+        yield f"batch.ramp starts after {shown} samples, and the training ends after {end:,}"
+
+
+def _nothing_left(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    draws = _draws(recipe, dataset)
     if recipe.batch.last_batch == "drop" and 0 < draws < recipe.batch.global_batch:
         yield f"batch.last_batch=drop with {draws:,} samples and batch.global_batch={recipe.batch.global_batch}"
 
@@ -106,9 +128,7 @@ def _copies_apart(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterato
 
 
 def _long_warmup(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
-    train, batch = recipe.data.train_split, recipe.batch
-    draws = dataset.split(train).samples * recipe.data.repeats if train in dataset.split_names else 0
-    steps = Steps(draws, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
+    steps = steps_of(recipe, _draws(recipe, dataset))
     if steps.samples_per_epoch:
         warmup = learning_rate_of(recipe, steps).warmup_epochs
         if warmup > recipe.epochs:
@@ -140,7 +160,7 @@ def _tf32_on_cpu(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator
 
 def _nothing_to_compare(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     batch = recipe.batch
-    if recipe.tracking.noise_scale and cluster.num_ranks == 1 and batch.global_batch <= batch.micro_batch:
+    if recipe.tracking.noise_scale and cluster.num_ranks == 1 and batch.smallest <= batch.micro_batch:
         yield f"tracking.noise_scale with one rank and one micro-batch a step (batch.micro_batch={batch.micro_batch})"
 
 
@@ -189,7 +209,7 @@ TABLE: tuple[Refusal, ...] = (
     Refusal(
         "A micro-batch larger than the global batch",
         "a step is made of whole micro-batches",
-        lambda r, c, d: f"batch.micro_batch={r.batch.global_batch} or less",
+        lambda r, c, d: f"batch.micro_batch={r.batch.smallest} or less",
         _micro_over_global,
     ),
     Refusal(
@@ -197,6 +217,12 @@ TABLE: tuple[Refusal, ...] = (
         "the ranks left over would wait in every step",
         _smaller_micro_batch,
         _too_many_ranks,
+    ),
+    Refusal(
+        "A batch ramp that does not rise step by step within the training",
+        "each start has to come later than the one before, and before the end",
+        lambda r, c, d: "starts of batch.ramp in rising order, at least one step apart, and before the last step",
+        _ramp_out_of_order,
     ),
     Refusal(
         "Dropping the last batch of an epoch that has only one",
@@ -237,7 +263,7 @@ TABLE: tuple[Refusal, ...] = (
     Refusal(
         "The noise scale with one rank and one micro-batch a step",
         "it is measured by comparing the gradient of few samples with that of the whole step",
-        lambda r, c, d: f"batch.micro_batch={max(r.batch.global_batch // 2, 1)} or less, or more ranks",
+        lambda r, c, d: f"batch.micro_batch={max(r.batch.smallest // 2, 1)} or less, or more ranks",
         _nothing_to_compare,
     ),
     Refusal(

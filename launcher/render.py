@@ -76,11 +76,26 @@ def _batch_rows(plan: Plan) -> list[tuple[str, str]]:
         ),
         ("samples per rank", f"{_range(plan.samples_per_rank)} an epoch"),
         ("shards per rank", f"{_range(plan.shards_per_rank)} an epoch" if plan.shards_per_rank else "any"),
+        ("steps", f"{_steps(plan)} = {plan.total_steps:,}, {plan.samples_in_all:,} samples in all"),
+        *_ramp_rows(plan),
+    ]
+
+
+def _steps(plan: Plan) -> str:
+    if plan.phases:
+        return f"{plan.epochs} epochs: " + " + ".join(f"{phase.steps:,}" for phase in plan.phases)
+    return f"{plan.steps_per_epoch:,} an epoch x {plan.epochs} epochs"
+
+
+def _ramp_rows(plan: Plan) -> list[tuple[str, str]]:
+    return [
         (
-            "steps",
-            f"{plan.steps_per_epoch:,} an epoch x {plan.epochs} epochs = {plan.total_steps:,}, "
-            f"{plan.samples_in_all:,} samples in all",
-        ),
+            "batch ramp" if number == 0 else "",
+            f"from step {phase.first_step:,} (epoch {phase.first_epoch:.4g}): {phase.global_batch:,} samples in "
+            f"{phase.micro_batches_per_step:,} micro-batches, {phase.steps:,} steps, "
+            f"peak learning rate {phase.peak_learning_rate:.6g}",
+        )
+        for number, phase in enumerate(plan.phases)
     ]
 
 

@@ -71,8 +71,8 @@ class WeightAverage:
     def _weight(self, step: int) -> float | None:
         """Return the share of the new weights in the average, or None if this step has no part in it."""
         if isinstance(self._settings, Ema):
-            batch = self._steps.global_batch / (self._settings.base_batch or self._steps.global_batch)
-            decay: float = self._settings.decay**batch
+            base = self._settings.base_batch
+            decay: float = self._settings.decay ** (self._steps.batch_of(step - 1) / base if base else 1.0)
             return 1.0 - min(decay, (1 + self.updates) / (10 + self.updates))
         start, every = (self._steps.in_epochs(length) for length in (self._settings.start, self._settings.every))
         now, before = ((self._epochs(s) - start) / every for s in (step, step - 1))

@@ -28,7 +28,7 @@ from megabatch.data.masked import masked_samples
 from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
-from megabatch.data.steps import Steps
+from megabatch.data.steps import Steps, steps_of
 from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
@@ -103,7 +103,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     scaling = recipe.data.normalize
     assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"
     samples = SampleLog(run_dir.sample_log(world.rank)) if recipe.tracking.sample_log else None
-    steps = _steps(job, order)
+    steps = steps_of(recipe, order.samples)
     step_parts = StepParts(
         job=job,
         device=world.device,
@@ -162,11 +162,6 @@ def build_loss(recipe: Recipe, dataset: Dataset) -> Loss:
     class_counts = [counts.get(label, 0) for label in range(len(dataset.classes))]
     loss: Loss = implementation(recipe.loss)(recipe.loss, recipe.regularization.label_smoothing, class_counts)
     return loss
-
-
-def _steps(job: Job, order: Order) -> Steps:
-    batch = job.recipe.batch
-    return Steps(order.samples, job.recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
 
 
 def _training_data(

@@ -21,7 +21,7 @@ from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
-from megabatch.data.steps import Steps
+from megabatch.data.steps import steps_of
 from megabatch.trainer.build import build_loss, implementation, split_loader
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.network import build_network
@@ -97,10 +97,12 @@ def _images_do_not_fit(job: Job, arrangement: Arrangement) -> list[str]:
 def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> list[str]:
     """Pass the smallest micro-batch of the training through the network, as in training."""
     recipe = job.recipe
-    batch, size = recipe.batch, recipe.data.image_size
+    size = recipe.data.image_size
     samples = dataset.split(recipe.data.train_split).samples * recipe.data.repeats
-    steps = Steps(samples, recipe.epochs, batch.global_batch, batch.micro_batch, batch.last_batch)
-    spans = [span for step in (0, steps.per_epoch - 1) for span in steps.at(step).of_rank(0, 1)]
+    steps = steps_of(recipe, samples)
+    ends = {steps.step_at((epoch + 1) * steps.samples_per_epoch) - 1 for epoch in range(recipe.epochs)}
+    tried = {phase.first_step for phase in steps.phases} | (ends if steps.ramp else {steps.per_epoch - 1})
+    spans = [span for step in tried for span in steps.at(step).of_rank(0, 1)]
     smallest = min(span.samples for span in spans)
     buffers = [buffer.clone() for buffer in network.buffers()]
     try:

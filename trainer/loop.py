@@ -44,7 +44,7 @@ def train(parts: Parts) -> Outcome:
         if report.stop_requested and state.step < steps.total:
             save(parts)
             return "stopped"
-        if state.step % steps.per_epoch == 0 and parts.job.recipe.tracking.noise_scale:
+        if parts.job.recipe.tracking.noise_scale and steps.finished_epochs(state.step) is not None:
             _tell_noise_scale(parts)
         improved = _evaluate_if_due(parts)
         if improved or state.stopped_early or _checkpoint_due(parts):
@@ -53,7 +53,7 @@ def train(parts: Parts) -> Outcome:
 
 
 def _tell_noise_scale(parts: Parts) -> None:
-    scale, batch = parts.state.noise.noise_scale, parts.steps.global_batch
+    scale, batch = parts.state.noise.noise_scale, parts.steps.batch_of(parts.state.step - 1)
     known = (
         advice(scale, batch) if scale is not None else "gradient noise scale: not known yet, noise hides the gradient"
     )
@@ -79,8 +79,8 @@ def _evaluate_if_due(parts: Parts) -> bool:
     """Evaluate the validation split at the end of every n-th epoch and of training; return whether it is the best."""
     state, evaluation = parts.state, parts.job.recipe.evaluation
     split = parts.job.recipe.data.validation_split
-    epoch, within_epoch = divmod(state.step, parts.steps.per_epoch)
-    due = within_epoch == 0 and (epoch % evaluation.every_epochs == 0 or state.step == parts.steps.total)
+    epoch = parts.steps.finished_epochs(state.step)
+    due = epoch is not None and (epoch % evaluation.every_epochs == 0 or state.step == parts.steps.total)
     if split is None or not due or state.step in (0, state.evaluated_step):
         return False
     result = parts.evaluate_split(split)
@@ -114,8 +114,8 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
 
 def _checkpoint_due(parts: Parts) -> bool:
     state, settings = parts.state, parts.job.recipe.checkpoint
-    epoch, within_epoch = divmod(state.step, parts.steps.per_epoch)
-    by_epoch = within_epoch == 0 and epoch % settings.every_epochs == 0
+    epoch = parts.steps.finished_epochs(state.step)
+    by_epoch = epoch is not None and epoch % settings.every_epochs == 0
     by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
     return by_epoch or by_step or state.step == parts.steps.total
 

@@ -154,6 +154,19 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["batch.global_batch=1", "batch.micro_batch=1"], described(1000), "2 ranks share 1 micro-batches a step (global "
          "batch 1 / micro-batch 1): the ranks left over would wait in every step. Instead: a global batch of at least 2, "
          "or at most 1 ranks"),
+        (["batch.ramp=[{samples: 100000000, global_batch: 512}]"], described(1000), "batch.ramp starts after 100,000,000 "
+         "samples, and the training ends after 30,000: each start has to come later than the one before, and before the "
+         "end. Instead: starts of batch.ramp in rising order, at least one step apart, and before the last step"),
+        (["batch.ramp=[{epoch: 5, global_batch: 512}, {samples: 100, global_batch: 1024}]"], described(1000), "batch.ramp "
+         "starts after 5,000, 100 samples: each start has to come later than the one before, and before the end. "
+         "Instead: starts of batch.ramp in rising order, at least one step apart, and before the last step"),
+        (["batch.ramp=[{samples: 100, global_batch: 512}, {samples: 200, global_batch: 1024}]"], described(1000),
+         "batch.ramp starts after 100, 200 samples, and two of them fall on one step: each start has to come later than "
+         "the one before, and before the end. Instead: starts of batch.ramp in rising order, at least one step apart, "
+         "and before the last step"),
+        (["batch.ramp=[{epoch: 5, global_batch: 16}]", "cluster.processes_per_node=1"], described(1000),
+         "batch.micro_batch=32 > batch.ramp: global_batch=16: a step is made of whole micro-batches. Instead: "
+         "batch.micro_batch=16 or less"),
         (["batch.last_batch=drop"], described(200), "batch.last_batch=drop with 200 samples and batch.global_batch=256: no "
          "batch would be left to train on. Instead: batch.last_batch=short, or a smaller batch.global_batch"),
         (["data.repeats=257"], described(1000), "data.repeats=257 > batch.global_batch=256: copies side by side are there "

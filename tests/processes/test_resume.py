@@ -99,3 +99,18 @@ def test_a_plateau_and_the_early_end_come_after_the_same_steps_though_killed_bet
     assert again.returncode == 0, again.stderr
     assert "27 steps" in again.stdout
     assert len(losses(killed)) == 27
+
+
+def test_a_growing_batch_goes_on_in_the_middle_on_another_number_of_ranks(workplace: Workplace) -> None:
+    """The batch grows within an epoch (after 152 samples) and at the start of one; the kill lies between."""
+    ramp = "batch.ramp=[{samples: 145, global_batch: 36}, {epoch: 30, global_batch: 50}]"
+    overrides = (*OVERRIDES, "precision=fp64", ramp)
+    alone = workplace.train("ramp-alone", 1, *overrides)
+    moved = workplace.job("ramp", 3, *overrides)
+    kill_after_step(workplace.start(moved, 3), moved, 10, victim=1)
+    on_one = workplace.megabatch("launch", "--resume", "ramp", "cluster.processes_per_node=1")
+    assert on_one.returncode == 0, on_one.stderr
+    assert losses(moved) == pytest.approx(losses(alone), rel=1e-9)
+    samples = trained_samples(moved)
+    assert samples == trained_samples(alone)
+    assert {20, 24, 36, 44} <= {len(step) for step in samples}
