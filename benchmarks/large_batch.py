@@ -29,13 +29,13 @@ LONGER = 1.5  # the last row: 32 times the base batch for this many times the ep
 
 # Learning rates were chosen with seed 100 on the validation split: SGD at 128, the others at 2,048.
 OPTIMIZERS = {
-    "SGD, not scaled": "{name: sgd, base_learning_rate: 0.05, base_batch: 128, scaling: none, momentum: 0.9, "
+    "SGD, not scaled": "{name: sgd, base_learning_rate: 0.1, base_batch: 128, scaling: none, momentum: 0.9, "
     "weight_decay: 0.0005}",
     "Nesterov, linear": "{name: sgd, base_learning_rate: 0.05, base_batch: 128, scaling: linear, momentum: 0.9, "
     "nesterov: true, weight_decay: 0.0005}",
-    "LARS": "{name: lars, base_learning_rate: 0.5, base_batch: 128, scaling: linear, momentum: 0.9, "
+    "LARS": "{name: lars, base_learning_rate: 1.0, base_batch: 128, scaling: linear, momentum: 0.9, "
     "weight_decay: 0.0005}",
-    "LAMB": "{name: lamb, base_learning_rate: 0.005, base_batch: 128, scaling: sqrt, weight_decay: 0.02}",
+    "LAMB": "{name: lamb, base_learning_rate: 0.0125, base_batch: 128, scaling: sqrt, beta2: 0.98, weight_decay: 0.002}",
 }
 
 
