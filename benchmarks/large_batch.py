@@ -35,7 +35,8 @@ OPTIMIZERS = {
     "nesterov: true, weight_decay: 0.0005}",
     "LARS": "{name: lars, base_learning_rate: 1.0, base_batch: 128, scaling: linear, momentum: 0.9, "
     "weight_decay: 0.0005}",
-    "LAMB": "{name: lamb, base_learning_rate: 0.0125, base_batch: 128, scaling: sqrt, beta2: 0.98, weight_decay: 0.002}",
+    "LAMB": "{name: lamb, base_learning_rate: 0.0125, base_batch: 128, scaling: sqrt, beta2: 0.98, "
+    "weight_decay: 0.002}",
 }
 
 
