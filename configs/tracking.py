@@ -26,12 +26,14 @@ class Tracking(Frozen):
 
     `gradient_norm` adds the norm of the gradient before clipping (one pass over it a step; free with `clip_norm`).
     `noise_scale` measures the gradient noise scale and says what it means for the batch (docs/large-batch.md).
+    `update_ratio` adds the norm of a logged step's update relative to that of the weights.
     `trust_ratios_every_steps` adds lines with the trust ratio of each adapted parameter under LARS and LAMB.
     """
 
     every_steps: PositiveInt = 1
     gradient_norm: bool = False
     noise_scale: bool = False
+    update_ratio: bool = False
     trust_ratios_every_steps: PositiveInt | None = None
     print_every_seconds: PositiveFloat = 5.0
     sample_log: bool = False

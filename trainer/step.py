@@ -35,6 +35,7 @@ from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
+from megabatch.trainer.update_ratio import update_ratio
 
 _BATCH_AUGMENT = 6  # what a key is for: mixup and the like
 
@@ -54,6 +55,7 @@ class StepReport(NamedTuple):
     stop_requested: bool
     noise_scale: float | None = None
     passed_over: str | None = None
+    update_ratio: float | None = None
 
     @property
     def data_wait_share(self) -> float:
@@ -116,11 +118,8 @@ def take_step(
         _measure_noise(parts, sums, request, state.noise)
     gradient_norm = _finish_gradient(parts, request, num_skipped)
     harm = harm_of(recipe.stability, state.guard, loss, gradient_norm) if recipe.stability.guards else None
-    if harm is None:
-        parts.precision.step(parts.optimizer)
-        if parts.average is not None:
-            parts.average.after_step(request.step + 1)
-    else:
+    ratio = _update(parts, request.step) if harm is None else None
+    if harm is not None:
         parts.precision.pass_over()
         parts.batch_norm.undo()
     for parameter in parts.parameters:
@@ -129,8 +128,21 @@ def take_step(
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
         seconds, sums.data_wait_seconds, num_skipped, stop_requested,
-        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm,
+        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio,
     )  # fmt: skip
+
+
+def _update(parts: StepParts, step: int) -> float | None:
+    """Let the optimizer step; return the size of the update relative to the weights, if it is to be logged."""
+    ratio = None
+    tracking = parts.job.recipe.tracking
+    if tracking.update_ratio and (step + 1) % tracking.every_steps == 0:
+        ratio = update_ratio(parts.parameters, lambda: parts.precision.step(parts.optimizer))
+    else:
+        parts.precision.step(parts.optimizer)
+    if parts.average is not None:
+        parts.average.after_step(step + 1)
+    return ratio
 
 
 def _accumulate(parts: StepParts, micro_batches: Iterator[MicroBatch]) -> tuple[_Sums, Request]:

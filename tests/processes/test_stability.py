@@ -78,6 +78,7 @@ def test_a_loss_that_is_no_number_is_passed_over_and_leaves_no_trace(workplace: 
     steps = read_metrics(passed.metrics, "step")
     assert [line["step"] for line in steps if "passed_over" in line] == [7]
     assert len(steps) == 36
+    assert steps[6]["loss"] is None
     assert steps[-1]["loss"] < 5
     text = passed.metrics.read_text()
     assert "step 7 passed over, 1 of at most 10: the loss is nan. Its samples, positions 0 to 19 of epoch 3" in text
@@ -86,11 +87,14 @@ def test_a_loss_that_is_no_number_is_passed_over_and_leaves_no_trace(workplace: 
 def test_penalties_and_clipping_are_the_same_on_any_number_of_ranks(workplace: Workplace) -> None:
     wish = (*SHORT, "precision=fp64", "regularization={l1: 1e-3, l2: 1e-2, clip_adaptive: 0.05}",
             "stability={loss_spike: 1.2, window: 5}", "loss={name: cross_entropy, class_weights: balanced}",
-            "tracking={sample_log: true, gradient_norm: true}")  # fmt: skip
+            "tracking={sample_log: true, gradient_norm: true, update_ratio: true}")  # fmt: skip
     one, two = (workplace.train(f"penalties-{ranks}", ranks, *wish) for ranks in (1, 2))
     assert losses(one) == pytest.approx(losses(two), rel=1e-9)
     norms = [[line["gradient_norm"] for line in read_metrics(run.metrics, "step")] for run in (one, two)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-9)
+    ratios = [[line.get("update_ratio", 0.0) for line in read_metrics(run.metrics, "step")] for run in (one, two)]
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-9)
+    assert max(ratios[0]) > 0
     passed = [
         [line["step"] for line in read_metrics(run.metrics, "step") if "passed_over" in line] for run in (one, two)
     ]

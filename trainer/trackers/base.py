@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,7 +73,7 @@ def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
         "step": state.step,
         "epoch": report.epoch,
         "samples_seen": state.samples_seen,
-        "loss": report.loss,
+        "loss": report.loss if math.isfinite(report.loss) else None,  # of a step passed over; JSON has no nan
         "learning_rate": report.learning_rate,
         "samples_per_second": report.samples / report.seconds,
         "seconds": report.seconds,
@@ -82,6 +83,7 @@ def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
     }
     seldom = {
         "gradient_norm": report.gradient_norm, "noise_scale": report.noise_scale, "passed_over": report.passed_over,
+        "update_ratio": report.update_ratio,
     }  # fmt: skip
     return values | {name: value for name, value in seldom.items() if value is not None}
 
