@@ -14,7 +14,7 @@ demo: $(VENV)/installed-demo
 	cd demo && ../$(BIN)/megabatch launch digits
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
