@@ -1,7 +1,6 @@
 """What a step costs beside the network: the trainer and its peers over the same hand-written loop, in one process.
 
 python benchmarks/step_overhead.py [--rounds 15] [--steps 2000]     # accelerate and lightning are used if installed
-torchrun --standalone --nproc-per-node 2 benchmarks/step_overhead.py --ddp     # ResNet-18, over raw DDP
 
 Everybody trains a small network on the same micro-batches, ready in memory, with momentum SGD over the same two groups
 of parameters, and logs every 50 steps. Rounds are interleaved; the overhead is the median over the rounds of the
@@ -278,7 +277,7 @@ def made_parts(folder: Path, steps: int) -> Parts:
 
 
 def main() -> None:
-    """Measure one process, or under torchrun DDP."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=2000)
