@@ -158,19 +158,8 @@ def with_accelerate(parts: Parts) -> Contender:
 
     accelerator = Accelerator(cpu=True)
     network, optimizer, scale, shift = _network_and_optimizer(parts)
-    network, optimizer = accelerator.prepare(network, optimizer)
-
-    def run(clock: Clock) -> None:
-        network.train()
-        for step, batch in enumerate(clock):
-            loss = functional.cross_entropy(network(normalized(batch.images_NHWC, scale, shift)), batch.labels_N)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            if step % LOG_EVERY == 0:
-                accelerator.print(step, loss.item())
-
-    return run
+    prepared = accelerator.prepare(network, optimizer)
+    return _wrapped(*prepared, scale, shift, accelerator.backward, accelerator.print)
 
 
 def with_fabric(parts: Parts) -> Contender:
@@ -179,17 +168,26 @@ def with_fabric(parts: Parts) -> Contender:
 
     fabric = Fabric(accelerator="cpu", devices=1)
     network, optimizer, scale, shift = _network_and_optimizer(parts)
-    network, optimizer = fabric.setup(network, optimizer)
+    return _wrapped(*fabric.setup(network, optimizer), scale, shift, fabric.backward, fabric.print)
 
+
+def _wrapped(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    backward: Callable[[torch.Tensor], None],
+    show: Callable[..., None],
+) -> Contender:
     def run(clock: Clock) -> None:
         network.train()
         for step, batch in enumerate(clock):
             loss = functional.cross_entropy(network(normalized(batch.images_NHWC, scale, shift)), batch.labels_N)
-            fabric.backward(loss)
+            backward(loss)
             optimizer.step()
             optimizer.zero_grad()
             if step % LOG_EVERY == 0:
-                fabric.print(step, loss.item())
+                show(step, loss.item())
 
     return run
 

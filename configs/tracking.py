@@ -22,7 +22,8 @@ class Wandb(Frozen):
 
 
 class Tracking(Frozen):
-    """Where results go besides RUN_DIR/metrics.jsonl, which is always written: every `every_steps` steps one line.
+    """Where results go besides RUN_DIR/metrics.jsonl, which is always written: every `every_steps` steps one line,
+    and one for each step that was passed over or had samples that could not be used.
 
     `gradient_norm` adds the norm of the gradient before clipping (one pass over it a step; free with `clip_norm`).
     `noise_scale` measures the gradient noise scale and says what it means for the batch (docs/large-batch.md).

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from megabatch.configs.averaging import Swa
 from megabatch.configs.cluster import Cluster, Local
 from megabatch.configs.optimizers import Lamb, Lars
 from megabatch.configs.precision import Fp32
@@ -135,6 +136,14 @@ def _long_warmup(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator
             yield f"schedule.warmup is {warmup:g} epochs, more than epochs={recipe.epochs}"
 
 
+def _late_average(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    draws = _draws(recipe, dataset)
+    if isinstance(recipe.averaging, Swa) and draws:
+        start = steps_of(recipe, draws).in_epochs(recipe.averaging.start)
+        if start > recipe.epochs:
+            yield f"averaging.start is {start:g} epochs, more than epochs={recipe.epochs}"
+
+
 def _unwatched(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     if recipe.data.validation_split is None:
         if isinstance(recipe.schedule, Plateau):
@@ -241,6 +250,12 @@ TABLE: tuple[Refusal, ...] = (
         "the learning rate would never reach its peak",
         lambda r, c, d: f"schedule.warmup={r.epochs} or less",
         _long_warmup,
+    ),
+    Refusal(
+        "An average of weights that starts after the end",
+        "there would be nothing to average",
+        lambda r, c, d: f"averaging.start={r.epochs - 1} or less",
+        _late_average,
     ),
     Refusal(
         "A plateau or early stopping without a validation split",

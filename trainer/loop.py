@@ -37,7 +37,8 @@ def train(parts: Parts) -> Outcome:
             _tell_passed_over(parts, report)
         state.step += 1
         state.samples_seen = steps.samples_seen(state.step)
-        if state.step % log_every == 0 or state.step == steps.total:
+        seldom = report.passed_over is not None or report.skipped_samples > 0
+        if seldom or state.step % log_every == 0 or state.step == steps.total:
             parts.trackers.step(report, state)
         if log_ratios_every is not None and state.step % log_ratios_every == 0:
             parts.trackers.trust_ratios(trust_ratios(parts.step_parts.optimizer), state)

@@ -27,7 +27,7 @@ from megabatch.trainer.models.residual import zero_residual_blocks
 # By name, as timm has activations of its own. Sigmoid and tanh are not among them: in most networks they are gates.
 _REPLACED = frozenset(
     {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "GELU", "SiLU", "Swish", "Mish", "Hardswish", "HardSwish",
-     "GELUTanh", "QuickGELU", "GELU_", "PReLU_"}
+     "GELUTanh", "QuickGELU"}
 )  # fmt: skip
 
 

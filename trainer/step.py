@@ -117,7 +117,10 @@ def take_step(
     if recipe.tracking.noise_scale and not num_skipped and math.isfinite(loss):
         _measure_noise(parts, sums, request, state.noise)
     gradient_norm = _finish_gradient(parts, request, num_skipped)
-    harm = harm_of(recipe.stability, state.guard, loss, gradient_norm) if recipe.stability.guards else None
+    harm = None
+    if recipe.stability.guards:
+        known = gradient_norm if parts.precision.scaler is None else None  # loss scaling leaves out overflows itself
+        harm = harm_of(recipe.stability, state.guard, loss, known)
     ratio = _update(parts, request.step) if harm is None else None
     if harm is not None:
         parts.precision.pass_over()

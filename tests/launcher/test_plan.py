@@ -184,6 +184,8 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["optimizer={name: sgd, base_learning_rate: 0.1}", "tracking.trust_ratios_every_steps=10"], described(1000),
          "tracking.trust_ratios_every_steps is set, and optimizer is sgd: only LARS and LAMB, those of this program, have "
          "them. Instead: tracking.trust_ratios_every_steps=null, or optimizer lars or lamb"),
+        (["averaging={name: swa, start: 31}"], described(1000), "averaging.start is 31 epochs, more than epochs=30: there would "
+         "be nothing to average. Instead: averaging.start=29 or less"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "

@@ -74,11 +74,11 @@ def test_a_loss_that_is_no_number_is_passed_over_and_leaves_no_trace(workplace: 
     stopped = workplace.job("stopped", 1, *wish)
     assert workplace.start(stopped, 1).wait(timeout=120) == 1
     assert "the loss is nan in step 6" in "".join(file.read_text() for file in stopped.failures())
-    passed = workplace.train("passed", 1, *wish, "stability={on_nonfinite: pass_over}")
+    passed = workplace.train("passed", 1, *wish, "stability={on_nonfinite: pass_over}", "tracking.every_steps=6")
     steps = read_metrics(passed.metrics, "step")
     assert [line["step"] for line in steps if "passed_over" in line] == [7]
-    assert len(steps) == 36
-    assert steps[6]["loss"] is None
+    assert [line["step"] for line in steps] == [6, 7, 12, 18, 24, 30, 36]
+    assert steps[1]["loss"] is None
     assert steps[-1]["loss"] < 5
     text = passed.metrics.read_text()
     assert "step 7 passed over, 1 of at most 10: the loss is nan. Its samples, positions 0 to 19 of epoch 3" in text
@@ -99,3 +99,17 @@ def test_penalties_and_clipping_are_the_same_on_any_number_of_ranks(workplace: W
         [line["step"] for line in read_metrics(run.metrics, "step") if "passed_over" in line] for run in (one, two)
     ]
     assert passed[0] == passed[1]
+
+
+def test_overflows_of_fp16_are_left_to_the_loss_scale(workplace: Workplace) -> None:
+    """The first steps overflow until the scale has come down: none of them counts as passed over."""
+    wish = (
+        *SHORT,
+        "precision={name: fp16, initial_scale: 1e9}",
+        "stability={on_nonfinite: pass_over, max_passed_over: 1}",
+    )
+    run = workplace.train("fp16-guarded", 1, *wish, "tracking={gradient_norm: true, every_steps: 5}")
+    lines = read_metrics(run.metrics, "step")
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30, 35, 36]
+    assert checkpoint.load(run.checkpoint(36)).state["scaler"]["scale"] < 1e9
+    assert not any("passed_over" in line for line in lines)

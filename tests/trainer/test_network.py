@@ -11,7 +11,6 @@ from torch import nn
 from megabatch.configs.initialization import Initialization
 from megabatch.configs.model import Model
 from megabatch.configs.recipe import Recipe
-from megabatch.configs.regularization import Regularization
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.models.initialize import gain_of, initialize_weights
 from megabatch.trainer.network import Built, build_network
@@ -213,7 +212,3 @@ def test_activations_computed_again_give_the_same_gradients_bit_for_bit() -> Non
     assert built({"checkpoint_activations": ("2", "2.*")}).changes == (
         "activations: 1 modules computed again in the backward pass",
     )
-
-
-def test_regularization_without_rates_is_the_default() -> None:
-    assert Regularization() == Regularization(dropout=None, stochastic_depth=None)
