@@ -145,7 +145,7 @@ def _refusals_page() -> str:
     lines = [
         "# What is refused",
         "",
-        "Written by `docs/make_tables.py` from `launcher/refusals.py`. Nothing is ever adjusted to make it fit;",
+        "Written by `docs/make_tables.py` from `launcher/refusals/`. Nothing is ever adjusted to make it fit;",
         "the message says what to write instead, with your numbers in it.",
         "",
         "| what | because |",

@@ -76,7 +76,7 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, cluster: Cluster, dataset: Dataset, order: Order) -> Plan:
-    """Return the plan of a run that launcher/refusals.py has found nothing against.
+    """Return the plan of a run that launcher/refusals/ has found nothing against.
 
     `dataset` has the splits as the recipe sees them, `order` is the order of training (data/arrangement.py).
     """

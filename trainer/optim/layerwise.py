@@ -128,13 +128,13 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
 def keep_trust_ratios(optimizer: torch.optim.Optimizer) -> None:
     """Make an optimizer remember its trust ratios from now on, step by step."""
-    assert isinstance(optimizer, LayerwiseOptimizer), "launcher/refusals.py refuses others"
+    assert isinstance(optimizer, LayerwiseOptimizer), "launcher/refusals/ refuses others"
     optimizer.keep_trust_ratios = True
 
 
 def trust_ratios(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Return the trust ratios of the last step by parameter name."""
-    assert isinstance(optimizer, LayerwiseOptimizer), "launcher/refusals.py refuses others"
+    assert isinstance(optimizer, LayerwiseOptimizer), "launcher/refusals/ refuses others"
     return optimizer.trust_ratios()
 
 

@@ -1,0 +1,28 @@
+"""The combinations that cannot work, as one table: when, because, instead. The docs page is rendered from it.
+
+Nothing is ever adjusted to make it fit. Pure: looks at recipe, cluster and the description of the data, not the disk.
+"""
+
+from __future__ import annotations
+
+from megabatch.configs.cluster import Cluster
+from megabatch.configs.recipe import Recipe
+from megabatch.data.dataset import Dataset
+from megabatch.launcher.refusals.batch import BATCH
+from megabatch.launcher.refusals.course import COURSE
+from megabatch.launcher.refusals.data import DATA
+from megabatch.launcher.refusals.machine import MACHINE
+from megabatch.launcher.refusals.table import Refusal, used_splits
+
+__all__ = ["TABLE", "Refusal", "refusals", "used_splits"]
+
+TABLE: tuple[Refusal, ...] = (*DATA, *BATCH, *COURSE, *MACHINE)
+
+
+def refusals(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:
+    """Return one message for each rule that recipe, cluster and data set break together."""
+    return [
+        f"{seen}: {refusal.because}. Instead: {refusal.instead(recipe, cluster, dataset)}"
+        for refusal in TABLE
+        for seen in refusal.found(recipe, cluster, dataset)
+    ]

@@ -1,0 +1,72 @@
+"""What comes too late in the training, or has nothing to go by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megabatch.configs.averaging import Swa
+from megabatch.configs.cluster import Cluster
+from megabatch.configs.optimizers import Lamb, Lars
+from megabatch.configs.recipe import Recipe
+from megabatch.configs.schedules import Plateau
+from megabatch.data.dataset import Dataset
+from megabatch.data.rate import learning_rate_of
+from megabatch.data.steps import steps_of
+from megabatch.launcher.refusals.table import Refusal, samples_drawn
+
+
+def _long_warmup(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    steps = steps_of(recipe, samples_drawn(recipe, dataset))
+    if steps.samples_per_epoch:
+        warmup = learning_rate_of(recipe, steps).warmup_epochs
+        if warmup > recipe.epochs:
+            yield f"schedule.warmup is {warmup:g} epochs, more than epochs={recipe.epochs}"
+
+
+def _late_average(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    draws = samples_drawn(recipe, dataset)
+    if isinstance(recipe.averaging, Swa) and draws:
+        start = steps_of(recipe, draws).in_epochs(recipe.averaging.start)
+        if start > recipe.epochs:
+            yield f"averaging.start is {start:g} epochs, more than epochs={recipe.epochs}"
+
+
+def _unwatched(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.data.validation_split is None:
+        if isinstance(recipe.schedule, Plateau):
+            yield "schedule is plateau, and data.validation_split is null"
+        if recipe.evaluation.early_stopping is not None:
+            yield "evaluation.early_stopping is set, and data.validation_split is null"
+
+
+def _no_trust_ratios(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.tracking.trust_ratios_every_steps is not None and not isinstance(recipe.optimizer, Lars | Lamb):
+        yield f"tracking.trust_ratios_every_steps is set, and optimizer is {recipe.optimizer.name}"
+
+
+COURSE: tuple[Refusal, ...] = (
+    Refusal(
+        "A warmup longer than the training",
+        "the learning rate would never reach its peak",
+        lambda r, c, d: f"schedule.warmup={r.epochs} or less",
+        _long_warmup,
+    ),
+    Refusal(
+        "An average of weights that starts after the end",
+        "there would be nothing to average",
+        lambda r, c, d: f"averaging.start={r.epochs - 1} or less",
+        _late_average,
+    ),
+    Refusal(
+        "A plateau or early stopping without a validation split",
+        "both are decided by its metric",
+        lambda r, c, d: "name a data.validation_split, or do without",
+        _unwatched,
+    ),
+    Refusal(
+        "Trust ratios of an optimizer without any",
+        "only LARS and LAMB, those of this program, have them",
+        lambda r, c, d: "tracking.trust_ratios_every_steps=null, or optimizer lars or lamb",
+        _no_trust_ratios,
+    ),
+)
