@@ -184,6 +184,10 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["optimizer={name: sgd, base_learning_rate: 0.1}", "tracking.trust_ratios_every_steps=10"], described(1000),
          "tracking.trust_ratios_every_steps is set, and optimizer is sgd: only LARS and LAMB, those of this program, have "
          "them. Instead: tracking.trust_ratios_every_steps=null, or optimizer lars or lamb"),
+        (["stability.on_bad_step=roll_back", "data.train_stream={urls: 'a-{0..1}.tar', samples: 1000}"],
+         described(500, 500), "stability.on_bad_step is roll_back, and data.train_stream is set: a stream cannot be read "
+         "again from a step on, so the steps to leave out would have other samples. Instead: "
+         "stability.on_bad_step=pass_over, or shards with an index (data.path)"),
         (["averaging={name: swa, start: 31}"], described(1000), "averaging.start is 31 epochs, more than epochs=30: there would "
          "be nothing to average. Instead: averaging.start=29 or less"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
