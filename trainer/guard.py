@@ -44,5 +44,6 @@ def _reason(settings: Stability, state: GuardState, loss: float, gradient_norm: 
     if settings.loss_spike is not None and len(state.recent) == settings.window:
         usual = median(state.recent)
         if loss > settings.loss_spike * usual:
-            return f"the loss {loss:.4g} is more than {settings.loss_spike:g} times {usual:.4g}, the median of the last"
+            limit = f"{settings.loss_spike:g} times {usual:.4g}, the median of the last {settings.window}"
+            return f"the loss {loss:.4g} is more than {limit}"
     return None

@@ -90,5 +90,5 @@ def test_a_loss_far_above_the_median_of_the_last_ones_is_passed_over_and_not_rem
     assert [harm_of(settings, state, 0, loss, None) for loss in (9.0, 9.0, 1.0, 1.0, 1.0)] == [None] * 5
     assert harm_of(settings, state, 0, 2.9, None) is None
     assert state.recent == [9.0, 1.0, 1.0, 1.0, 2.9]
-    assert harm_of(settings, state, 0, 3.1, None) == ("the loss 3.1 is more than 3 times 1, the median of the last")
+    assert harm_of(settings, state, 0, 3.1, None) == ("the loss 3.1 is more than 3 times 1, the median of the last 5")
     assert state.recent == [9.0, 1.0, 1.0, 1.0, 2.9]
