@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megabatch.configs.load import Loaded, load
+from megabatch.configs.load import Loaded, load, shipped
 from megabatch.data.arrangement import Arrangement
 from megabatch.data.dataset import Dataset, Shard, Split
 from megabatch.data.draws import RepeatedOrder
@@ -213,6 +213,16 @@ def test_what_cannot_work_is_refused_with_reason_and_remedy(
 def test_every_refusal_is_provoked_above(refusal: Refusal) -> None:
     loaded = [(load("digits", "laptop", overrides), dataset) for overrides, dataset, _ in REFUSED]
     assert any(list(refusal.found(job.recipe, job.cluster, dataset)) for job, dataset in loaded)
+
+
+@pytest.mark.parametrize("name", sorted(shipped("recipes")))
+def test_every_shipped_recipe_has_a_plan(name: str) -> None:
+    loaded = load(name, "one-node-8gpu")
+    dataset = described(*[50_000] * 8, classes=1000)
+    assert refusals(loaded.recipe, loaded.cluster, dataset) == []
+    plan = planned(loaded, dataset)
+    assert plan.peak_learning_rate == loaded.recipe.optimizer.peak_learning_rate(loaded.recipe.batch.global_batch)
+    assert plan.micro_batches_per_rank[0] >= 1
 
 
 def test_a_good_job_is_not_refused() -> None:
