@@ -41,7 +41,7 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
     Later checkpoints have updates of those steps in them: they are deleted. Every rank must call this together.
     """
     left_out = _next_left_out(parts, bad_step)
-    step = _told_by_main(parts, _newest_before(parts, left_out[0]))
+    step = _agreed_checkpoint(parts, left_out[0])
     if step is None:
         raise TrainingError(
             f"step {bad_step + 1} was bad, and {parts.run_dir.checkpoints} has no undamaged checkpoint to go back to, "
@@ -51,8 +51,8 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
     if parts.world.is_main:
         checkpoint.delete_after(parts.run_dir, step)
     parts.trackers.message(
-        f"going back to the checkpoint of step {step} and on without step {shown_steps(left_out)}; all others are "
-        "trained as they were"
+        f"going back to the checkpoint of step {step} and on without step {_shown(left_out)}; all others are trained "
+        "as they were"
     )
     return snapshot, left_out
 
@@ -77,11 +77,6 @@ def steps_to_keep(parts: Parts) -> set[int]:
     return since if best is None else since | {best}
 
 
-def shown_steps(steps: list[int]) -> str:
-    """Return the numbers of steps as people count them, from 1."""
-    return ", ".join(str(step + 1) for step in steps)
-
-
 def _next_left_out(parts: Parts, bad_step: int) -> list[int]:
     return steps_to_leave_out(parts.state.guard.left_out, bad_step, parts.job.recipe.stability.roll_back_steps)
 
@@ -92,9 +87,15 @@ def _newest_before(parts: Parts, step: int) -> int | None:
     return None if folder is None else int(checkpoint.read_state(folder)["training"]["step"])
 
 
-def _told_by_main(parts: Parts, step: int | None) -> int | None:
-    """Return what rank 0 found: on a slow file system another rank might see other checkpoints."""
-    found = -1 if step is None else step
-    told = torch.tensor(found + 1 if parts.world.is_main else 0, device=parts.world.device)
+def _shown(steps: list[int]) -> str:
+    """Return the numbers of steps as people count them, from 1; of many the first and the last."""
+    numbers = [str(step + 1) for step in steps]
+    return ", ".join(numbers if len(numbers) <= 6 else [*numbers[:3], "...", numbers[-1]])
+
+
+def _agreed_checkpoint(parts: Parts, step: int) -> int | None:
+    """Return what rank 0 finds of `_newest_before`: on a slow file system another rank might see other checkpoints."""
+    found = _newest_before(parts, step) if parts.world.is_main else None
+    told = torch.tensor(0 if found is None else found + 1, device=parts.world.device)
     parts.step_parts.engine.sum_over_ranks(told)
-    return None if told.item() == 0 else int(told.item()) - 1
+    return int(told.item()) - 1 if told.item() else None

@@ -13,7 +13,7 @@ from megabatch.configs.metrics import read_metrics
 from megabatch.trainer import checkpoint, loop, step
 from megabatch.trainer.build import Parts
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.rollback import steps_to_leave_out
+from megabatch.trainer.rollback import steps_to_keep, steps_to_leave_out
 from support.poison import SHORT, STEPS, STEPS_PER_EPOCH, poisoned_workplace
 from support.runs import Workplace
 from support.training import training
@@ -87,10 +87,13 @@ def test_one_step_left_out_is_a_step_passed_over(place: Workplace) -> None:
     assert single == trained(place, "skipped", *NAN, "stability={on_bad_step: pass_over}")
 
 
-@pytest.mark.parametrize("every", [3, 100])
-def test_which_checkpoint_it_goes_back_to_does_not_matter(place: Workplace, every: int) -> None:
-    other = trained(place, f"every-{every}", *BACK, f"checkpoint.every_steps={every}")
-    assert other == trained(place, "known-2", *BACK, left_out=tuple(left_out(place, f"every-{every}")))
+@pytest.mark.parametrize(("every", "count"), [(3, 2), (100, 2), (2, 4)])
+def test_which_checkpoint_it_goes_back_to_does_not_matter(place: Workplace, every: int, count: int) -> None:
+    """With 4 steps left out, checkpoints in between have updates of them: they must not be gone back to later."""
+    run, guard = f"every-{every}", f"stability={{on_bad_step: roll_back, roll_back_steps: {count}}}"
+    other = trained(place, run, *BACK, guard, f"checkpoint.every_steps={every}")
+    assert len(left_out(place, run)) == 3 * count
+    assert other == trained(place, f"known-{every}", *BACK, guard, left_out=tuple(left_out(place, run)))
 
 
 class _KilledError(BaseException):
@@ -153,16 +156,16 @@ def test_harm_done_by_the_step_before_is_undone_by_going_back_and_not_by_passing
     assert all(loss is not None and loss < 3 for loss in losses_of(place, "late-back"))
 
 
-def test_the_best_checkpoint_and_those_to_go_back_to_are_never_deleted(place: Workplace) -> None:
-    """An evaluation an epoch, checkpoints every 3 steps, and 11 steps left out: back over an epoch's end and more."""
-    overrides = (*NAN, "stability={on_bad_step: roll_back, roll_back_steps: 11}", "checkpoint.every_steps=3",
-                 "data.validation_split=validation", "evaluation.metric=loss")  # fmt: skip
-    with training(place, "best", *overrides) as parts:
-        loop.train(parts)
-        best = parts.state.best_step
-        assert best is not None
-        assert checkpoint.damage(parts.run_dir.checkpoint(best)) is None
-    assert left_out(place, "best")[:2] == [0, 1]
+def test_the_checkpoints_to_go_back_to_are_kept_with_the_best_known_there(place: Workplace) -> None:
+    """A bad step 26 would leave out 16 to 26: back to the checkpoint of 16, for which that of 8 is the best."""
+    with training(place, "kept", *NAN, "stability={on_bad_step: roll_back, roll_back_steps: 11}") as parts:
+        for step_saved, best in ((8, 8), (12, 8), (16, 8), (24, 24), (26, 24)):
+            state = {"training": {"step": step_saved, "best_step": best}}
+            checkpoint.save(parts.run_dir, step_saved, checkpoint.Snapshot({}, {}, state))
+        parts.state.step = 26
+        assert steps_to_keep(parts) == {8, 16, 24, 26}
+        parts.state.guard.left_out = [20, 21, 22]
+        assert steps_to_keep(parts) == {8, 12, 16, 24, 26}
 
 
 def test_without_an_undamaged_checkpoint_the_run_ends_and_says_so(
