@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -132,6 +133,20 @@ def test_a_kill_at_any_stage_of_going_back_changes_nothing(
     assert trained(place, run) == alone
     assert left_out(place, run) == left_out(place, "alone")
     assert losses_of(place, run) == losses_of(place, "alone")
+
+
+def test_a_wish_to_stop_at_a_bad_step_is_heard_after_going_back(place: Workplace) -> None:
+    wished: list[int] = []
+
+    def stop_requested() -> bool:
+        wished.extend([parts.state.step] if parts.state.step == 6 else [])
+        return bool(wished)
+
+    with training(place, "stopped", *BACK) as parts:
+        parts.step_parts = replace(parts.step_parts, stop_requested=stop_requested)
+        assert loop.train(parts) == "stopped"
+        assert parts.state.step == 5
+    assert trained(place, "stopped") == trained(place, "not-stopped", *BACK)
 
 
 def losses_of(place: Workplace, run: str) -> list[float | None]:
