@@ -139,7 +139,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
         bad_steps=BadSteps(
-            recipe.stability, steps, samples_finder(job, arrangement, order), run_dir.bad_steps, world.is_main
+            recipe.stability, steps, samples_finder(job, arrangement, order), run_dir.bad_steps, world, engine
         ),
     )
     parts.trackers.message(description)

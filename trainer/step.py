@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -56,6 +56,7 @@ class StepReport(NamedTuple):
     noise_scale: float | None = None
     passed_over: str | None = None
     update_ratio: float | None = None
+    micro_batch_losses: Sequence[torch.Tensor] = ()  # of this rank: their shares of the loss
 
     @property
     def data_wait_share(self) -> float:
@@ -131,7 +132,7 @@ def take_step(
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
         seconds, sums.data_wait_seconds, num_skipped, stop_requested,
-        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio,
+        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio, sums.losses,
     )  # fmt: skip
 
 

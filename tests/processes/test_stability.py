@@ -82,7 +82,7 @@ def test_a_loss_that_is_no_number_is_passed_over_and_leaves_no_trace(workplace: 
     assert steps[-1]["loss"] < 5
     text = passed.metrics.read_text()
     assert (
-        "step 7: the loss is nan (loss nan, gradient norm nan). Its samples are positions 0 to 19 of epoch 3 (" in text
+        "step 7: the loss is nan (loss nan, gradient norm nan). Its samples are positions 0 to 19 of epoch 3; " in text
     )
     assert "No update; bad step 1 of at most 10" in text
 

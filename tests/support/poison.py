@@ -17,6 +17,12 @@ def nan(outputs, targets):
     losses = functional.cross_entropy(outputs, targets, reduction="none")
     return losses * torch.where(targets == 3, float("nan"), 1.0)
 
+def steep(outputs, targets):
+    """The loss of class 3 looks like any other, but its gradient is infinite."""
+    losses = functional.cross_entropy(outputs, targets, reduction="none")
+    high = outputs.sum(dim=1) * torch.where(targets == 3, 1e38, 0.0)
+    return losses + (high - high.detach()) * torch.where(targets == 3, 1e38, 0.0)
+
 def late(outputs, targets):
     """The loss of class 3 looks like any other, but its gradient destroys the weights: the next step shows it."""
     losses = functional.cross_entropy(outputs, targets, reduction="none")

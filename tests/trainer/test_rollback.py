@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,7 @@ def weights(parts: Parts) -> Weights:
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
-def bad_steps(place: Workplace, run: str) -> list[dict[str, object]]:
+def bad_steps(place: Workplace, run: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (place.folder / run / "bad-steps.jsonl").read_text().splitlines()]
 
 
@@ -72,10 +73,12 @@ def test_a_run_that_rolled_back_is_bit_for_bit_one_without_those_steps(place: Wo
     lines = bad_steps(place, "back")
     assert [line["step"] for line in lines] == [1 + bad for bad in known[1::2]]
     assert len(lines) == 3
-    assert [(int(str(line["step"])) - 1) // STEPS_PER_EPOCH for line in lines] == [0, 1, 2]
+    assert [(line["step"] - 1) // STEPS_PER_EPOCH for line in lines] == [0, 1, 2]
     for line in lines:
         assert (line["reason"], line["loss"], line["then"]) == ("the loss is nan", None, "roll_back")
-        assert any("poison" in key for keys in line["samples"].values() for key in keys)  # type: ignore[attr-defined]
+        assert sum(len(keys) for keys in line["samples"].values()) == 4
+        worst = [key for keys in line["worst"].values() for key in keys]
+        assert (len(worst), "class3/poison" in worst) == (2, True)
     assert after == trained(place, "known", *BACK, left_out=tuple(known))
     assert after != trained(place, "passed", *NAN, "stability={on_bad_step: pass_over}", BACK[-1])
     metrics = read_metrics(place.folder / "back" / "metrics.jsonl", "step")
@@ -166,7 +169,7 @@ def test_harm_done_by_the_step_before_is_undone_by_going_back_and_not_by_passing
         trained(place, "late-passed", *LATE, f"stability={{on_bad_step: pass_over, {spike}}}")
     trained(place, "late-back", *LATE, f"stability={{on_bad_step: roll_back, {spike}}}")
     (line,) = bad_steps(place, "late-back")
-    assert "is more than 50 times" in str(line["reason"])
+    assert "is more than 50 times" in line["reason"]
     assert line["loss"] == pytest.approx(6e19, rel=0.1)
     assert all(loss is not None and loss < 3 for loss in losses_of(place, "late-back"))
 
@@ -190,6 +193,17 @@ def test_without_an_undamaged_checkpoint_the_run_ends_and_says_so(
         patch.setattr(checkpoint, "newest", lambda *_, **__: (None, []))
         with pytest.raises(TrainingError, match=r"step 7 was bad, and .* has no undamaged checkpoint to go back to"):
             loop.train(parts)
+
+
+def test_a_gradient_that_is_not_finite_points_at_no_micro_batch(place: Workplace) -> None:
+    trained(place, "steep", *SHORT, "loss={name: custom, function: 'poison:steep'}", "stability.on_bad_step=pass_over")
+    for line in bad_steps(place, "steep"):
+        assert line["reason"].startswith("the gradient norm is")
+        assert (line["gradient_norm"], line["worst"]) == (None, None)
+        assert any("class3/poison" in keys for keys in line["samples"].values())
+    metrics = (place.folder / "steep" / "metrics.jsonl").read_text()
+    assert "Infinity" not in metrics
+    assert "NaN" not in metrics
 
 
 def test_a_spike_ends_the_run_where_a_bad_step_is_to_stop_it(place: Workplace) -> None:
