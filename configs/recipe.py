@@ -45,3 +45,8 @@ class Recipe(Frozen):
     checkpoint: Checkpoint = Checkpoint()
     tracking: Tracking = Tracking()
     deterministic: bool = True
+
+    @property
+    def kept_checkpoints(self) -> int:
+        """Return how many checkpoints a run keeps: the last, the best, and those it may go back to."""
+        return self.checkpoint.keep_last + (3 if self.stability.rolls_back else 1)

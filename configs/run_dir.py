@@ -30,6 +30,11 @@ class RunDir:
         return self.root / "data-errors.jsonl"
 
     @property
+    def bad_steps(self) -> Path:
+        """Return bad-steps.jsonl, one line for each step whose loss or gradient was found to be bad."""
+        return self.root / "bad-steps.jsonl"
+
+    @property
     def result(self) -> Path:
         """Return result.json, how the last attempt ended."""
         return self.root / "result.json"

@@ -1,4 +1,4 @@
-"""What becomes of a step that would harm the network."""
+"""What becomes of a step that would harm the network, or already has."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from megabatch.configs.base import Frozen, PositiveInt
 
 
 class Stability(Frozen):
-    """A step whose loss or gradient is not finite stops the run, or is passed over: no update, on any rank.
+    """What becomes of a bad step: its loss or gradient is not finite, or its loss is a spike.
 
-    With `loss_spike: k` so is a step whose loss is above k times the median of the last `window` losses. Each is told,
-    with the samples it had; more than `max_passed_over` of them in a run stop it.
+    With `loss_spike: k` a loss above k times the median of the last `window` losses is a spike. `stop` ends the run
+    before the update; `pass_over` makes no update, on any rank; `roll_back` goes back to a checkpoint and trains again
+    without the `roll_back_steps` steps that end with the bad one. Each bad step is told, with the samples it had; more
+    than `max_bad_steps` of them end the run.
     """
 
-    on_nonfinite: Literal["stop", "pass_over"] = "stop"
+    on_bad_step: Literal["stop", "pass_over", "roll_back"] = "stop"
     loss_spike: Annotated[float, Field(gt=1)] | None = None
     window: Annotated[int, Field(ge=5)] = 50
-    max_passed_over: PositiveInt = 10
+    max_bad_steps: PositiveInt = 10
+    roll_back_steps: PositiveInt = 2
 
     @property
     def guards(self) -> bool:
-        """Return whether any step can be passed over."""
-        return self.on_nonfinite == "pass_over" or self.loss_spike is not None
+        """Return whether steps are looked at before their update, more than to stop at what is not finite."""
+        return self.on_bad_step != "stop" or self.loss_spike is not None
+
+    @property
+    def rolls_back(self) -> bool:
+        """Return whether the run may go back to a checkpoint by itself."""
+        return self.on_bad_step == "roll_back"

@@ -26,7 +26,7 @@ def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path 
     prepared = prepare(recipe, cluster, overrides)
     found = inspect_model(prepared.job)
     render.print_plan(prepared.job, prepared.plan, found)
-    kept = prepared.job.recipe.checkpoint.keep_last + 1  # and the best one
+    kept = prepared.job.recipe.kept_checkpoints
     full = disk_space((chosen or RUNS_FOLDER).absolute(), found["checkpoint_bytes"], kept)
     if full:
         raise ConfigError(Problem("", message) for message in full)

@@ -63,8 +63,10 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, tensors: Tensors, updates: int) -> None:
-        """Put back what `tensors` gave."""
+        """Put back what `tensors` gave; while there is no average, begin at the network's weights as at the start."""
         self.updates = updates
+        if not tensors:
+            tensors = self._live
         for name, tensor in tensors.items():
             self._average[name].copy_(tensor)
 

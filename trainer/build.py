@@ -30,6 +30,7 @@ from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps, steps_of
 from megabatch.trainer.averaging import WeightAverage
+from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
@@ -63,6 +64,7 @@ class Parts:
     micro_batches_from: Callable[[int], Iterator[MicroBatch]]
     evaluate_split: Callable[[str], EvaluationResult]
     sample_log: SampleLog | None
+    bad_steps: BadSteps
 
     def close(self) -> None:
         """Write what is still pending and close the logs."""
@@ -136,6 +138,9 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         micro_batches_from=_training_data(job, world, arrangement, order, steps),
         evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
+        bad_steps=BadSteps(
+            recipe.stability, steps, samples_finder(job, arrangement, order), run_dir.bad_steps, world.is_main
+        ),
     )
     parts.trackers.message(description)
     if recipe.data.mask is not None and world.is_main:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +66,15 @@ def load(folder: Path) -> Snapshot:
     problem = damage(folder)
     if problem:
         raise TrainingError(f"{folder}: {problem}. Use another checkpoint of the run")
-    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    state = read_state(folder)
     averaged = load_file(folder / _AVERAGED) if (folder / _AVERAGED).exists() else {}
     return Snapshot(load_file(folder / _NETWORK), load_file(folder / _OPTIMIZER), state, averaged)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read what of a checkpoint is no tensor, unchecked."""
+    state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    return state
 
 
 def load_network(folder: Path, averaged: bool = True) -> Tensors:
@@ -94,10 +100,12 @@ def damage(folder: Path) -> str | None:
     return None if _STATE in manifest else "incomplete: the manifest lists no state"
 
 
-def newest(run_dir: RunDir) -> tuple[Path | None, list[str]]:
-    """Return the newest undamaged checkpoint, and a message for each newer one that had to be passed over."""
+def newest(run_dir: RunDir, at_most: int | None = None) -> tuple[Path | None, list[str]]:
+    """Return the newest undamaged checkpoint, of step `at_most` or before, and a message for each damaged newer one."""
     messages: list[str] = []
     for folder in sorted(_folders(run_dir), key=_step_of, reverse=True):
+        if at_most is not None and _step_of(folder) > at_most:
+            continue
         problem = damage(folder)
         if problem is None:
             return folder, messages
@@ -121,14 +129,27 @@ def chosen(run_dir: RunDir, which: str) -> Path:
     raise TrainingError(f"{run_dir.root} has no checkpoint {which!r}: write best, last, or the step of one of {kept}")
 
 
-def prune(run_dir: RunDir, keep_last: int, best_step: int | None) -> None:
-    """Delete what is older than the newest `keep_last` undamaged checkpoints, except the best one."""
+def prune(run_dir: RunDir, keep_last: int, keep: Collection[int]) -> None:
+    """Delete what is older than the newest `keep_last` undamaged checkpoints, except those of the steps `keep`."""
     good = 0
     for folder in sorted(_folders(run_dir), key=_step_of, reverse=True):
         if good < keep_last:
             good += damage(folder) is None
-        elif _step_of(folder) != best_step:
+        elif _step_of(folder) not in keep:
             shutil.rmtree(folder)
+
+
+def delete_after(run_dir: RunDir, step: int) -> None:
+    """Delete the checkpoints of later steps. A kill in the middle leaves none half deleted under its name."""
+    for folder in _folders(run_dir):
+        if _step_of(folder) > step:
+            hidden = folder.rename(run_dir.checkpoints / f".{folder.name}.{os.getpid()}")
+            shutil.rmtree(hidden)
+
+
+def steps_saved(run_dir: RunDir) -> list[int]:
+    """Return the steps that have a checkpoint, damaged or not, in rising order."""
+    return sorted(_step_of(folder) for folder in _folders(run_dir))
 
 
 def clear_hidden(run_dir: RunDir) -> None:

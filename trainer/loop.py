@@ -16,8 +16,9 @@ from megabatch.trainer.noise_scale import advice
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
+from megabatch.trainer.rollback import carry_over, steps_to_keep, take_back
 from megabatch.trainer.state import TrainState
-from megabatch.trainer.step import StepReport, take_step
+from megabatch.trainer.step import take_step
 
 Outcome = Literal["finished", "stopped"]
 
@@ -25,6 +26,8 @@ Outcome = Literal["finished", "stopped"]
 def train(parts: Parts) -> Outcome:
     """Train from where `parts.state` stands. Ends "stopped", with a checkpoint, if a rank was asked to stop."""
     state, steps = parts.state, parts.steps
+    if parts.job.recipe.stability.rolls_back and state.step == 0:
+        save(parts)  # something to go back to
     _evaluate_if_due(parts)  # a run stopped at the end of an epoch has its evaluation still before it
     micro_batches = parts.micro_batches_from(state.step)
     log_every = parts.job.recipe.tracking.every_steps
@@ -34,8 +37,7 @@ def train(parts: Parts) -> Outcome:
         keep_trust_ratios(parts.step_parts.optimizer)
     while state.step < steps.total and not state.stopped_early:
         report = take_step(parts.step_parts, micro_batches, parts.learning_rate(), state)
-        if report.passed_over is not None:
-            _tell_passed_over(parts, report)
+        bad = report.passed_over is not None and report.step not in state.guard.left_out
         state.step += 1
         state.samples_seen, finished_epochs = steps.progress(state.step)
         seldom = report.passed_over is not None or report.skipped_samples > 0
@@ -43,6 +45,12 @@ def train(parts: Parts) -> Outcome:
             parts.trackers.step(report, state)
         if log_ratios_every is not None and state.step % log_ratios_every == 0:
             parts.trackers.trust_ratios(trust_ratios(parts.step_parts.optimizer), state)
+        if bad:
+            parts.bad_steps.tell(report, state, parts.trackers)
+            if parts.job.recipe.stability.rolls_back:
+                go_back(parts, report.step)
+                state, micro_batches = parts.state, parts.micro_batches_from(parts.state.step)
+                continue
         if report.stop_requested and state.step < steps.total:
             save(parts)
             return "stopped"
@@ -71,21 +79,6 @@ def _tell_noise_scale(parts: Parts) -> None:
         advice(scale, batch) if scale is not None else "gradient noise scale: not known yet, noise hides the gradient"
     )
     parts.trackers.message(known)
-
-
-def _tell_passed_over(parts: Parts, report: StepReport) -> None:
-    """Say which samples had no part in training; end the run if there were too many such steps."""
-    span, most = parts.steps.at(report.step), parts.job.recipe.stability.max_passed_over
-    seen = parts.state.guard.passed_over
-    parts.trackers.message(
-        f"step {report.step + 1} passed over, {seen} of at most {most}: {report.passed_over}. Its samples, positions "
-        f"{span.start} to {span.stop - 1} of epoch {span.epoch + 1}, had no part in an update"
-    )
-    if seen > most:
-        raise TrainingError(
-            f"{seen} steps were passed over, stability.max_passed_over allows {most}; the last: {report.passed_over}. "
-            "The learning rate may be too high or the warmup too short (optimizer.base_learning_rate, schedule.warmup)"
-        )
 
 
 def _evaluate_if_due(parts: Parts) -> bool:
@@ -149,7 +142,8 @@ def save(parts: Parts) -> None:
             f"{parts.run_dir.checkpoints}: the checkpoint of step {parts.state.step} could not be written: {error}. "
             "Earlier checkpoints are as they were: make room, then go on with --resume"
         ) from error
-    checkpoint.prune(parts.run_dir, parts.job.recipe.checkpoint.keep_last, parts.state.best_step)
+    best = set() if parts.state.best_step is None else {parts.state.best_step}
+    checkpoint.prune(parts.run_dir, parts.job.recipe.checkpoint.keep_last, best | steps_to_keep(parts))
 
 
 def restore(parts: Parts) -> None:
@@ -165,16 +159,29 @@ def restore(parts: Parts) -> None:
             f"{folder} was written by another recipe or with other data than {parts.run_dir.job} names now. "
             "Going on would mix two trainings: start a new run folder, or put the old job.yaml back"
         )
+    put_back(parts, snapshot)
+    parts.state.attempt += 1
+    parts.trackers.message(
+        f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, "
+        f"{parts.state.samples_seen:,} samples seen, written by {snapshot.state['num_ranks']} ranks"
+    )
+
+
+def go_back(parts: Parts, bad_step: int) -> None:
+    """Go back to a checkpoint from before a bad step, to go on without it; on all ranks together."""
+    before = parts.state
+    snapshot, left_out = take_back(parts, bad_step)
+    put_back(parts, snapshot)
+    carry_over(parts.state, before, left_out)
+
+
+def put_back(parts: Parts, snapshot: Snapshot) -> None:
+    """Make everything that trains what it was when the snapshot was taken."""
     work = parts.step_parts
     work.engine.network.load_state_dict(snapshot.network)
     load_optimizer(work.optimizer, snapshot.optimizer, snapshot.state["optimizer"])
     if work.precision.scaler is not None:
         work.precision.scaler.load_state_dict(snapshot.state["scaler"])
     parts.state = TrainState.from_json(snapshot.state["training"])
-    parts.state.attempt += 1
     if work.average is not None:
         work.average.load(snapshot.averaged, parts.state.average_updates)
-    parts.trackers.message(
-        f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, "
-        f"{parts.state.samples_seen:,} samples seen, written by {snapshot.state['num_ranks']} ranks"
-    )

@@ -12,6 +12,7 @@ is that of a rank's share before the sum over the ranks, or on a single rank tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class NoiseAverages:
     def add(self, small: float, inverse_small: float, big: float, big_batch: int) -> None:
         """Add a step: mean squared norm of the small gradients, mean of 1 / B_small, squared norm of the big one."""
         trace = (small - big) / (inverse_small - 1.0 / big_batch)
+        if not math.isfinite(trace):  # a gradient overflowed: the step has no update, and no part in the averages
+            return
         self.trace = _SMOOTHING * self.trace + (1 - _SMOOTHING) * trace
         self.squared_gradient = _SMOOTHING * self.squared_gradient + (1 - _SMOOTHING) * (big - trace / big_batch)
         self.weight = _SMOOTHING * self.weight + (1 - _SMOOTHING)

@@ -119,7 +119,7 @@ def take_step(
     loss, num_skipped, stop_requested = _agree(parts, sums, request)
     if num_skipped:
         parts.ledger.add(sums.skipped, recipe.data.train_split, request)
-    if recipe.stability.on_nonfinite == "stop":
+    if recipe.stability.on_bad_step == "stop":
         _refuse_infinite("loss", loss, request, recipe)
     if recipe.tracking.noise_scale and not num_skipped and math.isfinite(loss):
         _measure_noise(parts, sums, request, state.noise)
@@ -127,7 +127,7 @@ def take_step(
     harm = None
     if recipe.stability.guards:
         known = gradient_norm if parts.precision.scaler is None else None  # loss scaling leaves out overflows itself
-        harm = harm_of(recipe.stability, state.guard, loss, known)
+        harm = harm_of(recipe.stability, state.guard, request.step, loss, known)
     ratio = _update(parts, request.step) if harm is None else None
     if harm is not None:
         parts.precision.pass_over()
@@ -254,7 +254,7 @@ def _finish_gradient(parts: StepParts, request: Request, num_skipped: int) -> fl
         return None
     gradient_norm = float(norm)
     # With loss scaling an overflow is expected now and then, and its update is left out.
-    if parts.precision.scaler is None and recipe.stability.on_nonfinite == "stop":
+    if parts.precision.scaler is None and recipe.stability.on_bad_step == "stop":
         _refuse_infinite("gradient norm", gradient_norm, request, recipe)
     return gradient_norm
 

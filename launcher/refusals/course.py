@@ -39,6 +39,11 @@ def _unwatched(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[s
             yield "evaluation.early_stopping is set, and data.validation_split is null"
 
 
+def _other_samples(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.stability.rolls_back and recipe.data.train_stream is not None:
+        yield "stability.on_bad_step is roll_back, and data.train_stream is set"
+
+
 def _no_trust_ratios(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     if recipe.tracking.trust_ratios_every_steps is not None and not isinstance(recipe.optimizer, Lars | Lamb):
         yield f"tracking.trust_ratios_every_steps is set, and optimizer is {recipe.optimizer.name}"
@@ -62,6 +67,12 @@ COURSE: tuple[Refusal, ...] = (
         "both are decided by its metric",
         lambda r, c, d: "name a data.validation_split, or do without",
         _unwatched,
+    ),
+    Refusal(
+        "Rolling back with a stream",
+        "a stream cannot be read again from a step on, so the steps to leave out would have other samples",
+        lambda r, c, d: "stability.on_bad_step=pass_over, or shards with an index (data.path)",
+        _other_samples,
     ),
     Refusal(
         "Trust ratios of an optimizer without any",

@@ -125,7 +125,7 @@ def inspect_cells(ablation: Ablation) -> None:
     if problems:
         raise ConfigError(problems)
     if open_runs:
-        kept = sum(run.job.recipe.checkpoint.keep_last + 1 for run in open_runs)
+        kept = sum(run.job.recipe.kept_checkpoints for run in open_runs)
         full = disk_space(ablation.folder, max(facts["checkpoint_bytes"] for facts in found.values()), kept)
         if full:
             raise ConfigError(Problem("", message) for message in full)

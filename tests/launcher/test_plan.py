@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megabatch.configs.load import Loaded, load
+from megabatch.configs.load import Loaded, load, shipped
 from megabatch.data.arrangement import Arrangement
 from megabatch.data.dataset import Dataset, Shard, Split
 from megabatch.data.draws import RepeatedOrder
@@ -184,6 +184,10 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["optimizer={name: sgd, base_learning_rate: 0.1}", "tracking.trust_ratios_every_steps=10"], described(1000),
          "tracking.trust_ratios_every_steps is set, and optimizer is sgd: only LARS and LAMB, those of this program, have "
          "them. Instead: tracking.trust_ratios_every_steps=null, or optimizer lars or lamb"),
+        (["stability.on_bad_step=roll_back", "data.train_stream={urls: 'a-{0..1}.tar', samples: 1000}"],
+         described(500, 500), "stability.on_bad_step is roll_back, and data.train_stream is set: a stream cannot be read "
+         "again from a step on, so the steps to leave out would have other samples. Instead: "
+         "stability.on_bad_step=pass_over, or shards with an index (data.path)"),
         (["averaging={name: swa, start: 31}"], described(1000), "averaging.start is 31 epochs, more than epochs=30: there would "
          "be nothing to average. Instead: averaging.start=29 or less"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
@@ -209,6 +213,16 @@ def test_what_cannot_work_is_refused_with_reason_and_remedy(
 def test_every_refusal_is_provoked_above(refusal: Refusal) -> None:
     loaded = [(load("digits", "laptop", overrides), dataset) for overrides, dataset, _ in REFUSED]
     assert any(list(refusal.found(job.recipe, job.cluster, dataset)) for job, dataset in loaded)
+
+
+@pytest.mark.parametrize("name", sorted(shipped("recipes")))
+def test_every_shipped_recipe_has_a_plan(name: str) -> None:
+    loaded = load(name, "one-node-8gpu")
+    dataset = described(*[50_000] * 8, classes=1000)
+    assert refusals(loaded.recipe, loaded.cluster, dataset) == []
+    plan = planned(loaded, dataset)
+    assert plan.peak_learning_rate == loaded.recipe.optimizer.peak_learning_rate(loaded.recipe.batch.global_batch)
+    assert plan.micro_batches_per_rank[0] >= 1
 
 
 def test_a_good_job_is_not_refused() -> None:

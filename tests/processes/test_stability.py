@@ -74,19 +74,22 @@ def test_a_loss_that_is_no_number_is_passed_over_and_leaves_no_trace(workplace: 
     stopped = workplace.job("stopped", 1, *wish)
     assert workplace.start(stopped, 1).wait(timeout=300) == 1
     assert "the loss is nan in step 6" in "".join(file.read_text() for file in stopped.failures())
-    passed = workplace.train("passed", 1, *wish, "stability={on_nonfinite: pass_over}", "tracking.every_steps=6")
+    passed = workplace.train("passed", 1, *wish, "stability={on_bad_step: pass_over}", "tracking.every_steps=6")
     steps = read_metrics(passed.metrics, "step")
     assert [line["step"] for line in steps if "passed_over" in line] == [7]
     assert [line["step"] for line in steps] == [6, 7, 12, 18, 24, 30, 36]
     assert steps[1]["loss"] is None
     assert steps[-1]["loss"] < 5
     text = passed.metrics.read_text()
-    assert "step 7 passed over, 1 of at most 10: the loss is nan. Its samples, positions 0 to 19 of epoch 3" in text
+    assert (
+        "step 7: the loss is nan (loss nan, gradient norm nan). Its samples are positions 0 to 19 of epoch 3 (" in text
+    )
+    assert "No update; bad step 1 of at most 10" in text
 
 
 def test_penalties_and_clipping_are_the_same_on_any_number_of_ranks(workplace: Workplace) -> None:
     wish = (*SHORT, "precision=fp64", "regularization={l1: 1e-3, l2: 1e-2, clip_adaptive: 0.05}",
-            "stability={loss_spike: 1.2, window: 5}", "loss={name: cross_entropy, class_weights: balanced}",
+            "stability={on_bad_step: pass_over, loss_spike: 1.2, window: 5}", "loss={name: cross_entropy, class_weights: balanced}",
             "tracking={sample_log: true, gradient_norm: true, update_ratio: true}")  # fmt: skip
     one, two = (workplace.train(f"penalties-{ranks}", ranks, *wish) for ranks in (1, 2))
     assert losses(one) == pytest.approx(losses(two), rel=1e-9)
@@ -106,7 +109,7 @@ def test_overflows_of_fp16_are_left_to_the_loss_scale(workplace: Workplace) -> N
     wish = (
         *SHORT,
         "precision={name: fp16, initial_scale: 1e9}",
-        "stability={on_nonfinite: pass_over, max_passed_over: 1}",
+        "stability={on_bad_step: pass_over, max_bad_steps: 1}",
     )
     run = workplace.train("fp16-guarded", 1, *wish, "tracking={gradient_norm: true, every_steps: 5}")
     lines = read_metrics(run.metrics, "step")

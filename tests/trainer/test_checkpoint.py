@@ -80,7 +80,7 @@ def test_a_killed_save_is_cleared_away_at_the_next_start(run_dir: RunDir) -> Non
 def test_the_newest_two_and_the_best_are_kept(run_dir: RunDir) -> None:
     for step in range(1, 7):
         checkpoint.save(run_dir, step, snapshot())
-        checkpoint.prune(run_dir, keep_last=2, best_step=2)
+        checkpoint.prune(run_dir, keep_last=2, keep={2})
     assert sorted(f.name for f in run_dir.checkpoints.iterdir()) == ["step-00000002", "step-00000005", "step-00000006"]
 
 
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_does_not_count_as_kept(run_dir: RunDir) -> None:
     for step in (1, 2, 3):
         checkpoint.save(run_dir, step, snapshot())
     (run_dir.checkpoint(3) / "model.safetensors").write_bytes(b"")
-    checkpoint.prune(run_dir, keep_last=2, best_step=None)
+    checkpoint.prune(run_dir, keep_last=2, keep=())
     assert checkpoint.damage(run_dir.checkpoint(1)) is None
     assert checkpoint.damage(run_dir.checkpoint(2)) is None
 

@@ -78,17 +78,17 @@ def test_only_one_way_to_clip() -> None:
 
 
 def test_a_step_that_is_not_finite_is_passed_over() -> None:
-    settings, state = Stability(on_nonfinite="pass_over"), GuardState()
-    assert harm_of(settings, state, 1.0, 2.0) is None
-    assert harm_of(settings, state, math.nan, 2.0) == "the loss is nan"
-    assert harm_of(settings, state, 1.0, math.inf) == "the gradient norm is inf"
-    assert state.passed_over == 2
+    settings, state = Stability(on_bad_step="pass_over"), GuardState()
+    assert harm_of(settings, state, 0, 1.0, 2.0) is None
+    assert harm_of(settings, state, 1, math.nan, 2.0) == "the loss is nan"
+    assert harm_of(settings, state, 2, 1.0, math.inf) == "the gradient norm is inf"
+    assert state.bad_steps == 2
 
 
 def test_a_loss_far_above_the_median_of_the_last_ones_is_passed_over_and_not_remembered() -> None:
     settings, state = Stability(loss_spike=3.0, window=5), GuardState()
-    assert [harm_of(settings, state, loss, None) for loss in (9.0, 9.0, 1.0, 1.0, 1.0)] == [None] * 5
-    assert harm_of(settings, state, 2.9, None) is None
+    assert [harm_of(settings, state, 0, loss, None) for loss in (9.0, 9.0, 1.0, 1.0, 1.0)] == [None] * 5
+    assert harm_of(settings, state, 0, 2.9, None) is None
     assert state.recent == [9.0, 1.0, 1.0, 1.0, 2.9]
-    assert harm_of(settings, state, 3.1, None) == ("the loss 3.1 is more than 3 times 1, the median of the last")
+    assert harm_of(settings, state, 0, 3.1, None) == ("the loss 3.1 is more than 3 times 1, the median of the last 5")
     assert state.recent == [9.0, 1.0, 1.0, 1.0, 2.9]

@@ -115,3 +115,12 @@ def test_noise_that_hides_the_gradient_gives_no_number() -> None:
 def test_the_advice_is_plain(scale: float, batch: int, words: str) -> None:
     text = advice(scale, batch)
     assert text.startswith(f"gradient noise scale about {scale:,} samples, batch {batch:,}: {words}")
+
+
+@pytest.mark.parametrize("infinite", [float("inf"), float("nan")])
+def test_a_gradient_that_overflowed_has_no_part_in_the_averages(infinite: float) -> None:
+    averages = NoiseAverages()
+    averages.add(3.0, 0.25, 2.0, 8)
+    before = replace(averages)
+    averages.add(infinite, 0.25, infinite, 8)
+    assert averages == before

@@ -57,6 +57,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: 
     state_dict["state"] = state
     optimizer.load_state_dict(state_dict)
     for group, values in zip(optimizer.param_groups, of_groups, strict=True):
+        known = {*values, *optimizer.defaults, *_SET_ELSEWHERE}
+        for key in [
+            key for key, value in group.items() if key not in known and isinstance(value, Plain | torch.Tensor)
+        ]:
+            del group[key]  # the optimizer began to count after this was saved
         group.update(values)
 
 

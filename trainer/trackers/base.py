@@ -73,7 +73,7 @@ def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
         "step": state.step,
         "epoch": report.epoch,
         "samples_seen": state.samples_seen,
-        "loss": report.loss if math.isfinite(report.loss) else None,  # of a step passed over; JSON has no nan
+        "loss": finite(report.loss),  # that of a bad step may not be; JSON has no nan
         "learning_rate": report.learning_rate,
         "samples_per_second": report.samples / report.seconds,
         "seconds": report.seconds,
@@ -82,10 +82,15 @@ def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
         "skipped_samples": report.skipped_samples,
     }
     seldom = {
-        "gradient_norm": report.gradient_norm, "noise_scale": report.noise_scale, "passed_over": report.passed_over,
-        "update_ratio": report.update_ratio,
+        "gradient_norm": finite(report.gradient_norm), "noise_scale": report.noise_scale,
+        "passed_over": report.passed_over, "update_ratio": report.update_ratio,
     }  # fmt: skip
     return values | {name: value for name, value in seldom.items() if value is not None}
+
+
+def finite(value: float | None) -> float | None:
+    """Return what JSON has a word for: None for nan and the infinite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def evaluation_values(result: EvaluationResult, state: TrainState) -> dict[str, Any]:

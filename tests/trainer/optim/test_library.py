@@ -132,6 +132,25 @@ def test_numbers_and_tensors_in_groups_survive() -> None:
     check_state("mine", lambda groups: InGroups(groups, lr=0.1), 0.0)
 
 
+@pytest.mark.parametrize(("name", "options"), [("mine", {}), *WORKING], ids=lambda value: str(value)[:20])
+def test_an_optimizer_that_goes_back_to_its_start_forgets_what_came_later(name: str, options: dict[str, Any]) -> None:
+    model = network()
+    start = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    groups = [{"params": list(model.named_parameters()), "weight_decay": 0.0}]
+    mine = name == "mine"
+    optimizer = InGroups(groups, lr=0.1) if mine else library_optimizer(groups, settings(name, **options), 0.01)
+    tensors, numbers = optimizer_tensors(optimizer), json.loads(json.dumps(optimizer_numbers(optimizer)))
+    ends = []
+    for _ in range(2):
+        for step in range(3):
+            gradients(model, step)
+            optimizer.step()
+        ends.append([parameter.detach().clone() for parameter in model.parameters()])
+        model.load_state_dict(start)
+        load_optimizer(optimizer, tensors, numbers)
+    assert all(torch.equal(first, again) for first, again in zip(*ends, strict=True))
+
+
 @pytest.mark.parametrize("name", ["timm/adafactor", "timm/adan", "timm/lamb", "timm/madgrad", "torch/NAdam"])
 def test_state_goes_through_json_and_comes_back_whole(name: str) -> None:
     chosen, model = settings(name), network()

@@ -1,0 +1,101 @@
+"""Going back to a checkpoint after a bad step, and training again without the steps that end with it.
+
+Every step between the checkpoint and the first one left out is trained again exactly as before (same samples, same
+randomness), so the result does not depend on which checkpoint it was. A kill in the middle needs no care either: a run
+that goes on from an older checkpoint meets the same bad step again, and decides the same.
+
+PaLM was trained in this way (Chowdhery et al. 2022, section 5.1): back by about 100 steps, 200 to 500 left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from megabatch.trainer import checkpoint
+from megabatch.trainer.build import Parts
+from megabatch.trainer.checkpoint import Snapshot
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.state import TrainState
+
+
+def steps_to_leave_out(left_out: Collection[int], bad_step: int, count: int) -> list[int]:
+    """Return the last `count` steps up to the bad one that were not left out before, in rising order.
+
+    >>> steps_to_leave_out([], 7, 2), steps_to_leave_out([6, 7], 8, 2), steps_to_leave_out([], 0, 2)
+    ([6, 7], [5, 8], [0])
+    """
+    found: list[int] = []
+    step = bad_step
+    while step >= 0 and len(found) < count:
+        if step not in left_out:
+            found.append(step)
+        step -= 1
+    return found[::-1]
+
+
+def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
+    """Return the newest checkpoint from before the steps that end with the bad one, and these steps.
+
+    Later checkpoints have updates of those steps in them: they are deleted. Every rank must call this together.
+    """
+    left_out = _next_left_out(parts, bad_step)
+    step = _agreed_checkpoint(parts, left_out[0])
+    if step is None:
+        raise TrainingError(
+            f"step {bad_step + 1} was bad, and {parts.run_dir.checkpoints} has no undamaged checkpoint to go back to, "
+            f"from before step {left_out[0] + 1}: start a new run"
+        )
+    snapshot = checkpoint.load(parts.run_dir.checkpoint(step))
+    if parts.world.is_main:
+        checkpoint.delete_after(parts.run_dir, step)
+    parts.trackers.message(
+        f"going back to the checkpoint of step {step} and on without step {_shown(left_out)}; all others are trained "
+        "as they were"
+    )
+    return snapshot, left_out
+
+
+def carry_over(state: TrainState, before: TrainState, left_out: list[int]) -> None:
+    """Tell the state of a checkpoint what came after it: how many bad steps there were, and the steps to leave out."""
+    state.attempt = before.attempt
+    state.guard.bad_steps = before.guard.bad_steps
+    state.guard.left_out = sorted({*before.guard.left_out, *left_out})
+
+
+def steps_to_keep(parts: Parts) -> set[int]:
+    """Return the checkpoints that the run may go back to, or find to be the best one there, after any later step."""
+    if not parts.job.recipe.stability.rolls_back:
+        return set()
+    earliest = _next_left_out(parts, parts.state.step) or [0]  # none if all before are left out already
+    oldest = _newest_before(parts, earliest[0])
+    if oldest is None:
+        return set()
+    best = checkpoint.read_state(parts.run_dir.checkpoint(oldest))["training"]["best_step"]
+    since = {step for step in checkpoint.steps_saved(parts.run_dir) if step >= oldest}
+    return since if best is None else since | {best}
+
+
+def _next_left_out(parts: Parts, bad_step: int) -> list[int]:
+    return steps_to_leave_out(parts.state.guard.left_out, bad_step, parts.job.recipe.stability.roll_back_steps)
+
+
+def _newest_before(parts: Parts, step: int) -> int | None:
+    """Return the newest checkpoint without an update of `step` or later, as the number of its step."""
+    folder, _ = checkpoint.newest(parts.run_dir, at_most=step)
+    return None if folder is None else int(checkpoint.read_state(folder)["training"]["step"])
+
+
+def _shown(steps: list[int]) -> str:
+    """Return the numbers of steps as people count them, from 1; of many the first and the last."""
+    numbers = [str(step + 1) for step in steps]
+    return ", ".join(numbers if len(numbers) <= 6 else [*numbers[:3], "...", numbers[-1]])
+
+
+def _agreed_checkpoint(parts: Parts, step: int) -> int | None:
+    """Return what rank 0 finds of `_newest_before`: on a slow file system another rank might see other checkpoints."""
+    found = _newest_before(parts, step) if parts.world.is_main else None
+    told = torch.tensor(0 if found is None else found + 1, device=parts.world.device)
+    parts.step_parts.engine.sum_over_ranks(told)
+    return int(told.item()) - 1 if told.item() else None
