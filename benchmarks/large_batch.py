@@ -1,4 +1,4 @@
-"""How far the batch can grow: CIFAR-10, a small network, four ways to follow the batch with the learning rate.
+"""How far the batch can grow: CIFAR-10, a small network, five ways to follow the batch with the learning rate.
 
 megabatch data import cifar10-jpeg.zip data/cifar10 --split train=0.9,validation=0.1
 python benchmarks/large_batch.py data/cifar10 FOLDER [--seeds 2] [--parallel 2] [--plot large-batch.svg]
@@ -37,6 +37,7 @@ OPTIMIZERS = {
     "weight_decay: 0.0005}",
     "LAMB": "{name: lamb, base_learning_rate: 0.0125, base_batch: 128, scaling: sqrt, beta2: 0.98, "
     "weight_decay: 0.002}",
+    "Muon": "{name: timm/nmuon, base_learning_rate: 0.015, base_batch: 128, scaling: sqrt, weight_decay: 0.05}",
 }
 
 
@@ -160,7 +161,7 @@ def main() -> None:
 
 def plot(results: dict[Cell, dict[str, object]]) -> str:
     """Return a picture of test accuracy over the batch, a line for each optimizer, as SVG."""
-    colors = ("#777777", "#0072b2", "#d55e00", "#009e73")
+    colors = ("#777777", "#0072b2", "#d55e00", "#009e73", "#cc79a7")
     means = {o: [mean(accuracies(results, o, batch, EPOCHS)) for batch in BATCHES] for o in OPTIMIZERS}
     low, high = 0.3, max(max(values) for values in means.values()) + 0.02
     place = {batch: 70 + 150 * number for number, batch in enumerate(BATCHES)}

@@ -55,16 +55,17 @@ def mlp(num_classes: int, width: int = 256) -> nn.Sequential:
 
 
 class Clock:
-    """Gives out the micro-batches of `steps` steps, and takes the time of all but the first `WARMUP` and the last."""
+    """Gives out the micro-batches of `steps` steps, and takes the time of all but the first `warmup` and the last."""
 
-    def __init__(self, batches: list[MicroBatch], steps: int):
+    def __init__(self, batches: list[MicroBatch], steps: int, warmup: int = WARMUP):
         self.batches = batches
         self.steps = steps
+        self.warmup = warmup
         self.started = self.stopped = 0.0
 
     def __iter__(self) -> Iterator[MicroBatch]:
         for step in range(self.steps):
-            if step == WARMUP:
+            if step == self.warmup:
                 self.started = time.perf_counter()
             if step == self.steps - 1:
                 self.stopped = time.perf_counter()
@@ -73,7 +74,7 @@ class Clock:
     @property
     def microseconds(self) -> float:
         """Return the time of a step."""
-        return 1e6 * (self.stopped - self.started) / (self.steps - 1 - WARMUP)
+        return 1e6 * (self.stopped - self.started) / (self.steps - 1 - self.warmup)
 
 
 def made_batches(parts: Parts, count: int) -> list[MicroBatch]:
@@ -247,14 +248,19 @@ def one_process(rounds: int, steps: int) -> None:
         print(f"{name:20} {statistics.median(values):10.1f} {above:20.1f}")
 
 
-def made_parts(folder: Path, steps: int) -> Parts:
-    """Return a training as `megabatch launch` makes it, of the small network over the digits."""
-    os.chdir(folder)
+def make_data(folder: Path) -> None:
+    """Write the digits to folder/data/digits."""
     for command in (
         ["data", "example", "images"],
         ["data", "import", "images", "data/digits", "--split", "train=0.9,validation=0.1"],
     ):
-        subprocess.run(["megabatch", *command], check=True, capture_output=True)
+        subprocess.run(["megabatch", *command], check=True, capture_output=True, cwd=folder)
+
+
+def made_parts(folder: Path, steps: int) -> Parts:
+    """Return a training as `megabatch launch` makes it, of the small network over the digits."""
+    make_data(folder)
+    os.chdir(folder)
     overrides = [
         "model={name: step_overhead:mlp}",
         f"batch={{global_batch: {SAMPLES}, micro_batch: {SAMPLES}}}",

@@ -23,7 +23,8 @@ class LearningRate:
 
     def at(self, epochs_seen: float) -> float:
         """Return the learning rate of a step before which `epochs_seen` epochs were seen."""
-        return self.peak_at(epochs_seen) * self.schedule.factor(epochs_seen, self.epochs)
+        peak = self.peak_at(epochs_seen) if self.ramp else self.peak
+        return peak * self.schedule.factor(epochs_seen, self.epochs)
 
     def peak_at(self, epochs_seen: float) -> float:
         """Return the peak learning rate for the batch of that moment."""

@@ -95,7 +95,7 @@ class Steps:
     last_batch: Literal["short", "drop"]
     ramp: tuple[tuple[int, int], ...] = ()
 
-    @property
+    @cached_property
     def per_epoch(self) -> int:
         """Return the number of optimizer steps in the first epoch; without a ramp, in every one."""
         if self.ramp:
@@ -135,17 +135,20 @@ class Steps:
 
     def samples_seen(self, step: int) -> int:
         """Return how many samples have been trained on before step number `step`."""
-        epoch, start, _ = self._position_in(self._phase_of(step), step)
-        return epoch * self.samples_per_epoch + start
+        return self.progress(step)[0]
 
     def batch_of(self, step: int) -> int:
         """Return the global batch of the part of the training that a step is in."""
         return self._phase_of(step).global_batch
 
-    def finished_epochs(self, step: int) -> int | None:
-        """Return the epochs finished after `step` steps; None inside an epoch."""
-        epoch, start, _ = self._position_in(self._phase_of(step), step)
-        return epoch if start == 0 else None
+    def progress(self, step: int) -> tuple[int, int | None]:
+        """Return, after `step` steps, the samples seen and the epochs finished; None inside an epoch."""
+        if self.ramp:
+            epoch, start, _ = self._position_in(self._phase_of(step), step)
+        else:  # the same, quicker: this is asked in every step
+            epoch, later = divmod(step, self.per_epoch)
+            start = later * self.global_batch
+        return epoch * self.samples_per_epoch + start, epoch if start == 0 else None
 
     def in_epochs(self, length: float | str) -> float:
         """Return a length of a schedule as a number of epochs: 2.5, "500 steps" or "1_000_000 samples".

@@ -31,6 +31,7 @@ def train(parts: Parts) -> Outcome:
     _evaluate_if_due(parts)  # a run stopped at the end of an epoch has its evaluation still before it
     micro_batches = parts.micro_batches_from(state.step)
     log_every = parts.job.recipe.tracking.every_steps
+    save_every = parts.job.recipe.checkpoint.every_steps
     log_ratios_every = parts.job.recipe.tracking.trust_ratios_every_steps
     if log_ratios_every is not None:
         keep_trust_ratios(parts.step_parts.optimizer)
@@ -38,7 +39,7 @@ def train(parts: Parts) -> Outcome:
         report = take_step(parts.step_parts, micro_batches, parts.learning_rate(), state)
         bad = report.passed_over is not None and report.step not in state.guard.left_out
         state.step += 1
-        state.samples_seen = steps.samples_seen(state.step)
+        state.samples_seen, finished_epochs = steps.progress(state.step)
         seldom = report.passed_over is not None or report.skipped_samples > 0
         if seldom or state.step % log_every == 0 or state.step == steps.total:
             parts.trackers.step(report, state)
@@ -53,12 +54,23 @@ def train(parts: Parts) -> Outcome:
         if report.stop_requested and state.step < steps.total:
             save(parts)
             return "stopped"
-        if parts.job.recipe.tracking.noise_scale and steps.finished_epochs(state.step) is not None:
-            _tell_noise_scale(parts)
-        improved = _evaluate_if_due(parts)
-        if improved or state.stopped_early or _checkpoint_due(parts):
+        if finished_epochs is not None:
+            _end_epoch(parts, finished_epochs)
+        elif save_every is not None and state.step % save_every == 0:
             save(parts)
     return "finished"
+
+
+def _end_epoch(parts: Parts, epoch: int) -> None:
+    """Evaluate and save what is due after `epoch` whole epochs."""
+    state, settings = parts.state, parts.job.recipe.checkpoint
+    if parts.job.recipe.tracking.noise_scale:
+        _tell_noise_scale(parts)
+    improved = _evaluate_if_due(parts)
+    by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
+    due = by_step or epoch % settings.every_epochs == 0 or state.step == parts.steps.total
+    if improved or state.stopped_early or due:
+        save(parts)
 
 
 def _tell_noise_scale(parts: Parts) -> None:
@@ -73,7 +85,7 @@ def _evaluate_if_due(parts: Parts) -> bool:
     """Evaluate the validation split at the end of every n-th epoch and of training; return whether it is the best."""
     state, evaluation = parts.state, parts.job.recipe.evaluation
     split = parts.job.recipe.data.validation_split
-    epoch = parts.steps.finished_epochs(state.step)
+    _, epoch = parts.steps.progress(state.step)
     due = epoch is not None and (epoch % evaluation.every_epochs == 0 or state.step == parts.steps.total)
     if split is None or not due or state.step in (0, state.evaluated_step):
         return False
@@ -104,14 +116,6 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
             f"stopped early after step {state.step}: {recipe.evaluation.metric} was no better in "
             f"{stopping.patience} evaluations; the best is that of step {state.best_step}"
         )
-
-
-def _checkpoint_due(parts: Parts) -> bool:
-    state, settings = parts.state, parts.job.recipe.checkpoint
-    epoch = parts.steps.finished_epochs(state.step)
-    by_epoch = epoch is not None and epoch % settings.every_epochs == 0
-    by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
-    return by_epoch or by_step or state.step == parts.steps.total
 
 
 def save(parts: Parts) -> None:

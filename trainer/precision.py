@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.graph import _engine_run_backward
 
 from megabatch.configs.precision import Bf16, Fp16, Fp32, Fp64
 from megabatch.trainer.errors import TrainingError
@@ -31,9 +32,13 @@ class PrecisionPolicy:
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
     def backward(self, losses_N: torch.Tensor, factors_N: torch.Tensor) -> None:
-        """Add the gradient of `(losses_N * factors_N).sum()`, times the loss scale if there is one."""
+        """Add the gradient of `(losses_N * factors_N).sum()`, times the loss scale if there is one.
+
+        What `losses_N.backward(factors_N)` ends in. Its checks on the way (subclasses, symbolic shapes, nested tensors)
+        take 10 to 20 microseconds and can find nothing here.
+        """
         scaled_N = losses_N if self.scaler is None else self.scaler.scale(losses_N)
-        scaled_N.backward(factors_N)  # type: ignore[no-untyped-call]
+        _engine_run_backward((scaled_N,), (factors_N,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradients by the loss scale, once they are summed over all ranks."""

@@ -21,44 +21,43 @@ def fixed(settings: Fixed, device: torch.device, dtype: torch.dtype) -> Normaliz
     mean_C, std_C = (torch.tensor(values, dtype=torch.float64) for values in (settings.mean, settings.std))
     scale_C = (1 / (255 * std_C)).to(device, dtype)
     shift_C = (-mean_C / std_C).to(device, dtype)
+    copied = _copy_to(device, dtype)
 
     def normalize(images_NHWC: torch.Tensor) -> torch.Tensor:
-        return _channels_first(_on(device, dtype, images_NHWC).mul_(scale_C).add_(shift_C))
+        return copied(images_NHWC).mul_(scale_C).add_(shift_C).permute(0, 3, 1, 2)
 
     return normalize
 
 
 def per_image(settings: PerImage, device: torch.device, dtype: torch.dtype) -> Normalize:
     """Return (pixel - mean) / max(std, 1 / sqrt(n)) of each image's own n values."""
-    axes = _ALL[settings.channels]
+    axes, copied = _ALL[settings.channels], _copy_to(device, dtype)
 
     def normalize(images_NHWC: torch.Tensor) -> torch.Tensor:
-        pixels_NHWC = _on(device, dtype, images_NHWC).div_(255)
+        pixels_NHWC = copied(images_NHWC).div_(255)
         std, mean = torch.std_mean(pixels_NHWC, dim=axes, correction=0, keepdim=True)
         values = pixels_NHWC[0].numel() // std[0].numel()
-        return _channels_first(pixels_NHWC.sub_(mean).div_(std.clamp_(min=values**-0.5)))
+        return pixels_NHWC.sub_(mean).div_(std.clamp_(min=values**-0.5)).permute(0, 3, 1, 2)
 
     return normalize
 
 
 def min_max(settings: MinMax, device: torch.device, dtype: torch.dtype) -> Normalize:
     """Return (pixel - min) / (max - min) of each image, or twice that less 1; 0 where max = min."""
-    axes = _ALL[settings.channels]
+    axes, copied = _ALL[settings.channels], _copy_to(device, dtype)
 
     def normalize(images_NHWC: torch.Tensor) -> torch.Tensor:
-        pixels_NHWC = _on(device, dtype, images_NHWC)
+        pixels_NHWC = copied(images_NHWC)
         low, high = pixels_NHWC.amin(axes, keepdim=True), pixels_NHWC.amax(axes, keepdim=True)
         middle = (low + high) / 2 if settings.symmetric else low
         span = (high - middle).clamp_(min=0.5)  # at least 0.5 with contrast, as pixels are whole numbers; 0 without
-        return _channels_first(pixels_NHWC.sub_(middle).div_(span))
+        return pixels_NHWC.sub_(middle).div_(span).permute(0, 3, 1, 2)
 
     return normalize
 
 
-def _on(device: torch.device, dtype: torch.dtype, images_NHWC: torch.Tensor) -> torch.Tensor:
-    """Return a copy of the pixels on the device: they travel as bytes."""
-    return images_NHWC.to(dtype) if device.type == "cpu" else images_NHWC.to(device, non_blocking=True).to(dtype)
-
-
-def _channels_first(images_NHWC: torch.Tensor) -> torch.Tensor:
-    return images_NHWC.permute(0, 3, 1, 2)
+def _copy_to(device: torch.device, dtype: torch.dtype) -> Normalize:
+    """Return what copies pixels to the device, where they become numbers: they travel as bytes."""
+    if device.type != "cpu":
+        return lambda images_NHWC: images_NHWC.to(device, non_blocking=True).to(dtype)
+    return torch.Tensor.float if dtype == torch.float32 else lambda images_NHWC: images_NHWC.to(dtype)

@@ -18,12 +18,14 @@ class NetworkSeed:
 
     def __init__(self, seed: int, device: torch.device):
         self._key = key(seed, _NETWORK)
-        self._generators = [torch.default_generator]
-        if device.type == "cuda":
-            self._generators.append(torch.cuda.default_generators[device.index or 0])
+        self._seed_host = torch.default_generator.manual_seed
+        on_gpu = device.type == "cuda"
+        self._seed_device = torch.cuda.default_generators[device.index or 0].manual_seed if on_gpu else None
 
     def __call__(self, step: int, number: int) -> None:
         """Seed torch's generators of the host and of the device."""
-        seed = mix(mix(self._key + step * GOLDEN) + number * GOLDEN)
-        for generator in self._generators:
-            generator.manual_seed(seed)
+        # One round of mixing: `number` is far below GOLDEN, so that no two micro-batches of a run meet.
+        seed = mix(self._key + step * GOLDEN + number)
+        self._seed_host(seed)
+        if self._seed_device is not None:
+            self._seed_device(seed)

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -85,8 +85,15 @@ class StepParts:
     average: WeightAverage | None
     on_micro_batch: Callable[[Request], None]
 
+    @cached_property
+    def finishes_gradient(self) -> bool:
+        """Return whether the recipe asks for anything between the backward pass and the update."""
+        recipe, settings = self.job.recipe, self.job.recipe.regularization
+        changes = self.precision.scaler is not None or settings.l1 or settings.l2 or settings.clips
+        return bool(changes or recipe.tracking.gradient_norm or recipe.stability.guards)
 
-@dataclass
+
+@dataclass(slots=True)
 class _Sums:
     """What one rank adds up over its micro-batches of a step."""
 
@@ -117,7 +124,7 @@ def take_step(
         _refuse_infinite("loss", loss, request, recipe)
     if recipe.tracking.noise_scale and not num_skipped and math.isfinite(loss):
         _measure_noise(parts, sums, request, state.noise)
-    gradient_norm = _finish_gradient(parts, request, num_skipped)
+    gradient_norm = _finish_gradient(parts, request, num_skipped) if num_skipped or parts.finishes_gradient else None
     harm = None
     if recipe.stability.guards:
         known = gradient_norm if parts.precision.scaler is None else None  # loss scaling leaves out overflows itself
@@ -187,7 +194,7 @@ def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor
         with parts.precision.autocast():
             losses_N = parts.loss(parts.engine(images_NCHW), targets)
         if micro_batch.all_count:
-            factors_N = _equal_factors(len(losses_N), request.step_samples, losses_N.dtype, losses_N.device)
+            factors_N = _equal_factors(losses_N.shape[0], request.step_samples, losses_N.dtype, parts.device)
         else:
             factors_N = micro_batch.weights_N.to(losses_N, non_blocking=True) / request.step_samples
         parts.precision.backward(losses_N, factors_N)
@@ -205,8 +212,8 @@ def _agree(parts: StepParts, own: _Sums, request: Request) -> tuple[float, int, 
     if parts.engine.num_ranks == 1:
         parts.batch_norm.finish_alone(request.step_samples)
         skipped = len(own.skipped)
-        loss = _total(own.losses).item() * _factor(request.step_samples, skipped)
-        return loss, skipped, parts.stop_requested()
+        loss = _total(own.losses).item()
+        return loss * _factor(request.step_samples, skipped) if skipped else loss, skipped, parts.stop_requested()
     counts = [float(parts.stop_requested()), float(len(own.skipped))]
     head = torch.tensor(counts, dtype=torch.float64, device=parts.device)
     sums = torch.cat([head, _total(own.losses).double().reshape(1), parts.batch_norm.sums(parts.device)])

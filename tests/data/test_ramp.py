@@ -50,10 +50,10 @@ def test_every_question_has_the_answer_of_a_plain_walk(steps: Steps, num_ranks: 
         assert steps.samples_seen(step) == seen
         assert steps.step_at(seen) == step
         assert all(steps.step_at(seen + more) == step + 1 for more in range(1, stop - start + 1))
-        assert steps.finished_epochs(step) == (epoch if start == 0 else None)
+        assert steps.progress(step)[1] == (epoch if start == 0 else None)
         parts = [part for rank in range(num_ranks) for part in spans[step].of_rank(rank, num_ranks) if part.samples]
         assert sorted(i for part in parts for i in range(part.start, part.stop)) == list(range(start, stop))
-    assert steps.finished_epochs(steps.total) == steps.epochs
+    assert steps.progress(steps.total)[1] == steps.epochs
     assert steps.samples_seen(steps.total) == steps.samples * steps.epochs
 
 

@@ -73,7 +73,7 @@ def test_a_killed_run_with_skipped_samples_goes_on_exactly(hurt: Workplace) -> N
 
 def test_one_broken_sample_more_than_allowed_ends_the_run_and_says_which(hurt: Workplace) -> None:
     run_dir = hurt.job("too-many", 2, *SKIP, "data.on_error={name: skip, max_samples: 1}")
-    assert hurt.start(run_dir, 2).wait(timeout=60) != 0
+    assert hurt.start(run_dir, 2).wait(timeout=300) != 0
     message = "".join(file.read_text() for file in run_dir.failures())
     assert "2 samples could not be used, data.on_error allows 1" in message
     assert Path(run_dir.root, "data-errors.jsonl").name in message
@@ -81,7 +81,7 @@ def test_one_broken_sample_more_than_allowed_ends_the_run_and_says_which(hurt: W
 
 def test_without_on_error_the_first_broken_sample_ends_the_run(hurt: Workplace) -> None:
     run_dir = hurt.job("stop", 2, *SKIP)
-    assert hurt.start(run_dir, 2).wait(timeout=60) != 0
+    assert hurt.start(run_dir, 2).wait(timeout=300) != 0
     message = "".join(file.read_text() for file in run_dir.failures())
     assert "GIF or TIFF image" in message
     assert "verify --decode" in message

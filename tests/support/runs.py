@@ -129,7 +129,7 @@ def kill_after_step(process: subprocess.Popen[bytes], run_dir: RunDir, step: int
     ranks = descendants(process.pid)
     assert ranks, "the run ended before it could be killed"
     os.kill(ranks[victim % len(ranks)], signal.SIGKILL)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=300) != 0
 
 
 def steps_done(run_dir: RunDir) -> int:

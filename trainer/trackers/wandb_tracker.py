@@ -1,7 +1,7 @@
 """Weights & Biases, as a mirror of metrics.jsonl. It lives in a thread of its own behind a bounded queue.
 
 Nothing it does can block or end the training: a slow server fills the queue and lines are dropped (and counted), an
-exception ends the thread with one message, and at the end it gets a few seconds to finish.
+exception ends the thread with one message, and at the end it gets half a minute to finish.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from megabatch.trainer.trackers.base import evaluation_values, step_values
 Mode = Literal["online", "offline", "disabled"]
 _QUEUE_LINES = 10_000
 _INIT_SECONDS = 30
-_FINISH_SECONDS = 10.0
+_FINISH_SECONDS = 30.0  # importing and starting wandb alone takes 10 s on a busy machine
 _CONNECT_SECONDS = 3.0
 _HOST = "api.wandb.ai"
 
@@ -64,7 +64,7 @@ class WandbTracker:
         """Leave messages to the terminal and metrics.jsonl."""
 
     def close(self) -> None:
-        """Wait a little for what is queued, then let go."""
+        """Wait a while for what is queued, then let go."""
         try:
             self._lines.put(None, timeout=1.0)
         except queue.Full:

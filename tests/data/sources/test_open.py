@@ -265,7 +265,7 @@ def test_processes_that_open_new_shards_at_once_index_them_once(
     command = [sys.executable, "-c", OPENER, location, str(tmp_path / "cache")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": tmp_path}
     processes = [subprocess.Popen(command, **pipes) for _ in range(3)]  # type: ignore[call-overload]
-    told = [process.communicate("go\n", timeout=60)[0].split() for process in processes]
+    told = [process.communicate("go\n", timeout=300)[0].split() for process in processes]
     assert sorted(calls for calls, _ in told) == ["0", "0", "4"]
     assert {found for _, found in told} == {fingerprint(indexed)}
 

@@ -35,7 +35,7 @@ def test_ranks_that_outlived_their_launcher_are_waited_for(tmp_path: Path, capsy
     waiting.join(timeout=0.2)
     assert waiting.is_alive()
     lock.close()
-    waiting.join(timeout=30)
+    waiting.join(timeout=300)
     assert not waiting.is_alive()
     assert "waiting for its end" in capsys.readouterr().out
 

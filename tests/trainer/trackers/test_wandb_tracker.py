@@ -29,6 +29,7 @@ def without_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(wandb_tracker, "_FINISH_SECONDS", 300.0)  # these tests are not about time
 
 
 def job(folder: Path) -> Job:
