@@ -170,7 +170,7 @@ def test_harm_done_by_the_step_before_is_undone_by_going_back_and_not_by_passing
     trained(place, "late-back", *LATE, f"stability={{on_bad_step: roll_back, {spike}}}")
     (line,) = bad_steps(place, "late-back")
     assert "is more than 50 times" in line["reason"]
-    assert line["loss"] == pytest.approx(6e19, rel=0.1)
+    assert line["loss"] > 1e9
     assert all(loss is not None and loss < 3 for loss in losses_of(place, "late-back"))
 
 
