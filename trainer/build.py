@@ -14,6 +14,7 @@ import torch
 from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
+from megabatch.configs.norms import SynchronizedNorm
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.transforms import Transform
@@ -168,11 +169,12 @@ def _training_data(
     job: Job, world: World, arrangement: Arrangement, order: Order, steps: Steps
 ) -> Callable[[int], Iterator[MicroBatch]]:
     data = job.recipe.data
+    together = isinstance(job.recipe.model.batch_norm, SynchronizedNorm)
 
     def from_step(step: int) -> Iterator[MicroBatch]:
         reader = _stream_reader(job, world, arrangement, step) or arrangement.reader(data.train_split)
         loader = split_loader(job, arrangement, reader, data.train_transforms, job.cluster.loader_threads)
-        return loader.load(training_requests(steps, order, world.rank, world.num_ranks, step))
+        return loader.load(training_requests(steps, order, world.rank, world.num_ranks, step, together))
 
     return from_step
 

@@ -23,6 +23,7 @@ from megabatch.trainer.models.initialize import initialize_weights
 from megabatch.trainer.models.load import load_model
 from megabatch.trainer.models.regularize import set_dropout, set_stochastic_depth
 from megabatch.trainer.models.residual import zero_residual_blocks
+from megabatch.trainer.norms.modes import announce_precise, set_batch_norm
 
 # By name, as timm has activations of its own. Sigmoid and tanh are not among them: in most networks they are gates.
 _REPLACED = frozenset(
@@ -49,6 +50,10 @@ def build_network(recipe: Recipe, num_classes: int) -> Built:
         changes.append(replace_activations(network, settings.activation))
     if settings.replace_batch_norm is not None:
         changes.append(replace_batch_norms(network, settings.replace_batch_norm))
+    if settings.batch_norm is not None:
+        changes.append(set_batch_norm(network, settings.batch_norm))
+    if settings.precise_statistics is not None:
+        changes.append(announce_precise(network, settings.precise_statistics))
     if regularization.dropout is not None:
         changes.append(set_dropout(network, settings.name, regularization.dropout))
     if regularization.stochastic_depth is not None:

@@ -1,0 +1,117 @@
+"""Whose statistics the batch norms of a network normalize with in training: `model.batch_norm`.
+
+Nothing is replaced: the modules keep their classes and the names of their tensors, so checkpoints of all modes fit each
+other. Only what their `forward` does in training is another.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from megabatch.configs.norms import FrozenNorm, GhostNorm, PreciseStatistics, SynchronizedNorm
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.norms.synchronized import synchronize
+
+# By name, so that timm is not imported for it: batch norm with dropout and an activation after it.
+_KNOWN = frozenset({"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchNormAct2d"})
+
+
+def set_batch_norm(network: nn.Module, settings: GhostNorm | SynchronizedNorm | FrozenNorm) -> str:
+    """Change the batch norms in place; return what was done in words. Raises TrainingError for what cannot be done."""
+    modules = _batch_norms(network, "batch_norm")
+    for name, module in modules.items():
+        if type(module).__name__ not in _KNOWN:
+            raise TrainingError(
+                f"model.batch_norm: {name} is a {type(module).__name__}, which does more than batch norm. Leave "
+                "batch_norm out, or ask the model itself for another norm (model.options)"
+            )
+    found = f"batch norm: {len(modules)} layers"
+    if isinstance(settings, GhostNorm):
+        for module in modules.values():
+            module.forward = partial(_ghost_forward, module, module.forward, settings.samples)  # type: ignore[method-assign]
+        return f"{found} normalize every {settings.samples} samples of a micro-batch by themselves"
+    if isinstance(settings, SynchronizedNorm):
+        synchronize(list(modules.values()))
+        return f"{found} normalize a micro-batch of each rank together: the result depends on the number of ranks"
+    _refuse_untrained(modules)
+    for module in modules.values():
+        _freeze(module, settings.affine == "frozen")
+    return f"{found} keep their statistics" + (", scale and shift" if settings.affine == "frozen" else "")
+
+
+def announce_precise(network: nn.Module, settings: PreciseStatistics) -> str:
+    """Return in words what `model.precise_statistics` will do. Raises TrainingError if there is no batch norm."""
+    count = len(_batch_norms(network, "precise_statistics"))
+    return (
+        f"batch norm: the statistics of {count} layers are taken anew before an evaluation, over at least "
+        f"{settings.samples:,} samples"
+    )
+
+
+def _batch_norms(network: nn.Module, key: str) -> dict[str, _BatchNorm]:
+    """Return the batch norms by name. Raises TrainingError unless there are some, each with running statistics."""
+    found = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+    if not found:
+        raise TrainingError(f"model.{key}: the network has no batch norm. Leave it out, or choose another model")
+    for name, module in found.items():
+        if not module.track_running_stats:
+            raise TrainingError(
+                f"model.{key}: {name} keeps no running statistics (track_running_stats=False), so an evaluation "
+                f"depends on its batches. Leave {key} out, or change the model"
+            )
+    return found
+
+
+def _ghost_forward(module: _BatchNorm, whole: Any, samples: int, images: torch.Tensor) -> torch.Tensor:
+    """Pass `images`, shape (N, C, ...), in groups of `samples`; the buffers end with the mean over the samples.
+
+    `whole` is the module's own forward. It leaves in the buffers what its momentum makes of the last group's
+    statistics; StepBatchNorm has set that to 1.
+    """
+    if not module.training or len(images) <= samples:
+        return whole(images)  # type: ignore[no-any-return]
+    assert module.running_mean is not None
+    assert module.running_var is not None
+    buffers = (module.running_mean, module.running_var)
+    outputs, sums = [], [torch.zeros_like(buffer, dtype=torch.float64) for buffer in buffers]
+    for group in torch.split(images, samples):
+        outputs.append(whole(group))
+        for total, buffer in zip(sums, buffers, strict=True):
+            total.add_(buffer, alpha=len(group))
+    for total, buffer in zip(sums, buffers, strict=True):
+        # `.data`: autograd has kept the buffers of every group, although the backward pass in training reads none.
+        buffer.data.copy_(total / len(images))
+    return torch.cat(outputs)
+
+
+def _refuse_untrained(modules: dict[str, _BatchNorm]) -> None:
+    """Raise TrainingError if all statistics are those of a new network: frozen, they would not normalize at all."""
+    for module in modules.values():
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        if module.running_mean.any() or (module.running_var != 1).any():
+            return
+    raise TrainingError(
+        "model.batch_norm: frozen keeps the running statistics, but those of this network are new (mean 0, variance "
+        "1), so nothing would be normalized. Load trained weights (for timm model.options={checkpoint_path: FILE}; a "
+        "model of your own can load what it likes), or leave frozen out"
+    )
+
+
+def _freeze(module: _BatchNorm, affine: bool) -> None:
+    """Make a batch norm compute as in evaluation for good: train() passes it by, and nothing tracks its statistics."""
+    module.eval()
+    module.train = partial(_stay, module)  # type: ignore[method-assign]
+    module.track_running_stats = False
+    if affine:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+
+
+def _stay(module: _BatchNorm, mode: bool = True) -> _BatchNorm:
+    return module
