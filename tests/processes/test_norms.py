@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
-from support.runs import Workplace, finish, kill_after_step, losses
+from support.runs import Workplace, losses
 
 pytestmark = pytest.mark.processes
 SHORT = ("epochs=8", "checkpoint.every_epochs=8", "precision=fp64", "data.validation_split=validation")

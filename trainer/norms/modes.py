@@ -70,22 +70,18 @@ def _batch_norms(network: nn.Module, key: str) -> dict[str, _BatchNorm]:
 def _ghost_forward(module: _BatchNorm, whole: Any, samples: int, images: torch.Tensor) -> torch.Tensor:
     """Pass `images`, shape (N, C, ...), in groups of `samples`; the buffers end with the mean over the samples.
 
-    `whole` is the module's own forward. It leaves in the buffers what its momentum makes of the last group's
-    statistics; StepBatchNorm has set that to 1.
+    `whole` is the module's own forward. A momentum of n / (samples so far) for a group of n makes the mean of it: the
+    first group begins it, as the momentum of 1 does that StepBatchNorm sets.
     """
     if not module.training or len(images) <= samples:
         return whole(images)  # type: ignore[no-any-return]
-    assert module.running_mean is not None
-    assert module.running_var is not None
-    buffers = (module.running_mean, module.running_var)
-    outputs, sums = [], [torch.zeros_like(buffer, dtype=torch.float64) for buffer in buffers]
+    momentum, seen = module.momentum, 0
+    outputs = []
     for group in torch.split(images, samples):
+        seen += len(group)
+        module.momentum = len(group) / seen
         outputs.append(whole(group))
-        for total, buffer in zip(sums, buffers, strict=True):
-            total.add_(buffer, alpha=len(group))
-    for total, buffer in zip(sums, buffers, strict=True):
-        # `.data`: autograd has kept the buffers of every group, although the backward pass in training reads none.
-        buffer.data.copy_(total / len(images))
+    module.momentum = momentum
     return torch.cat(outputs)
 
 

@@ -118,7 +118,8 @@ class _Normalize(torch.autograd.Function):
             mean_grad_C, mean_product_C = (sums / values).to(grad.dtype)
             grad = grad - mean_grad_C.view(shape) - standard * mean_product_C.view(shape)
         x_grad = (grad * factor_C.view(shape)).to(x_NC.dtype)
-        return x_grad, weight_grad_C, bias_grad_C, None, None, None, None, None
+        affine = (weight_grad_C, bias_grad_C) if weight_C is not None else (None, None)
+        return x_grad, *affine, None, None, None, None, None
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
