@@ -25,6 +25,7 @@ from megabatch.data.steps import steps_of
 from megabatch.trainer.build import build_loss, implementation, split_loader
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.network import build_network
+from megabatch.trainer.norms.modes import smallest_group
 from megabatch.trainer.optim.groups import describe_parameters, freeze, parameter_groups
 from megabatch.trainer.optim.library import check_library_optimizer
 from megabatch.trainer.optim.state import optimizer_tensors
@@ -103,7 +104,7 @@ def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> lis
     ends = {steps.step_at((epoch + 1) * steps.samples_per_epoch) - 1 for epoch in range(recipe.epochs)}
     tried = {phase.first_step for phase in steps.phases} | (ends if steps.ramp else {steps.per_epoch - 1})
     spans = [span for step in tried for span in steps.at(step).of_rank(0, 1)]
-    smallest = min(span.samples for span in spans)
+    smallest = min(smallest_group(recipe.model.batch_norm, span.samples) for span in spans)
     buffers = [buffer.clone() for buffer in network.buffers()]
     try:
         logits_NK = network.train()(torch.zeros(smallest, 3, size, size))

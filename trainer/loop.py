@@ -13,6 +13,7 @@ from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
 from megabatch.trainer.noise_scale import advice
+from megabatch.trainer.norms.modes import other_ranks
 from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
@@ -179,3 +180,5 @@ def restore(parts: Parts) -> None:
         f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, "
         f"{parts.state.samples_seen:,} samples seen, written by {snapshot.state['num_ranks']} ranks"
     )
+    if told := other_ranks(parts.job.recipe.model.batch_norm, snapshot.state["num_ranks"], work.engine.num_ranks):
+        parts.trackers.message(told)

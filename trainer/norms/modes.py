@@ -44,6 +44,27 @@ def set_batch_norm(network: nn.Module, settings: GhostNorm | SynchronizedNorm | 
     return f"{found} keep their statistics" + (", scale and shift" if settings.affine == "frozen" else "")
 
 
+def smallest_group(settings: GhostNorm | SynchronizedNorm | FrozenNorm | None, samples: int) -> int:
+    """Return the fewest of a micro-batch's samples that are normalized together.
+
+    >>> smallest_group(GhostNorm(samples=16), 33), smallest_group(GhostNorm(samples=16), 32), smallest_group(None, 33)
+    (1, 16, 33)
+    """
+    if not isinstance(settings, GhostNorm) or samples <= settings.samples:
+        return samples
+    return samples % settings.samples or settings.samples
+
+
+def other_ranks(settings: GhostNorm | SynchronizedNorm | FrozenNorm | None, before: int, now: int) -> str | None:
+    """Return what to tell where a training goes on with another number of ranks and that changes its batch norm."""
+    if not isinstance(settings, SynchronizedNorm) or before == now:
+        return None
+    return (
+        f"warning: batch norm is synchronized: from here on {now} micro-batches are normalized together; before, "
+        f"{before} were. The result is not that of a run with one number of ranks"
+    )
+
+
 def announce_precise(network: nn.Module, settings: PreciseStatistics) -> str:
     """Return in words what `model.precise_statistics` will do. Raises TrainingError if there is no batch norm."""
     count = len(_batch_norms(network, "precise_statistics"))
