@@ -81,6 +81,12 @@ class Compile(Frozen):
     backend: str = "inductor"
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
 
+    @model_validator(mode="after")
+    def _only_inductor_has_modes(self) -> Self:
+        if self.mode != "default" and self.backend != "inductor":
+            raise ValueError(f"mode is for backend: inductor, not {self.backend}: leave one of them out")
+        return self
+
 
 class Model(Frozen):
     """`timm/NAME`, `torchvision/NAME`, or `package.module:callable`, called with num_classes and the options.

@@ -15,6 +15,7 @@ from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.norms import SynchronizedNorm
+from megabatch.configs.precision import Fp8
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.transforms import Transform
@@ -30,11 +31,13 @@ from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps, steps_of
+from megabatch.trainer.abilities import require_abilities
 from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
 from megabatch.trainer.evaluate import EvaluationResult, evaluate
+from megabatch.trainer.fp8 import convert_to_fp8
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.network import build_network
@@ -88,12 +91,15 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
             "put it back, or launch again"
         )
     order = arrangement.order()
+    require_abilities(recipe, world.device)
     precision = precision_policy(recipe.precision, world.device)
     built = build_network(recipe, arrangement.num_classes)
     network = built.network.to(world.device, precision.parameter_dtype)
     if recipe.model.channels_last:
         network = network.to(memory_format=torch.channels_last)
     freeze(network, recipe.optimizer)
+    if isinstance(recipe.precision, Fp8):
+        convert_to_fp8(network, arrangement.num_classes)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
     engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)

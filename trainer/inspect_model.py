@@ -22,9 +22,10 @@ from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import steps_of
+from megabatch.trainer.abilities import problems_here
 from megabatch.trainer.build import build_loss, implementation, split_loader
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.network import build_network
+from megabatch.trainer.network import build_network, unreplaced_activations
 from megabatch.trainer.norms.modes import smallest_group
 from megabatch.trainer.optim.groups import describe_parameters, freeze, parameter_groups
 from megabatch.trainer.optim.library import check_library_optimizer
@@ -55,7 +56,11 @@ def inspect(job: Job) -> dict[str, Any]:
     freeze(network, job.recipe.optimizer)
     if isinstance(job.recipe.optimizer, LibraryOptimizer):
         check_library_optimizer(job.recipe.optimizer)
-    problems = [*_images_do_not_fit(job, arrangement), *_network_does_not_run(job, dataset, network)]
+    problems = [
+        *problems_here(job.recipe, job.cluster),
+        *_images_do_not_fit(job, arrangement),
+        *_network_does_not_run(job, dataset, network),
+    ]
     groups = parameter_groups(network, job.recipe.optimizer)
     description = describe_parameters(network, groups)  # an optimizer rewrites the groups it is given
     weights = _bytes(network.state_dict().values())
@@ -66,7 +71,7 @@ def inspect(job: Job) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trainable_parameters": sum(parameter.numel() for parameter in trained),
         "groups": description,
-        "changes": built.changes,
+        "changes": [*built.changes, *unreplaced_activations(network, job.recipe)],
         "state_bytes": weights + _bytes(trained) + optimizer_bytes,
         "checkpoint_bytes": weights + optimizer_bytes,
         "activation_bytes": None if problems else _activation_bytes(job, network),

@@ -186,6 +186,8 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "them. Instead: tracking.trust_ratios_every_steps=null, or optimizer lars or lamb"),
         (["averaging={name: swa, start: 31}"], described(1000), "averaging.start is 31 epochs, more than epochs=30: there would "
          "be nothing to average. Instead: averaging.start=29 or less"),
+        (["precision=fp8"], described(1000), "precision=fp8 with cluster.device=cpu: its products need an NVIDIA GPU of "
+         "compute capability 8.9 or higher (L40S, H100). Instead: precision=bf16, or a cluster with such GPUs"),
         (["model.batch_norm={name: ghost, samples: 24}"], described(1000), "model.batch_norm.samples=24 does not divide "
          "batch.micro_batch=32: one group of every micro-batch would be smaller than the others. Instead: "
          "model.batch_norm.samples=16 or 32, or a micro-batch that is a multiple of 24"),
