@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import shutil
+from functools import partial
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
 
-from megabatch.configs.load import load
+from megabatch.configs.load import load, read_job
 from megabatch.configs.model import Compile
 from megabatch.configs.precision import Bf16, Fp8, Fp16, Fp32, Fp64
-from megabatch.trainer import abilities
+from megabatch.trainer import abilities, build
 from megabatch.trainer.abilities import Capability, problems_here, require_abilities, unable, unable_to_compile
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.fp8 import announce_fp8, convert_to_fp8
+from megabatch.trainer.step import take_step
+from megabatch.trainer.world import World
+from support.runs import Workplace
 
 CPU = (0, 0)
 Settings = Fp32 | Fp64 | Bf16 | Fp16 | Fp8
@@ -133,3 +138,29 @@ def test_emulated_products_are_those_of_rounded_factors() -> None:
 def test_a_model_without_a_layer_that_fits_is_refused() -> None:
     with pytest.raises(TrainingError, match="no linear layer, but for the head, whose sizes are multiples of 16"):
         announce_fp8(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Linear(16, 10)), num_classes=10)
+
+
+@pytest.mark.processes
+def test_a_step_in_fp8_is_one_of_the_trainer(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From recipe to update, with the device check left out and the products emulated, as there is no such GPU here."""
+    pytest.importorskip("torchao", reason="the extra fp8 is not installed")
+    vit = "model={name: timm/test_vit, options: {img_size: 8, patch_size: 4}}"
+    run_dir = workplace.job("fp8", 1, vit, "precision=bf16", "averaging=ema", "deterministic=false")
+    job = read_job(run_dir.job)
+    job = job.model_copy(update={"recipe": job.recipe.model_copy(update={"precision": Fp8()})})
+    monkeypatch.chdir(workplace.folder)
+    monkeypatch.setattr(build, "require_abilities", lambda recipe, device: None)
+    monkeypatch.setattr(build, "convert_to_fp8", partial(convert_to_fp8, emulate=True))
+    parts = build.build(job, World(0, 1, 0, torch.device("cpu")), run_dir, lambda: False)
+    try:
+        network = parts.step_parts.engine.network
+        assert sum(type(module).__name__ == "Float8Linear" for module in network.modules()) == 24
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        micro_batches = parts.micro_batches_from(0)
+        reports = [take_step(parts.step_parts, micro_batches, 0.05, parts.state) for _ in range(3)]
+        assert all(math.isfinite(report.loss) for report in reports)
+        after = network.state_dict()
+        assert not torch.equal(after["blocks.0.mlp.fc1.weight"], before["blocks.0.mlp.fc1.weight"])
+        assert math.isfinite(parts.evaluate_split("validation").loss)
+    finally:
+        parts.close()
