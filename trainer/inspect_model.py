@@ -22,9 +22,11 @@ from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import steps_of
+from megabatch.trainer.abilities import problems_here
 from megabatch.trainer.build import build_loss, implementation, split_loader
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.network import build_network
+from megabatch.trainer.network import build_network, unreplaced_activations
+from megabatch.trainer.norms.modes import smallest_group
 from megabatch.trainer.optim.groups import describe_parameters, freeze, parameter_groups
 from megabatch.trainer.optim.library import check_library_optimizer
 from megabatch.trainer.optim.state import optimizer_tensors
@@ -54,7 +56,11 @@ def inspect(job: Job) -> dict[str, Any]:
     freeze(network, job.recipe.optimizer)
     if isinstance(job.recipe.optimizer, LibraryOptimizer):
         check_library_optimizer(job.recipe.optimizer)
-    problems = [*_images_do_not_fit(job, arrangement), *_network_does_not_run(job, dataset, network)]
+    problems = [
+        *problems_here(job.recipe, job.cluster),
+        *_images_do_not_fit(job, arrangement),
+        *_network_does_not_run(job, dataset, network),
+    ]
     groups = parameter_groups(network, job.recipe.optimizer)
     description = describe_parameters(network, groups)  # an optimizer rewrites the groups it is given
     weights = _bytes(network.state_dict().values())
@@ -65,7 +71,7 @@ def inspect(job: Job) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trainable_parameters": sum(parameter.numel() for parameter in trained),
         "groups": description,
-        "changes": built.changes,
+        "changes": [*built.changes, *unreplaced_activations(network, job.recipe)],
         "state_bytes": weights + _bytes(trained) + optimizer_bytes,
         "checkpoint_bytes": weights + optimizer_bytes,
         "activation_bytes": None if problems else _activation_bytes(job, network),
@@ -103,7 +109,7 @@ def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> lis
     ends = {steps.step_at((epoch + 1) * steps.samples_per_epoch) - 1 for epoch in range(recipe.epochs)}
     tried = {phase.first_step for phase in steps.phases} | (ends if steps.ramp else {steps.per_epoch - 1})
     spans = [span for step in tried for span in steps.at(step).of_rank(0, 1)]
-    smallest = min(span.samples for span in spans)
+    smallest = min(smallest_group(recipe.model.batch_norm, span.samples) for span in spans)
     buffers = [buffer.clone() for buffer in network.buffers()]
     try:
         logits_NK = network.train()(torch.zeros(smallest, 3, size, size))

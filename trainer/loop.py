@@ -13,6 +13,8 @@ from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
 from megabatch.trainer.noise_scale import advice
+from megabatch.trainer.norms.modes import other_ranks
+from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
@@ -87,7 +89,11 @@ def _evaluate_if_due(parts: Parts) -> bool:
     split = parts.job.recipe.data.validation_split
     _, epoch = parts.steps.progress(state.step)
     due = epoch is not None and (epoch % evaluation.every_epochs == 0 or state.step == parts.steps.total)
-    if split is None or not due or state.step in (0, state.evaluated_step):
+    if not due or state.step in (0, state.evaluated_step):
+        return False
+    if split is not None or state.step == parts.steps.total:
+        refresh_statistics(parts)
+    if split is None:
         return False
     result = parts.evaluate_split(split)
     state.evaluated_step = state.step
@@ -165,6 +171,9 @@ def restore(parts: Parts) -> None:
         f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, "
         f"{parts.state.samples_seen:,} samples seen, written by {snapshot.state['num_ranks']} ranks"
     )
+    ranks_before, ranks = snapshot.state["num_ranks"], parts.world.num_ranks
+    if told := other_ranks(parts.job.recipe.model.batch_norm, ranks_before, ranks):
+        parts.trackers.message(told)
 
 
 def go_back(parts: Parts, bad_step: int) -> None:

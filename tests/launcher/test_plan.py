@@ -190,6 +190,19 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "stability.on_bad_step=pass_over, or shards with an index (data.path)"),
         (["averaging={name: swa, start: 31}"], described(1000), "averaging.start is 31 epochs, more than epochs=30: there would "
          "be nothing to average. Instead: averaging.start=29 or less"),
+        (["precision=fp8"], described(1000), "precision=fp8 with cluster.device=cpu: its products need an NVIDIA GPU of "
+         "compute capability 8.9 or higher (L40S, H100). Instead: precision=bf16, or a cluster with such GPUs"),
+        (["model.batch_norm={name: ghost, samples: 24}"], described(1000), "model.batch_norm.samples=24 does not divide "
+         "batch.micro_batch=32: one group of every micro-batch would be smaller than the others. Instead: "
+         "model.batch_norm.samples=16 or 32, or a micro-batch that is a multiple of 24"),
+        (["model.batch_norm={name: ghost, samples: 64}"], described(1000), "model.batch_norm.samples=64 does not divide "
+         "batch.micro_batch=32: one group of every micro-batch would be smaller than the others. Instead: "
+         "model.batch_norm.samples=32, or a micro-batch that is a multiple of 64"),
+        (["model.precise_statistics={samples: 1001}"], described(1000), "model.precise_statistics.samples=1,001, and an epoch "
+         "draws 1,000: the same images would come again. Instead: model.precise_statistics.samples=1000 or less"),
+        (["model.batch_norm=synchronized", "tracking.noise_scale=true"], described(1000), "tracking.noise_scale with "
+         "model.batch_norm=synchronized on 2 ranks: it compares gradients of samples that know nothing of each other. "
+         "Instead: tracking.noise_scale=false, or another model.batch_norm"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "
