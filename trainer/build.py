@@ -16,6 +16,7 @@ from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
+from megabatch.configs.targets import ClassTarget
 from megabatch.configs.transforms import Transform
 from megabatch.data.arrangement import Arrangement, arrange, shown_data
 from megabatch.data.augment.chain import decoding_chain
@@ -33,7 +34,7 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
-from megabatch.trainer.evaluate import EvaluationResult, evaluate
+from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.network import build_network
@@ -88,7 +89,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         )
     order = arrangement.order()
     precision = precision_policy(recipe.precision, world.device)
-    built = build_network(recipe, arrangement.num_classes)
+    built = build_network(recipe, arrangement.num_outputs)
     network = built.network.to(world.device, precision.parameter_dtype)
     if recipe.model.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -185,7 +186,9 @@ def _stream_reader(job: Job, world: World, arrangement: Arrangement, first_step:
     from megabatch.data.stream import StreamReader
 
     seed = key(job.recipe.seed, first_step)
-    return StreamReader(arrangement.streams, seed, world.rank, world.num_ranks, settings.shuffle_buffer)
+    return StreamReader(
+        arrangement.streams, seed, world.rank, world.num_ranks, settings.shuffle_buffer, arrangement.target
+    )
 
 
 def _evaluation(
@@ -198,7 +201,8 @@ def _evaluation(
         chosen = arrangement.sample_ids(split)
         requests = evaluation_requests(len(chosen), micro_batch, world.rank, world.num_ranks, chosen)
         with parts.average.in_network() if parts.average is not None else nullcontext():
-            return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
+            what = Evaluated(split, len(chosen), micro_batch, job.recipe.data.target, arrangement.num_outputs)
+            return evaluate(what, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 
     return evaluate_split
 
@@ -216,6 +220,7 @@ def split_loader(
         seed=job.recipe.seed,
         threads=threads,
         skip_errors=data.on_error.name == "skip",
+        outputs=None if isinstance(data.target, ClassTarget) else arrangement.num_outputs,
     )
 
 

@@ -22,9 +22,14 @@ class Patience:
 
 
 def lower_rate(state: Patience, settings: Plateau, value: float, higher_is_better: bool) -> None:
-    """Take note of an evaluation: the rule of torch's ReduceLROnPlateau with threshold_mode "rel"."""
-    factor = 1.0 + settings.threshold if higher_is_better else 1.0 - settings.threshold
-    if state.best is None or _better(value, state.best * factor, higher_is_better):
+    """Take note of an evaluation: the rule of torch's ReduceLROnPlateau with threshold_mode "rel".
+
+    Torch takes any value for progress that is a little below a best value below 0, as R2 may be; here it has to be
+    better by the threshold whatever its sign.
+    """
+    if state.best is None or _better(
+        value, _to_beat(state.best, settings.threshold, higher_is_better), higher_is_better
+    ):
         state.best, state.bad = value, 0
     else:
         state.bad += 1
@@ -34,6 +39,11 @@ def lower_rate(state: Patience, settings: Plateau, value: float, higher_is_bette
     if state.bad > settings.patience:
         state.rate_factor = max(state.rate_factor * settings.factor_of_drop, settings.end_factor)
         state.cooldown, state.bad = settings.cooldown, 0
+
+
+def _to_beat(best: float, threshold: float, higher_is_better: bool) -> float:
+    away_from_0 = higher_is_better == (best >= 0)
+    return best * (1.0 + threshold if away_from_0 else 1.0 - threshold)
 
 
 def should_stop(state: Patience, settings: EarlyStopping, value: float, higher_is_better: bool) -> bool:

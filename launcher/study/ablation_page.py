@@ -55,7 +55,7 @@ def page(ablation: Ablation, results: Sequence[CellResult]) -> str:
     body = [
         header(f"Ablation of {recipe.name}", figures),
         "<main><section><h2>What each change does</h2>",
-        f"<p>{escape(_explanation(recipe.evaluation.metric))}</p>",
+        f"<p>{escape(_explanation(recipe.metric))}</p>",
         f'<div class="panels">{"".join(panels)}</div>'
         if panels
         else "<p>No cell can be compared with the base yet.</p>",
