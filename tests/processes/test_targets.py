@@ -1,0 +1,162 @@
+"""Numbers and several classes at once in real trainings: they are learned, and the same on any ranks and batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megabatch.configs.metrics import read_metrics
+from megabatch.configs.run_dir import RunDir
+from support.runs import Workplace, finish, kill_after_step, losses, steps_done
+from support.targets import Drawn, numbers_and_labels, target_dataset
+
+pytestmark = pytest.mark.processes
+COMMON = (
+    "precision=fp64", "data.validation_split=validation", "regularization.label_smoothing=0",
+    "evaluation.micro_batch=4", "data.on_error={name: skip, max_samples: 3}",
+)  # fmt: skip
+NUMBERS = (
+    *COMMON, "loss={name: huber, delta: 0.5}",
+    "data.target={name: numbers, keys: [brightness, redness], mean: [0.4, 0.4], std: [0.1, 0.2]}",
+)  # fmt: skip
+LABELS = (
+    *COMMON, "loss=binary_cross_entropy", "data.target={name: labels, key: corners}",
+    "data.batch_transforms=[mixup_or_cutmix]",
+)  # fmt: skip
+KINDS = {"numbers": NUMBERS, "labels": LABELS}
+METRICS = {"numbers": ("mae", "mse", "r2"), "labels": ("map", "top1")}
+NO_BATCH_NORM = ("model.options={norm: false, dropout: 0.0}", "epochs=5")
+
+
+def members(drawn: Drawn, number: int) -> dict[str, bytes]:
+    """Return good members, but for one sample that has none of them and one whose JSON is broken."""
+    found = numbers_and_labels(drawn, number)
+    return {"txt": b"?"} if number == 3 else {"json": b"{"} if number == 17 else found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """44 samples, two of which cannot be used (a short last batch in every epoch), and 15 to evaluate."""
+    folder = tmp_path_factory.mktemp("targets")
+    target_dataset(folder, {"train": 44, "validation": 15}, lambda d, n: members(d, n) if n < 44 else {})
+    place = Workplace(folder)
+    place.write()
+    return place
+
+
+def evaluations(run_dir: RunDir) -> list[dict[str, Any]]:
+    lines = read_metrics(run_dir.metrics, "evaluation")
+    return [line for line in lines if line["split"] == "validation"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_and_metrics_agree_on_any_number_of_ranks(place: Workplace, kind: str) -> None:
+    runs = {world: place.train(f"{kind}-{world}", world, *KINDS[kind], "epochs=10") for world in (1, 2, 3)}
+    reference = losses(runs[1])
+    assert len(reference) == 30
+    for world in (2, 3):
+        assert losses(runs[world]) == pytest.approx(reference, rel=1e-9)
+        for ours, theirs in zip(evaluations(runs[world]), evaluations(runs[1]), strict=True):
+            assert ours["samples"] == theirs["samples"] == 14
+            for metric in (*METRICS[kind], "loss"):
+                assert ours[metric] == pytest.approx(theirs[metric], rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_micro_batch_gives_the_same_losses_and_metrics(place: Workplace, kind: str) -> None:
+    """Without mixing, which is within a micro-batch."""
+    plain = (*KINDS[kind], "data.batch_transforms=[]", *NO_BATCH_NORM)
+    runs = [
+        place.train(
+            f"{kind}-{micro}-{world}", world, *plain, f"batch.micro_batch={micro}", f"evaluation.micro_batch={of}"
+        )
+        for micro, world, of in ((20, 1, 15), (3, 2, 2))
+    ]
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-9)
+    for ours, theirs in zip(*map(evaluations, runs), strict=True):
+        for metric in METRICS[kind]:
+            assert ours[metric] == pytest.approx(theirs[metric], rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_goes_on_exactly(place: Workplace, kind: str) -> None:
+    long = (*KINDS[kind], "epochs=20", "checkpoint.every_steps=4")
+    alone = place.train(f"{kind}-alone", 2, *long)
+    killed = place.job(f"{kind}-killed", 2, *long)
+    kill_after_step(place.start(killed, 2), killed, 25, victim=1)
+    assert steps_done(killed) < 60
+    finish(place.start(killed, 2), killed)
+    assert losses(killed) == losses(alone)
+    names = (*METRICS[kind], "loss", "step")
+    assert [[e[n] for n in names] for e in evaluations(killed)] == [[e[n] for n in names] for e in evaluations(alone)]
+
+
+def test_bad_targets_stand_in_the_ledger(place: Workplace) -> None:
+    run_dir = place.train("ledger", 2, *NUMBERS, "epochs=1")
+    lines = [json.loads(line) for line in (run_dir.root / "data-errors.jsonl").read_text().splitlines()]
+    assert {(line["split"], line["key"], line["reason"]) for line in lines} == {
+        ("train", "00003", "label"), ("train", "00017", "label"), ("validation", "00003", "label"),
+    }  # fmt: skip
+
+
+def test_a_bad_target_ends_a_run_that_skips_nothing(place: Workplace) -> None:
+    run_dir = place.job("stop", 2, *NUMBERS, "data.on_error={name: skip, max_samples: 1}")
+    assert place.start(run_dir, 2).wait(timeout=60) != 0
+    assert "data.on_error allows 1" in "".join(file.read_text() for file in run_dir.failures())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    folder = tmp_path_factory.mktemp("learned")
+    target_dataset(folder, {"train": 200, "validation": 50, "test": 50})
+    place = Workplace(folder)
+    place.write()
+    (folder / "flat.py").write_text(
+        "from torch import nn\n\n"
+        "def flat(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, num_classes))\n"
+    )
+    return place
+
+
+LEARNED = (
+    "data.validation_split=validation", "data.test_split=test", "regularization.label_smoothing=0", "epochs=8",
+    "model={name: 'flat:flat'}", "data.train_transforms=[]", "cluster.processes_per_node=1",
+    "optimizer={name: adamw, base_learning_rate: 0.01, scaling: none}", "schedule.warmup=0",
+)  # fmt: skip
+
+
+def test_numbers_are_learned_and_shown(whole: Workplace) -> None:
+    target = "data.target={name: numbers, member: txt, count: 2, mean: [0.4, 0.4], std: [0.12, 0.15]}"
+    done = whole.megabatch("launch", "recipe.yaml", *LEARNED, target, "loss=mean_squared_error", "--run-dir", "run")
+    assert done.returncode == 0, done.stderr
+    assert "2 numbers a sample" in done.stdout
+    result = json.loads((whole.folder / "run" / "result.json").read_text())
+    assert result["test"]["r2"] > 0.5
+    assert result["best_value"] == min(line["mae"] for line in evaluations(RunDir(whole.folder / "run")))
+    assert f"test MAE         {result['test']['mae']:.4g} of 50 images" in done.stdout
+    again = whole.megabatch("eval", "run", "--split", "test")
+    assert f"MAE      {result['test']['mae']:.4g}" in again.stdout
+    assert f"R2       {result['test']['r2']:.4g}" in again.stdout
+
+
+def test_several_classes_are_learned_and_shown(whole: Workplace) -> None:
+    target = "data.target={name: labels, key: corners}"
+    done = whole.megabatch("launch", "recipe.yaml", *LEARNED, target, "loss=focal", "--run-dir", "labels")
+    assert done.returncode == 0, done.stderr
+    assert "4 classes, several at once" in done.stdout
+    result = json.loads((whole.folder / "labels" / "result.json").read_text())
+    chance = 0.4
+    assert result["test"]["map"] > (1 + chance) / 2
+    assert result["best_value"] == max(line["map"] for line in evaluations(RunDir(whole.folder / "labels")))
+    assert f"test mAP         {result['test']['map']:.2%} of 50 images" in done.stdout
+
+
+def test_a_loss_that_does_not_fit_is_refused_with_both_keys(whole: Workplace) -> None:
+    done = whole.megabatch("launch", "recipe.yaml", "data.target=labels", "regularization.label_smoothing=0")
+    assert done.returncode == 2
+    assert "loss is cross_entropy, and data.target is labels" in done.stderr
+    assert not Path(whole.folder, "runs").exists()
