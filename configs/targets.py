@@ -97,6 +97,24 @@ class Metric(NamedTuple):
         """Return the value as a person reads it."""
         return f"{value:.2%}" if self.is_share else f"{value:.4g}"
 
+    @property
+    def factor(self) -> int:
+        """Return what a value is multiplied by in tables: shares stand there in percent."""
+        return 100 if self.is_share else 1
+
+    @property
+    def unit(self) -> str:
+        """Return what stands over the numbers of a table."""
+        return "%" if self.is_share else self.title
+
+    def cell(self, value: float, sign: bool = False) -> str:
+        """Return the value as it stands in a table, without its unit.
+
+        >>> METRICS["top1"].cell(0.9641), METRICS["mae"].cell(-0.01234567, sign=True)
+        ('96.41', '-0.01235')
+        """
+        return f"{self.factor * value:{'+' if sign else ''}{'.2f' if self.is_share else '.4g'}}"
+
 
 METRICS = {  # the first of those that a target has is its main one
     "map": Metric("mAP", True, True),

@@ -28,7 +28,6 @@ LABELS = (
 )  # fmt: skip
 KINDS = {"numbers": NUMBERS, "labels": LABELS}
 METRICS = {"numbers": ("mae", "mse", "r2"), "labels": ("map", "top1")}
-NO_BATCH_NORM = ("model.options={norm: false, dropout: 0.0}", "epochs=5")
 
 
 def members(drawn: Drawn, number: int) -> dict[str, bytes]:
@@ -41,7 +40,7 @@ def members(drawn: Drawn, number: int) -> dict[str, bytes]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """44 samples, two of which cannot be used (a short last batch in every epoch), and 15 to evaluate."""
     folder = tmp_path_factory.mktemp("targets")
-    target_dataset(folder, {"train": 44, "validation": 15}, lambda d, n: members(d, n) if n < 44 else {})
+    target_dataset(folder, {"train": 44, "validation": 15}, members)
     place = Workplace(folder)
     place.write()
     return place
@@ -52,57 +51,52 @@ def evaluations(run_dir: RunDir) -> list[dict[str, Any]]:
     return [line for line in lines if line["split"] == "validation"]
 
 
+WORLDS = ((1, 20, 15), (2, 3, 2), (3, 4, 4))  # ranks, micro-batch, that of the evaluation
+
+
+@pytest.fixture(scope="module")
+def runs(place: Workplace) -> dict[str, list[RunDir]]:
+    """Each kind on 1, 2 and 3 ranks with other micro-batches, and no batch norm or mixing that would look at them."""
+    plain = ("data.batch_transforms=[]", "model.options={norm: false, dropout: 0.0}", "epochs=5")
+    sizes = [(world, f"batch.micro_batch={micro}", f"evaluation.micro_batch={of}") for world, micro, of in WORLDS]
+    return {
+        kind: [place.train(f"{kind}-{world}", world, *settings, *plain, *batches) for world, *batches in sizes]
+        for kind, settings in KINDS.items()
+    }
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_and_metrics_agree_on_any_number_of_ranks(place: Workplace, kind: str) -> None:
-    runs = {world: place.train(f"{kind}-{world}", world, *KINDS[kind], "epochs=10") for world in (1, 2, 3)}
-    reference = losses(runs[1])
-    assert len(reference) == 30
-    for world in (2, 3):
-        assert losses(runs[world]) == pytest.approx(reference, rel=1e-9)
-        for ours, theirs in zip(evaluations(runs[world]), evaluations(runs[1]), strict=True):
+def test_losses_and_metrics_agree_on_any_ranks_and_micro_batches(runs: dict[str, list[RunDir]], kind: str) -> None:
+    reference = losses(runs[kind][0])
+    assert len(reference) == 15
+    for run_dir in runs[kind][1:]:
+        assert losses(run_dir) == pytest.approx(reference, rel=1e-9)
+        for ours, theirs in zip(evaluations(run_dir), evaluations(runs[kind][0]), strict=True):
             assert ours["samples"] == theirs["samples"] == 14
             for metric in (*METRICS[kind], "loss"):
                 assert ours[metric] == pytest.approx(theirs[metric], rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_another_micro_batch_gives_the_same_losses_and_metrics(place: Workplace, kind: str) -> None:
-    """Without mixing, which is within a micro-batch."""
-    plain = (*KINDS[kind], "data.batch_transforms=[]", *NO_BATCH_NORM)
-    runs = [
-        place.train(
-            f"{kind}-{micro}-{world}", world, *plain, f"batch.micro_batch={micro}", f"evaluation.micro_batch={of}"
-        )
-        for micro, world, of in ((20, 1, 15), (3, 2, 2))
-    ]
-    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-9)
-    for ours, theirs in zip(*map(evaluations, runs), strict=True):
-        for metric in METRICS[kind]:
-            assert ours[metric] == pytest.approx(theirs[metric], rel=1e-9)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_run_goes_on_exactly(place: Workplace, kind: str) -> None:
-    long = (*KINDS[kind], "epochs=20", "checkpoint.every_steps=4")
-    alone = place.train(f"{kind}-alone", 2, *long)
-    killed = place.job(f"{kind}-killed", 2, *long)
-    kill_after_step(place.start(killed, 2), killed, 25, victim=1)
-    assert steps_done(killed) < 60
-    finish(place.start(killed, 2), killed)
-    assert losses(killed) == losses(alone)
-    names = (*METRICS[kind], "loss", "step")
-    assert [[e[n] for n in names] for e in evaluations(killed)] == [[e[n] for n in names] for e in evaluations(alone)]
-
-
-def test_bad_targets_stand_in_the_ledger(place: Workplace) -> None:
-    run_dir = place.train("ledger", 2, *NUMBERS, "epochs=1")
-    lines = [json.loads(line) for line in (run_dir.root / "data-errors.jsonl").read_text().splitlines()]
+def test_bad_targets_stand_in_the_ledger(runs: dict[str, list[RunDir]]) -> None:
+    lines = [json.loads(line) for line in (runs["numbers"][1].root / "data-errors.jsonl").read_text().splitlines()]
     assert {(line["split"], line["key"], line["reason"]) for line in lines} == {
         ("train", "00003", "label"), ("train", "00017", "label"), ("validation", "00003", "label"),
     }  # fmt: skip
 
 
-def test_a_bad_target_ends_a_run_that_skips_nothing(place: Workplace) -> None:
+def test_a_killed_run_of_mixed_labels_goes_on_exactly(place: Workplace) -> None:
+    long = (*LABELS, "epochs=20", "checkpoint.every_steps=4")
+    alone = place.train("alone", 2, *long)
+    killed = place.job("killed", 2, *long)
+    kill_after_step(place.start(killed, 2), killed, 25, victim=1)
+    assert steps_done(killed) < 60
+    finish(place.start(killed, 2), killed)
+    assert losses(killed) == losses(alone)
+    names = ("map", "top1", "loss", "step")
+    assert [[e[n] for n in names] for e in evaluations(killed)] == [[e[n] for n in names] for e in evaluations(alone)]
+
+
+def test_one_bad_target_more_than_allowed_ends_the_run(place: Workplace) -> None:
     run_dir = place.job("stop", 2, *NUMBERS, "data.on_error={name: skip, max_samples: 1}")
     assert place.start(run_dir, 2).wait(timeout=60) != 0
     assert "data.on_error allows 1" in "".join(file.read_text() for file in run_dir.failures())
