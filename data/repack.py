@@ -37,8 +37,14 @@ def repack(dataset: Dataset, out: Path, options: RepackOptions, progress: Callab
     """Write a copy of a data set with smaller JPEGs (4:2:0) into `out`.
 
     An image whose longer side is above max_size is resized (Lanczos, shape kept). One within it whose bytes would not
-    become fewer stays as it is. The result does not depend on the threads. Raises DataError for a broken image.
+    become fewer stays as it is. The result does not depend on the threads. Raises DataError for a broken image, and for
+    a data set without classes: only the label is copied, no other member.
     """
+    if any(split.samples and not split.has_classes for split in dataset.splits):
+        raise DataError(
+            f"{dataset.shown}: its samples have no .cls but another target, and repack copies images and .cls only: "
+            "make the images smaller before they are packed"
+        )
     require_room(out, options.overwrite)
     total = sum(split.samples for split in dataset.splits)
     done = iter(range(1, total + 1))

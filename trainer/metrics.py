@@ -63,6 +63,13 @@ def mean_average_precision(outputs_NK: Array, labels_NK: Array) -> float:
     return float(np.mean(found)) if found else 0.0
 
 
+def top1_of_labels(outputs_NK: Array, labels_NK: Array) -> float:
+    """Return the share of samples whose highest output is one of their classes, of those that have any; 0 if none."""
+    has_any_N = labels_NK.any(axis=1)
+    hits_N = labels_NK[np.arange(len(labels_NK)), outputs_NK.argmax(axis=1)] > 0
+    return float(hits_N[has_any_N].mean()) if has_any_N.any() else 0.0
+
+
 def average_precision(scores_N: Array, positive_N: NDArray[np.bool_]) -> float:
     """Return `sum_t (recall_t - recall_(t - 1)) * precision_t` over the different scores t, from the highest down.
 

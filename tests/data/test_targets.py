@@ -17,12 +17,15 @@ from megabatch.configs.load import load
 from megabatch.configs.targets import Target, num_outputs
 from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.augment.chain import decoding_chain
+from megabatch.data.clean.shards import find_shards
 from megabatch.data.dataset import Dataset, read_dataset
 from megabatch.data.errors import DataError, SampleError
 from megabatch.data.indexing import index_shards, verify
 from megabatch.data.loader import Loader, MicroBatch
 from megabatch.data.read import NO_LABEL, SplitReader
+from megabatch.data.repack import RepackOptions, repack
 from megabatch.data.requests import evaluation_requests
+from megabatch.data.stats import split_stats
 from megabatch.data.targets import TargetReader, target_reader
 from support.targets import Drawn, numbers_and_labels, target_dataset, write_shards
 
@@ -280,3 +283,12 @@ def test_shards_with_a_class_may_have_another_target_too(tmp_path: Path) -> None
     assert dataset.split("train").label_counts == {2: 10}
     (batch,) = batches(dataset, NUMBERS)
     assert batch.labels_N.shape == (10, 2)
+
+
+def test_statistics_leave_classes_out_and_what_needs_them_is_refused(shards: Dataset, tmp_path: Path) -> None:
+    found = split_stats(shards, shards.split("validation"), 1, lambda done, total: None).to_json()
+    assert (found["samples"], found["width"]["max"], "classes" in found) == (7, 8, False)
+    with pytest.raises(DataError, match=r"repack copies images and \.cls only"):
+        repack(shards, tmp_path / "small", RepackOptions(), lambda done, total: None)
+    with pytest.raises(DataError, match=r"every one would be called unlabelled"):
+        find_shards(shards.folder)

@@ -15,6 +15,7 @@ from megabatch.trainer.metrics import (
     average_precision,
     mean_average_precision,
     regression_metrics,
+    top1_of_labels,
 )
 
 numbers = st.floats(-1e3, 1e3, width=32)
@@ -82,6 +83,13 @@ def test_classes_that_no_sample_has_are_left_out_of_the_mean() -> None:
     labels = np.array([[1.0, 0, 1], [0, 0, 0], [0, 0, 0]])
     assert mean_average_precision(outputs, labels) == pytest.approx((1 + 1 / 3) / 2)
     assert mean_average_precision(outputs, np.zeros((3, 3))) == 0.0
+
+
+def test_top1_of_labels_is_over_the_samples_that_have_any() -> None:
+    outputs = np.array([[3.0, 0, 1], [0, 9.0, 2], [1, 5.0, 3], [0, 1.0, 2]])
+    labels = np.array([[1.0, 0, 1], [1, 0, 1], [0, 0, 0], [1, 1, 1]])
+    assert top1_of_labels(outputs, labels) == pytest.approx(2 / 3)
+    assert top1_of_labels(outputs, np.zeros((4, 3))) == 0.0
 
 
 @settings(max_examples=50)
