@@ -12,7 +12,7 @@ import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -25,7 +25,7 @@ from megabatch.data.dataset import Shard, Split
 from megabatch.data.errors import DataError, SampleError, SkippedSample
 from megabatch.data.sources.places import is_remote, visible
 from megabatch.data.tar_headers import BLOCK_BYTES, is_header_of
-from megabatch.data.tar_index import LABEL_EXTENSION, SampleTable, read_index, sample_table
+from megabatch.data.tar_index import LABEL_EXTENSION, Member, Sample, SampleTable, read_index, sample_table
 from megabatch.data.targets import TargetReader
 
 _LABEL = re.compile(rb"\s*([0-9]{1,18})\s*")  # int() would take 1_0 and -1 as well
@@ -137,6 +137,19 @@ class SplitReader:
         if label is None:
             raise ValueError(f"{text[:40]!r} is no integer from 0 up")
         return int(label[1]), None
+
+    def samples_of(self, number: int) -> tuple[Sample, ...]:
+        """Return the samples of shard `number` with all members, read from its index. Raises DataError."""
+        shard = self.split.shards[number]
+        if is_remote(shard.url):
+            assert self.split.cache is not None
+            return self.split.cache.samples(shard)
+        return read_index((self.folder / shard.file).with_suffix(".idx"))
+
+    def payloads(self, number: int, members: Sequence[Member]) -> list[bytes]:
+        """Return the bytes of members of shard `number`. Raises DataError naming the shard."""
+        spans = [(member.offset, member.size) for member in members]
+        return [bytes(part) for part in self._payloads(self.split.shards[number], self._shard(number), *spans)]
 
     @property
     def is_remote(self) -> bool:

@@ -26,6 +26,7 @@ from megabatch.data.read import NO_LABEL, SplitReader
 from megabatch.data.repack import RepackOptions, repack
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.stats import split_stats
+from megabatch.data.stream import StreamReader
 from megabatch.data.targets import TargetReader, target_reader
 from support.targets import Drawn, numbers_and_labels, target_dataset, write_shards
 
@@ -285,10 +286,29 @@ def test_shards_with_a_class_may_have_another_target_too(tmp_path: Path) -> None
     assert batch.labels_N.shape == (10, 2)
 
 
-def test_statistics_leave_classes_out_and_what_needs_them_is_refused(shards: Dataset, tmp_path: Path) -> None:
+def test_repacked_shards_have_the_same_targets(shards: Dataset, tmp_path: Path) -> None:
+    copy = repack(shards, tmp_path / "small", RepackOptions(threads=2), lambda done, total: None)
+    for target in (NUMBERS, {"name": "numbers", "member": "txt", "count": 2}, CORNERS):
+        for ours, theirs in zip(batches(copy, target), batches(shards, target), strict=True):
+            assert ours.labels_N.tolist() == theirs.labels_N.tolist()
+
+
+def test_statistics_leave_classes_out_and_cleaning_is_refused(shards: Dataset) -> None:
     found = split_stats(shards, shards.split("validation"), 1, lambda done, total: None).to_json()
     assert (found["samples"], found["width"]["max"], "classes" in found) == (7, 8, False)
-    with pytest.raises(DataError, match=r"repack copies images and \.cls only"):
-        repack(shards, tmp_path / "small", RepackOptions(), lambda done, total: None)
     with pytest.raises(DataError, match=r"every one would be called unlabelled"):
         find_shards(shards.folder)
+
+
+def test_a_stream_has_the_same_targets_and_tells_of_bad_ones(shards: Dataset, tmp_path: Path) -> None:
+    target = target_reader(checked(CORNERS), shards.classes)
+    split = shards.split("train")
+    indexed = SplitReader(shards.folder, split, target)
+    expected = {s.key: s.values.tolist() for s in map(indexed.read, range(25)) if s.values is not None}
+    urls = [str(shards.folder / shard.file) for shard in split.shards]
+    stream = StreamReader(urls, 0, 0, 1, 10, target)
+    assert {s.key: s.values.tolist() for s in map(stream.read, range(25)) if s.values is not None} == expected
+    folder = write_shards(tmp_path, {"train": 5}, lambda drawn, number: {"json": b'{"corners": ["centre"]}'})
+    bad = StreamReader([str(folder / "train-000000.tar")], 0, 0, 1, 10, target)
+    with pytest.raises(DataError, match=r"train-000000\.tar: 0000\d\.json: label 'centre' is outside the 4 classes"):
+        bad.read(0)
