@@ -20,7 +20,7 @@ from megabatch.configs.data import Data
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
-from megabatch.configs.targets import ClassTarget, LabelsTarget, num_outputs
+from megabatch.configs.targets import ClassTarget, LabelsTarget, NumbersTarget, num_outputs
 from megabatch.data.dataset import Dataset, Shard, Split, fingerprint
 from megabatch.data.draws import Order, RepeatedOrder
 from megabatch.data.errors import DataError
@@ -172,7 +172,8 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
     """
     folder = Path(job.working_folder)
     datasets = tuple(open_dataset(location, folder, job.cluster.cache, progress) for location in job.data_locations)
-    _require_same_classes(datasets)
+    if not isinstance(job.recipe.data.target, NumbersTarget):
+        _require_same_classes(datasets)
     parts = recipe_parts(job.recipe.data, datasets, folder)
     train = job.recipe.data.train_split
     streams: tuple[str, ...] = ()

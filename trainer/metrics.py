@@ -80,7 +80,7 @@ def average_precision(scores_N: Array, positive_N: NDArray[np.bool_]) -> float:
         return float("nan")
     order = np.argsort(-scores_N, kind="stable")
     scores_N, positive_N = scores_N[order], positive_N[order]
-    last_of_score = np.append(np.flatnonzero(np.diff(scores_N)), len(scores_N) - 1)
+    last_of_score = np.append(np.flatnonzero(scores_N[1:] != scores_N[:-1]), len(scores_N) - 1)
     hits = np.cumsum(positive_N)[last_of_score].astype(np.float64)
     precisions = hits / (last_of_score + 1)
     return float((np.diff(hits, prepend=0.0) * precisions).sum() / hits[-1])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from typer.testing import CliRunner
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import load
@@ -28,6 +29,7 @@ from megabatch.data.requests import evaluation_requests
 from megabatch.data.stats import split_stats
 from megabatch.data.stream import StreamReader
 from megabatch.data.targets import TargetReader, target_reader
+from megabatch.launcher.cli import app
 from support.targets import Drawn, numbers_and_labels, target_dataset, write_shards
 
 CLASSES = ("cat", "dog", "tree")
@@ -276,7 +278,13 @@ def test_labels_without_names_of_classes_are_refused(shards: Dataset, tmp_path: 
     dataset = index_shards(folder, None, lambda done, total: None)
     with pytest.raises(DataError, match=r"no classes are listed, .* write every class into classes\.txt"):
         arranged(dataset, "data.target=labels")
-    assert arranged(dataset, "data.target={name: numbers, keys: [redness]}").num_outputs == 1
+    numbers = "data.target={name: numbers, keys: [redness]}"
+    assert arranged(dataset, numbers).num_outputs == 1
+    both = (f"data.sources=[{{path: {shards.folder}}}, {{path: {folder}}}]", "data.path=null")
+    assert arranged(dataset, *both, numbers).order().samples == 30  # whatever their classes are called
+    assert (
+        CliRunner().invoke(app, ["data", "info", str(folder)]).output.endswith("no classes: the samples have no .cls\n")
+    )
 
 
 def test_shards_with_a_class_may_have_another_target_too(tmp_path: Path) -> None:

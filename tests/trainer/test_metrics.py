@@ -75,6 +75,7 @@ def test_average_precision_by_hand() -> None:
     """Scores 3, 2, 2, 1: recall 1/2 at precision 1, then 1 at precision 2/3 (the tie counts at once)."""
     found = average_precision(np.array([2.0, 3.0, 2.0, 1.0]), np.array([True, True, False, False]))
     assert found == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert average_precision(np.array([np.inf, np.inf, 0.0]), np.array([True, False, True])) == pytest.approx(7 / 12)
     assert np.isnan(average_precision(np.array([np.nan, 1.0]), np.array([True, False])))
 
 
