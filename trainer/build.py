@@ -18,6 +18,7 @@ from megabatch.configs.norms import SynchronizedNorm
 from megabatch.configs.precision import Fp8
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
+from megabatch.configs.targets import ClassTarget
 from megabatch.configs.transforms import Transform
 from megabatch.data.arrangement import Arrangement, arrange, shown_data
 from megabatch.data.augment.chain import decoding_chain
@@ -37,7 +38,7 @@ from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
-from megabatch.trainer.evaluate import EvaluationResult, evaluate
+from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.fp8 import convert_to_fp8
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
@@ -95,7 +96,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     order = arrangement.order()
     require_abilities(recipe, world.device)
     precision = precision_policy(recipe.precision, world.device)
-    built = build_network(recipe, arrangement.num_classes)
+    built = build_network(recipe, arrangement.num_outputs)
     network = built.network.to(world.device, precision.parameter_dtype)
     if recipe.model.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -198,7 +199,9 @@ def _stream_reader(job: Job, world: World, arrangement: Arrangement, first_step:
     from megabatch.data.stream import StreamReader
 
     seed = key(job.recipe.seed, first_step)
-    return StreamReader(arrangement.streams, seed, world.rank, world.num_ranks, settings.shuffle_buffer)
+    return StreamReader(
+        arrangement.streams, seed, world.rank, world.num_ranks, settings.shuffle_buffer, arrangement.target
+    )
 
 
 def _evaluation(
@@ -211,7 +214,8 @@ def _evaluation(
         chosen = arrangement.sample_ids(split)
         requests = evaluation_requests(len(chosen), micro_batch, world.rank, world.num_ranks, chosen)
         with parts.average.in_network() if parts.average is not None else nullcontext():
-            return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
+            what = Evaluated(split, len(chosen), micro_batch, job.recipe.data.target, arrangement.num_outputs)
+            return evaluate(what, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 
     return evaluate_split
 
@@ -229,6 +233,7 @@ def split_loader(
         seed=job.recipe.seed,
         threads=threads,
         skip_errors=data.on_error.name == "skip",
+        outputs=None if isinstance(data.target, ClassTarget) else arrangement.num_outputs,
     )
 
 

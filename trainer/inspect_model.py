@@ -17,8 +17,8 @@ from torch import nn
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.configs.optimizers import LibraryOptimizer
+from megabatch.configs.targets import ClassTarget
 from megabatch.data.arrangement import Arrangement, arrange
-from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import steps_of
@@ -50,8 +50,7 @@ def main() -> int:
 def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
     arrangement = arrange(job)
-    dataset = arrangement.whole
-    built = build_network(job.recipe, len(dataset.classes))
+    built = build_network(job.recipe, arrangement.num_outputs)
     network = built.network
     freeze(network, job.recipe.optimizer)
     if isinstance(job.recipe.optimizer, LibraryOptimizer):
@@ -59,7 +58,7 @@ def inspect(job: Job) -> dict[str, Any]:
     problems = [
         *problems_here(job.recipe, job.cluster),
         *_images_do_not_fit(job, arrangement),
-        *_network_does_not_run(job, dataset, network),
+        *_network_does_not_run(job, arrangement, network),
     ]
     groups = parameter_groups(network, job.recipe.optimizer)
     description = describe_parameters(network, groups)  # an optimizer rewrites the groups it is given
@@ -100,9 +99,9 @@ def _images_do_not_fit(job: Job, arrangement: Arrangement) -> list[str]:
     return problems
 
 
-def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> list[str]:
+def _network_does_not_run(job: Job, arrangement: Arrangement, network: nn.Module) -> list[str]:
     """Pass the smallest micro-batch of the training through the network, as in training."""
-    recipe = job.recipe
+    recipe, dataset = job.recipe, arrangement.whole
     size = recipe.data.image_size
     samples = dataset.split(recipe.data.train_split).samples * recipe.data.repeats
     steps = steps_of(recipe, samples)
@@ -120,12 +119,14 @@ def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> lis
         ]
     for buffer, before in zip(network.buffers(), buffers, strict=True):
         buffer.copy_(before)
-    expected = (smallest, len(dataset.classes))
+    expected = (smallest, arrangement.num_outputs)
     if not isinstance(logits_NK, torch.Tensor) or tuple(logits_NK.shape) != expected:
         shape = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
-        return [f"model {recipe.model.name}: the output is {shape}, not {expected} (images, classes)"]
+        return [f"model {recipe.model.name}: the output is {shape}, not {expected} (images, outputs)"]
     try:
-        build_loss(recipe, dataset)(logits_NK, torch.zeros(smallest, dtype=torch.int64))
+        has_class = isinstance(recipe.data.target, ClassTarget)
+        targets = torch.zeros(smallest, dtype=torch.int64) if has_class else torch.zeros(expected)
+        build_loss(recipe, dataset)(logits_NK, targets)
     except TrainingError as error:
         return [str(error)]
     except Exception as error:  # neither does a loss of the user's own have to fit

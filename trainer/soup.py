@@ -8,7 +8,6 @@ fit none of the averaged networks, so they are computed anew from training sampl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ import torch
 from torch import nn
 
 from megabatch.configs.run_dir import RunDir
+from megabatch.configs.targets import higher_is_better
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import Snapshot, Tensors
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
+from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.norms.precise import recompute_statistics, tracked_batch_norms
 from megabatch.trainer.process import write_json
 from megabatch.trainer.state import TrainState
@@ -50,8 +50,8 @@ def cook(parts: Parts, runs: list[str], which: str, greedy: bool, batch_norm: st
         "checkpoints": [folder.name for folder in folders],
         "chosen": chosen,
         "batch_norm": batch_norm if has_batch_norm(parts.step_parts.engine.network) else "none",
-        "single_validation": [asdict(one) for one in single],
-        "validation": asdict(result) if result else None,
+        "single_validation": [one.to_json() for one in single],
+        "validation": result.to_json() if result else None,
         **_test(parts, weights, single, mixed),
     }
     _save(parts, mixed, found)
@@ -94,7 +94,7 @@ def has_batch_norm(network: nn.Module) -> bool:
 def _greedy(
     parts: Parts, weights: list[Tensors], single: list[EvaluationResult], batch_norm: str
 ) -> tuple[list[int], Tensors, EvaluationResult]:
-    metric = parts.job.recipe.evaluation.metric
+    metric = parts.job.recipe.metric
     values = [result.value(metric) for result in single]
 
     def value_of(numbers: list[int]) -> float:
@@ -136,11 +136,11 @@ def _test(
         return {"test": None, "best_single_test": None}
     best = None
     if single:
-        metric = parts.job.recipe.evaluation.metric
+        metric = parts.job.recipe.metric
         values = [result.value(metric) for result in single]
         number = values.index(max(values) if higher_is_better(metric) else min(values))
-        best = {"run": number, **asdict(_evaluated(parts, weights[number], split))}
-    return {"test": asdict(_evaluated(parts, mixed, split)), "best_single_test": best}
+        best = {"run": number, **_evaluated(parts, weights[number], split).to_json()}
+    return {"test": _evaluated(parts, mixed, split).to_json(), "best_single_test": best}
 
 
 def _require_alike(weights: list[Tensors], runs: list[str]) -> None:
@@ -163,7 +163,7 @@ def _save(parts: Parts, mixed: Tensors, found: dict[str, Any]) -> None:
         return
     steps = parts.steps.total
     validation = found["validation"]
-    value = validation[parts.job.recipe.evaluation.metric] if validation else None
+    value = validation[parts.job.recipe.metric] if validation else None
     training = TrainState(
         step=steps,
         samples_seen=parts.steps.samples_seen(steps),

@@ -134,6 +134,7 @@ def test_a_plan_for_a_very_large_world_takes_a_moment() -> None:
     assert plan.samples_per_rank[1] - plan.samples_per_rank[0] <= 64
 
 
+PLAIN = ("regularization.label_smoothing=0", "evaluation.metric=null")
 REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["data.validation_split=val"], described(100), "data.validation_split is 'val', but data has train, validation, "
          "test: there is nothing to read. Instead: name one of them, or write null for validation_split or test_split to "
@@ -211,6 +212,23 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["data.train_stream={urls: one.tar, samples: 1000}"], described(1000), "data.train_stream.urls names 1 streams "
          "for 2 ranks: a stream is read from front to back by one rank, so the others would have nothing to read. "
          "Instead: at least 2 shards, or fewer ranks"),
+        ([*PLAIN, "data.target={name: numbers, keys: [age]}"], described(1000), "loss is cross_entropy, and data.target is "
+         "numbers: it compares the outputs with another kind of target. Instead: loss=mean_squared_error, "
+         "mean_absolute_error or huber"),
+        ([*PLAIN, "data.target={name: numbers, keys: [age]}", "loss=focal"], described(1000), "loss is focal, and "
+         "data.target is numbers: it compares the outputs with another kind of target. Instead: loss=mean_squared_error, "
+         "mean_absolute_error or huber"),
+        ([*PLAIN, "data.target=labels"], described(1000), "loss is cross_entropy, and data.target is labels: it compares "
+         "the outputs with another kind of target. Instead: loss=binary_cross_entropy or focal"),
+        (["evaluation.metric=mae"], described(1000), "evaluation.metric is mae, and data.target is class: no evaluation "
+         "would give it. Instead: evaluation.metric=top1, or null, which is the same"),
+        (["data.target=labels", "loss=focal", "evaluation.metric=map", "regularization.label_smoothing=0.1"],
+         described(1000), "regularization.label_smoothing is 0.1, and data.target is labels: it spreads the share of one "
+         "class over all of them. Instead: regularization.label_smoothing=0"),
+        ([*PLAIN, "data.target={name: numbers, member: txt, count: 1}", "loss=huber",
+          "data.batch_transforms=[mixup, cutmix]"], described(1000), "data.batch_transforms has cutmix, and data.target is "
+         "numbers: a number of an image does not go by the area that is left of it. Instead: mixup, which mixes the "
+         "numbers as it does the images"),
     ]  # fmt: skip
 
 
