@@ -16,6 +16,7 @@ from megabatch.configs.base import (
 from megabatch.configs.batch_transforms import BatchTransform
 from megabatch.configs.normalization import Fixed, Normalization
 from megabatch.configs.sampling import HashSplit, Sampling, Source, TrainStream, Uniform
+from megabatch.configs.targets import ClassTarget, Target
 from megabatch.configs.transforms import Transform
 
 
@@ -61,6 +62,7 @@ class Data(Frozen):
     path: EnvironmentText | None = None
     sources: tuple[Source, ...] = ()
     train_stream: TrainStream | None = None
+    target: Target = ClassTarget()
     image_size: PositiveInt
     subset: EnvironmentText | None = None
     mask: EnvironmentText | None = None

@@ -16,7 +16,7 @@ from megabatch.configs.base import (
 class EarlyStopping(Frozen):
     """Ends the run once `patience` evaluations in a row were not better than the best so far by more than `min_delta`.
 
-    The metric is that of `evaluation.metric`; `min_delta` is in its unit, 0.001 of top1 for example.
+    The metric is that of the evaluation; `min_delta` is in its unit, 0.001 of top1 for example.
     """
 
     patience: PositiveInt
@@ -24,11 +24,14 @@ class EarlyStopping(Frozen):
 
 
 class Evaluation(Frozen):
-    """When the validation split is evaluated. The best checkpoint is the one with the best `metric` there."""
+    """When the validation split is evaluated. The best checkpoint is the one with the best `metric` there.
+
+    Without one it is that of `data.target`: top1 for a class, map for labels, mae for numbers.
+    """
 
     every_epochs: PositiveInt = 1
     micro_batch: PositiveInt = 256
-    metric: Literal["top1", "loss"] = "top1"
+    metric: Literal["top1", "map", "mae", "mse", "r2", "loss"] | None = None
     early_stopping: EarlyStopping | None = None
 
 

@@ -1,5 +1,7 @@
 """The losses a recipe can name. Labels are classes, or distributions over the classes as mixup and cutmix make them.
 
+Other targets (configs/targets.py) are rows as wide as the outputs; launcher/refusals/targets.py says what fits which.
+
 Each is smoothed by `regularization.label_smoothing`, except for a loss of the user's own.
 """
 
@@ -67,10 +69,18 @@ class Huber(Choice):
     delta: PositiveFloat = 1.0
 
 
+class MeanAbsoluteError(Choice):
+    """`mean_k of |z_k - q_k|`: far errors count less than in the square (Laplace)."""
+
+    implementation: ClassVar[str] = "megabatch.trainer.losses:mean_absolute_error"
+    name: Literal["mean_absolute_error"] = "mean_absolute_error"
+
+
 class Custom(Choice):
     """A loss of your own: `function` is package.module:callable, called with (outputs_NK, targets) and the options.
 
-    Targets are int64 labels_N, or with mixup and cutmix distributions_NK. It returns losses_N, one for each sample.
+    Targets are int64 labels_N, or with mixup and cutmix distributions_NK, or float32 rows_NK where `data.target` is
+    labels or numbers. It returns losses_N, one for each sample.
     """
 
     implementation: ClassVar[str] = "megabatch.trainer.losses:custom"
@@ -80,7 +90,7 @@ class Custom(Choice):
 
 
 Loss = Annotated[
-    CrossEntropy | BinaryCrossEntropy | Focal | MeanSquaredError | Huber | Custom,
+    CrossEntropy | BinaryCrossEntropy | Focal | MeanSquaredError | Huber | MeanAbsoluteError | Custom,
     Field(discriminator="name"),
     BeforeValidator(name_only),
 ]

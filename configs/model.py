@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from megabatch.configs.base import Choice, Frozen, NonNegativeFloat, PositiveInt, name_only
 from megabatch.configs.initialization import Default, Initialization
+from megabatch.configs.norms import BatchNorm, FrozenNorm, PreciseStatistics
 
 # `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
@@ -80,12 +81,19 @@ class Compile(Frozen):
     backend: str = "inductor"
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
 
+    @model_validator(mode="after")
+    def _only_inductor_has_modes(self) -> Self:
+        if self.mode != "default" and self.backend != "inductor":
+            raise ValueError(f"mode is for backend: inductor, not {self.backend}: leave one of them out")
+        return self
+
 
 class Model(Frozen):
     """`timm/NAME`, `torchvision/NAME`, or `package.module:callable`, called with num_classes and the options.
 
     What follows changes any of them: `activation` and `replace_batch_norm` replace modules, `initialization` draws the
-    weights anew, `zero_init_residual` starts every residual block as the identity. `checkpoint_activations` has
+    weights anew, `zero_init_residual` starts every residual block as the identity. `batch_norm` says whose statistics
+    the batch norms normalize with, `precise_statistics` which ones an evaluation uses. `checkpoint_activations` has
     patterns of module names (`layer?.*`) whose insides are computed again in the backward pass instead of kept.
     """
 
@@ -93,8 +101,21 @@ class Model(Frozen):
     options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's model
     activation: Activation | None = None
     replace_batch_norm: ReplaceBatchNorm | None = None
+    batch_norm: BatchNorm | None = None
+    precise_statistics: PreciseStatistics | None = None
     initialization: Initialization = Default()
     zero_init_residual: bool = False
     channels_last: bool = False
     compile: Compile | None = None
     checkpoint_activations: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _norms_that_are_there(self) -> Self:
+        for key in ("batch_norm", "precise_statistics"):
+            if self.replace_batch_norm is not None and getattr(self, key) is not None:
+                raise ValueError(f"replace_batch_norm leaves no batch norm for {key}: leave one of them out")
+        if isinstance(self.batch_norm, FrozenNorm) and self.precise_statistics is not None:
+            raise ValueError(
+                "batch_norm: frozen keeps the statistics that precise_statistics would replace: choose one"
+            )
+        return self

@@ -45,4 +45,13 @@ class Fp16(Choice):
     growth_interval: PositiveInt = 2000
 
 
-Precision = Annotated[Fp32 | Fp64 | Bf16 | Fp16, Field(discriminator="name"), BeforeValidator(name_only)]
+class Fp8(Choice):
+    """Linear layers multiply in float8 (torchao, one scale for a tensor), all else as in bf16.
+
+    Needs an NVIDIA GPU of compute capability 8.9 or higher, and `pip install torchao`.
+    """
+
+    name: Literal["fp8"] = "fp8"
+
+
+Precision = Annotated[Fp32 | Fp64 | Bf16 | Fp16 | Fp8, Field(discriminator="name"), BeforeValidator(name_only)]

@@ -19,6 +19,7 @@ from megabatch.configs.precision import Fp32, Precision
 from megabatch.configs.regularization import Regularization
 from megabatch.configs.schedules import Cosine, Schedule
 from megabatch.configs.stability import Stability
+from megabatch.configs.targets import main_metric
 from megabatch.configs.tracking import Tracking
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}$")]
@@ -50,3 +51,8 @@ class Recipe(Frozen):
     def kept_checkpoints(self) -> int:
         """Return how many checkpoints a run keeps: the last, the best, and those it may go back to."""
         return self.checkpoint.keep_last + (3 if self.stability.rolls_back else 1)
+
+    @property
+    def metric(self) -> str:
+        """Return the metric by which checkpoints are compared, a key of configs/targets.py:METRICS."""
+        return self.evaluation.metric or main_metric(self.data.target)

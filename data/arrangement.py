@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from megabatch.configs.data import Data
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
+from megabatch.configs.targets import ClassTarget, LabelsTarget, NumbersTarget, num_outputs
 from megabatch.data.dataset import Dataset, Shard, Split, fingerprint
 from megabatch.data.draws import Order, RepeatedOrder
 from megabatch.data.errors import DataError
@@ -33,6 +35,7 @@ from megabatch.data.selection import sample_keys
 from megabatch.data.sources.open import open_dataset
 from megabatch.data.sources.places import visible
 from megabatch.data.stream_order import StreamOrder, expand
+from megabatch.data.targets import TargetReader, target_reader
 
 _SOURCE = 12  # what a key is for
 
@@ -51,6 +54,16 @@ class Arrangement:
     def num_classes(self) -> int:
         """Return the number of classes, which all data sets share."""
         return len(self.datasets[0].classes)
+
+    @property
+    def num_outputs(self) -> int:
+        """Return how many outputs the network needs: the classes, or the numbers of a target."""
+        return num_outputs(self.recipe.data.target, self.num_classes)
+
+    @property
+    def target(self) -> TargetReader | None:
+        """Return what reads a target that is no class."""
+        return target_reader(self.recipe.data.target, self.datasets[0].classes)
 
     @property
     def described(self) -> list[Dataset]:
@@ -83,7 +96,7 @@ class Arrangement:
         """Return what reads the samples of a split by id; ids run on from one data set to the next."""
         if name not in self.parts:
             raise DataError(f"split {name!r} is a stream (data.train_stream), which has no samples by id")
-        readers = [SplitReader(part.dataset.folder, part.split) for part in self.parts[name]]
+        readers = [SplitReader(part.dataset.folder, part.split, self.target) for part in self.parts[name]]
         return readers[0] if len(readers) == 1 else JoinedReader(readers)
 
     def sample_ids(self, name: str) -> NDArray[np.int64]:
@@ -119,6 +132,8 @@ class Arrangement:
 
     def _picks(self, parts: Sequence[Part], sample_ids: NDArray[np.int64], seed: int) -> WeightedPicks:
         sampling = self.recipe.data.sampling
+        if isinstance(sampling, ClassBalanced):
+            _require_classes(parts, "data.sampling is class_balanced")
         reader = JoinedReader([SplitReader(part.dataset.folder, part.split) for part in parts])
         labels = np.fromiter((reader.read(number).label for number in sample_ids.tolist()), np.int64, len(sample_ids))
         if isinstance(sampling, ClassBalanced):
@@ -127,6 +142,7 @@ class Arrangement:
         file = self.folder / sampling.file
         weights = read_weights(file)
         if weights.by_class:
+            _require_classes(parts, f"{file} has weights of classes")
             known = self.datasets[0].classes
             names = [known[label] for label in labels.tolist()]
         else:
@@ -156,7 +172,8 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
     """
     folder = Path(job.working_folder)
     datasets = tuple(open_dataset(location, folder, job.cluster.cache, progress) for location in job.data_locations)
-    _require_same_classes(datasets)
+    if not isinstance(job.recipe.data.target, NumbersTarget):
+        _require_same_classes(datasets)
     parts = recipe_parts(job.recipe.data, datasets, folder)
     train = job.recipe.data.train_split
     streams: tuple[str, ...] = ()
@@ -167,6 +184,7 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
     for dataset in datasets if train in parts else ():
         if not any(part.dataset is dataset for part in parts[train]):
             raise DataError(f"{dataset.shown}: has no split {train!r} to train on, as other sources have: leave it out")
+    _require_targets(job.recipe.data, parts)
     return Arrangement(job.recipe, folder, datasets, parts, streams)
 
 
@@ -206,6 +224,29 @@ def _require_samples(parts: Sequence[Part]) -> None:
                 f"{part.dataset.shown}: no sample of it is left to train on, so it cannot have its share: "
                 "leave the source out"
             )
+
+
+def _require_targets(data: Data, parts: dict[str, tuple[Part, ...]]) -> None:
+    """Raise DataError if a split that is used lacks what the recipe asks of it: classes in .cls, or their names."""
+    used = (data.train_split, data.validation_split, data.test_split)
+    for part in (part for name in used if name is not None for part in parts.get(name, ()) if part.split.samples):
+        where = f"{part.dataset.shown}: the samples of split {part.split.name!r} have no .cls"
+        if isinstance(data.target, ClassTarget) and not part.split.has_classes:
+            raise DataError(
+                f"{where}, so there is no class to train towards. Captions and JSON are read only if data.target says "
+                "what of them: {name: numbers, member: json, keys: [...]} or {name: labels, key: ...}"
+            )
+        if isinstance(data.target, LabelsTarget) and not part.dataset.classes:
+            raise DataError(
+                f"{where}, and no classes are listed, so labels have no meaning: write every class into classes.txt, "
+                f"one a line, and run `megabatch data index {part.dataset.shown}`"
+            )
+
+
+def _require_classes(parts: Sequence[Part], why: str) -> None:
+    for part in parts:
+        if not part.split.has_classes:
+            raise DataError(f"{why}, but the samples of {part.dataset.shown} have no .cls")
 
 
 def _keys(parts: Sequence[Part]) -> list[str]:

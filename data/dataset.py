@@ -44,7 +44,8 @@ class Shard:
 class Split:
     """The shards of train, validation or test, in order, and how often each label occurs.
 
-    `cache` keeps the shards that lie elsewhere; without one all are on this machine.
+    Samples without a .cls have no labels to count. `cache` keeps the shards that lie elsewhere; without one all are on
+    this machine.
     """
 
     name: str
@@ -57,8 +58,13 @@ class Split:
         """Return the number of samples."""
         return sum(shard.samples for shard in self.shards)
 
+    @property
+    def has_classes(self) -> bool:
+        """Return whether the samples have a .cls."""
+        return bool(self.label_counts)
+
     def label_range(self) -> tuple[int, int]:
-        """Return the smallest and the largest label. The split must not be empty."""
+        """Return the smallest and the largest label. The split must have classes."""
         return min(self.label_counts), max(self.label_counts)
 
 
@@ -142,7 +148,7 @@ class _DamageError(Exception):
 def _split(name: str, values: dict[str, Any]) -> Split:
     counts = {_label(label): _count(count) for label, count in values["label_counts"].items()}
     split = Split(name, tuple(_shard(shard) for shard in values["shards"]), counts)
-    if sum(counts.values()) != split.samples:
+    if counts and sum(counts.values()) != split.samples:
         raise _DamageError(f"split {name!r} has {split.samples:,} samples, but {sum(counts.values()):,} labels")
     return split
 

@@ -29,7 +29,7 @@ from megabatch.data.dataset import Dataset
 from megabatch.data.decode import decode_image
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import AUGMENT, RandomStream, key, permutation
-from megabatch.data.read import EncodedSample, SplitReader
+from megabatch.data.read import NO_LABEL, EncodedSample, SplitReader
 from megabatch.data.sources.open import open_dataset
 
 _CHOICE = 8  # what a key is for
@@ -116,7 +116,8 @@ def _samples(dataset: Dataset, request: Request) -> Iterator[_Shown]:
             raise DataError(f"{sample.where}: {error}") from None
         known = 0 <= sample.label < len(dataset.classes)
         name = dataset.classes[sample.label] if known else "no class"
-        details = f"label {sample.label}, {original.width} x {original.height}, {len(sample.image):,} bytes"
+        label = "" if sample.label == NO_LABEL else f"label {sample.label}, "
+        details = f"{label}{original.width} x {original.height}, {len(sample.image):,} bytes"
         original.thumbnail((_THUMBNAIL, _THUMBNAIL))
         yield _Shown(f"{name}: {sample.key}", details, original, augmented)
 

@@ -12,7 +12,7 @@ from megabatch.data.dataset import Dataset, Shard, Split, write_dataset
 from megabatch.data.decode import decode_image
 from megabatch.data.errors import DataError
 from megabatch.data.importer import Progress, sha256_of
-from megabatch.data.read import SplitReader
+from megabatch.data.read import NO_LABEL, SplitReader
 from megabatch.data.sources.places import is_remote, visible
 from megabatch.data.sources.shards import ListedShard, file_names, in_order, listed
 from megabatch.data.tar_index import index_tar, read_index, sample_table, write_index
@@ -50,13 +50,14 @@ def index_listed(
 ) -> Dataset:
     """Write .idx files and dataset.json into `folder` for shards that may lie elsewhere; `cache` loads those of URLs.
 
-    Without `classes` they are the numbers. dataset.json is written last, so it is there only if all is well.
+    Without `classes` they are the numbers, and none where no sample has a .cls. dataset.json is written last, so it is
+    there only if all is well.
     """
     ordered = in_order(shards)
     described = _described_all(ordered, folder, cache, progress)
     splits = tuple(_split(name, members, described, cache) for name, members in _by_split(ordered).items())
     if classes is None:
-        classes = _numbered_classes(folder, max(split.label_range()[1] for split in splits))
+        classes = _numbered_classes(folder, max((s.label_range()[1] for s in splits if s.has_classes), default=-1))
     dataset = Dataset(folder, classes, splits)
     write_dataset(dataset)
     return dataset
@@ -106,7 +107,8 @@ def _described(
             "the shard was cut or the list is old. Copy the shard again, or correct the list"
         )
     reader = SplitReader(folder, Split("", (shard,), {}, cache))
-    return shard, Counter(reader.read(sample_id).label for sample_id in range(reader.samples))
+    labels = Counter(reader.read(sample_id).label for sample_id in range(reader.samples))
+    return shard, Counter() if set(labels) == {NO_LABEL} else labels
 
 
 def _described_path(path: Path, folder: Path, name: str) -> Shard:
@@ -121,12 +123,20 @@ def _split(name: str, members: list[ListedShard], described: _Described, cache: 
     counts: Counter[int] = Counter()
     for member in members:
         counts += described[member.place][1]
-    if not counts:
+    split = Split(name, tuple(described[member.place][0] for member in members), dict(counts), cache)
+    if not split.samples:
         raise DataError(
             f"{visible(members[0].place)}: the shards of split {name!r} have no samples: remove them, or copy them "
             "again"
         )
-    return Split(name, tuple(described[member.place][0] for member in members), dict(counts), cache)
+    if split.has_classes and sum(counts.values()) < split.samples:
+        entries = ((member, *described[member.place]) for member in members)
+        without = next(member for member, shard, labels in entries if shard.samples and not labels)
+        raise DataError(
+            f"{visible(without.place)}: no sample has a .cls, but those in other shards of split {name!r} have one: "
+            "give all of them one, or none"
+        )
+    return split
 
 
 def read_classes(file: Path, required: bool = False) -> tuple[str, ...] | None:

@@ -14,6 +14,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from megabatch.data.augment.chain import SampleTransform
 from megabatch.data.buffers import BufferPool
@@ -34,6 +35,7 @@ _REQUESTS_KNOWN_AHEAD = 32  # so that a shard from elsewhere is there when its f
 class MicroBatch:
     """Pixels (uint8, shape (micro_batch, size, size, 3)), labels (int64) and weights (float32) of one request.
 
+    Where the target is no class, `labels_N` has rows of numbers instead: float32, shape (micro_batch, outputs).
     A weight is 1, or 0 for a sample that could not be loaded; such a sample has the pixels of another one, so that
     batch norm sees nothing strange, and stands in `skipped`.
     """
@@ -71,7 +73,7 @@ class Loader:
 
     It loads as many micro-batches ahead as turn out to be needed: one more each time one was asked for before it was
     ready, up to `prefetch`, or to what takes 1 GiB. With `skip_errors` a sample that cannot be used gets weight 0;
-    without, it ends the loading.
+    without, it ends the loading. `outputs` is how many numbers a target has that is no class.
     """
 
     reader: Reader
@@ -83,6 +85,7 @@ class Loader:
     skip_errors: bool = False
     prefetch: int = _MOST_PREFETCH
     buffers: BufferPool = field(default_factory=BufferPool)
+    outputs: int | None = None
 
     def load(self, requests: Iterable[Request]) -> Iterator[MicroBatch]:
         """Yield the micro-batches in the order of the requests. Raises DataError naming shard and sample."""
@@ -122,13 +125,18 @@ class Loader:
         count = len(request.sample_ids)
         shape = (max(count, _FILLER_SAMPLES if count == 0 else 1), self.image_size, self.image_size, 3)
         if count == 0:
-            images, labels = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.int64)
+            images, labels = torch.zeros(shape, dtype=torch.uint8), self._labels(shape[0]).zero_()
             return _Pending(MicroBatch(request, images, labels, torch.zeros(shape[0])), [])
-        images, labels = self.buffers.empty(shape), torch.empty(count, dtype=torch.int64)
+        images, labels = self.buffers.empty(shape), self._labels(count)
         micro_batch = MicroBatch(request, images, labels, torch.ones(count))
         share = -(-count // self.threads)
         parts = [range(first, min(first + share, count)) for first in range(0, count, share)]
         return _Pending(micro_batch, [pool.submit(self._fill, micro_batch, part) for part in parts])
+
+    def _labels(self, count: int) -> torch.Tensor:
+        if self.outputs is None:
+            return torch.empty(count, dtype=torch.int64)
+        return torch.empty((count, self.outputs), dtype=torch.float32)
 
     def _fill(self, micro_batch: MicroBatch, rows: range) -> list[tuple[int, SkippedSample]]:
         skipped = []
@@ -142,11 +150,11 @@ class Loader:
                 skipped.append((row, error.sample))
         return skipped
 
-    def _sample(self, request: Request, row: int, out_HWC: Pixels) -> int:
-        """Write the pixels of one sample and return its label. Raises SampleError."""
+    def _sample(self, request: Request, row: int, out_HWC: Pixels) -> int | NDArray[np.float32]:
+        """Write the pixels of one sample and return its label, or the numbers it has instead. Raises SampleError."""
         sample_id = int(request.sample_ids[row])
         sample = self._read(sample_id)
-        if not 0 <= sample.label < self.num_classes:
+        if sample.values is None and not 0 <= sample.label < self.num_classes:
             message = f"{sample.where}: label {sample.label} is outside the {self.num_classes} classes"
             raise SampleError(SkippedSample("label", sample.shard, sample.key, sample_id, message))
         stream = RandomStream(key(self.seed, request.epoch, AUGMENT, sample_id, int(request.occurrences[row])))
@@ -156,7 +164,7 @@ class Loader:
             folder = sample.shard.rpartition("/")[0] or "."
             message = f"{sample.where}: {error}. `megabatch data verify --decode {folder}` lists all such"
             raise SampleError(SkippedSample("image", sample.shard, sample.key, sample_id, message)) from error
-        return sample.label
+        return sample.label if sample.values is None else sample.values
 
     def _read(self, sample_id: int) -> EncodedSample:
         try:

@@ -12,31 +12,41 @@ import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from megabatch.data.dataset import Shard, Split
 from megabatch.data.errors import DataError, SampleError, SkippedSample
 from megabatch.data.sources.places import is_remote, visible
 from megabatch.data.tar_headers import BLOCK_BYTES, is_header_of
-from megabatch.data.tar_index import SampleTable, read_index, sample_table
+from megabatch.data.tar_index import LABEL_EXTENSION, Member, Sample, SampleTable, read_index, sample_table
+from megabatch.data.targets import TargetReader
 
 _LABEL = re.compile(rb"\s*([0-9]{1,18})\s*")  # int() would take 1_0 and -1 as well
+NO_LABEL = -1
 MAX_OPEN_SHARDS = 512  # an open shard costs its table, address space and a file descriptor
 
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One sample as it stands in the shard; `shard` is its path or URL, `image` a view into the file or a copy."""
+    """One sample as it stands in the shard; `shard` is its path or URL, `image` a view into the file or a copy.
+
+    `values` is a target that is no class (data/targets.py), float32 of shape (outputs,); `label` is then NO_LABEL, as
+    it is where a class was asked for and the shard has none.
+    """
 
     shard: str
     key: str
     image: memoryview
     label: int
     offset: int | None = None  # where the image begins in the shard; None in a stream
+    values: NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
     def where(self) -> str:
@@ -73,9 +83,12 @@ class _OpenShard:
 class SplitReader:
     """Reads samples of one split by id, from any thread. Shards are opened when first touched."""
 
-    def __init__(self, folder: Path, split: Split):
+    def __init__(self, folder: Path, split: Split, target: TargetReader | None = None):
+        """Take a split of a folder; `target` reads what is no class. Opens nothing."""
         self.folder = folder
         self.split = split
+        self._target = target
+        self._extension = LABEL_EXTENSION if target is None else target.extension
         self._first_ids = list(accumulate((shard.samples for shard in split.shards), initial=0))
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
@@ -104,12 +117,39 @@ class SplitReader:
                     f"`megabatch data index {self.folder}`"
                 )
         image, text = self._payloads(shard, opened, (image_at, image_size), (label_at, label_size))
+        try:
+            label, values = self._read_target(bytes(text) if label_size else None)
+        except ValueError as error:
+            where = f"{opened.shown}: byte {label_at or image_at}: {table.keys[row]}.{self._extension}"
+            message = f"{where}: {error}"
+            raise SampleError(SkippedSample("label", opened.shown, table.keys[row], sample_id, message)) from None
+        return EncodedSample(opened.shown, table.keys[row], image, label, image_at, values)
+
+    def _read_target(self, text: bytes | None) -> tuple[int, NDArray[np.float32] | None]:
+        """Return the class, or the values of another target. Raises ValueError with the reason."""
+        if self._target is not None:
+            if text is None:
+                raise ValueError("is missing or empty: data.target is read from it")
+            return NO_LABEL, self._target.parse(text)
+        if text is None:
+            return NO_LABEL, None
         label = _LABEL.fullmatch(text)
         if label is None:
-            where = f"{opened.shown}: byte {label_at}: {table.keys[row]}.cls"
-            message = f"{where}: {bytes(text[:40])!r} is no integer from 0 up"
-            raise SampleError(SkippedSample("label", opened.shown, table.keys[row], sample_id, message))
-        return EncodedSample(opened.shown, table.keys[row], image, int(label[1]), image_at)
+            raise ValueError(f"{text[:40]!r} is no integer from 0 up")
+        return int(label[1]), None
+
+    def samples_of(self, number: int) -> tuple[Sample, ...]:
+        """Return the samples of shard `number` with all members, read from its index. Raises DataError."""
+        shard = self.split.shards[number]
+        if is_remote(shard.url):
+            assert self.split.cache is not None
+            return self.split.cache.samples(shard)
+        return read_index((self.folder / shard.file).with_suffix(".idx"))
+
+    def payloads(self, number: int, members: Sequence[Member]) -> list[bytes]:
+        """Return the bytes of members of shard `number`. Raises DataError naming the shard."""
+        spans = [(member.offset, member.size) for member in members]
+        return [bytes(part) for part in self._payloads(self.split.shards[number], self._shard(number), *spans)]
 
     @property
     def is_remote(self) -> bool:
@@ -158,12 +198,12 @@ class SplitReader:
 
     def _opened(self, shard: Shard) -> _OpenShard:
         if not is_remote(shard.url):
-            return _open_shard(self.folder, shard)
+            return _open_shard(self.folder, shard, self._extension)
         assert self.split.cache is not None, "a shard of a URL without a cache"
-        return _OpenShard(visible(shard.url), self.split.cache.table(shard), None)
+        return _OpenShard(visible(shard.url), self.split.cache.table(shard, self._extension), None)
 
 
-def _open_shard(folder: Path, shard: Shard) -> _OpenShard:
+def _open_shard(folder: Path, shard: Shard, extension: str) -> _OpenShard:
     path = Path(shard.location(folder))
     index = (folder / shard.file).with_suffix(".idx")
     try:
@@ -178,7 +218,7 @@ def _open_shard(folder: Path, shard: Shard) -> _OpenShard:
             f"{path}: {len(content):,} bytes, but dataset.json recorded {shard.bytes:,}: the shard was cut or changed. "
             f"Copy it again, or index it anew with `megabatch data index {folder}`"
         )
-    table = sample_table(read_index(index), str(path))
+    table = sample_table(read_index(index), str(path), extension)
     if len(table.keys) != shard.samples:
         raise DataError(f"{index}: {len(table.keys)} samples, but dataset.json recorded {shard.samples}")
     return _OpenShard(str(path), table, content)

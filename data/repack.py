@@ -1,6 +1,7 @@
 """Smaller images in the same kind of shards: half of the bytes, less to decode, for training that crops anyway.
 
-Keys, labels, order, splits and shard boundaries stay. Images are re-encoded, so this is a lossy copy: keep the source.
+Keys, labels and other targets (.json, .txt, .num), order, splits and shard boundaries stay. Images are re-encoded, so
+this is a lossy copy: keep the source.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from megabatch.data.decode import decode_image
 from megabatch.data.errors import DataError
 from megabatch.data.importer import require_room, write_folder, write_shard
 from megabatch.data.read import EncodedSample, SplitReader
+from megabatch.data.tar_index import LABEL_EXTENSION, TARGET_EXTENSIONS
 
+_KEPT = (LABEL_EXTENSION, *TARGET_EXTENSIONS)
 _MOST_PIXELS = 100_000_000  # as data.max_image_pixels unless a recipe says otherwise
 
 
@@ -63,20 +66,26 @@ def _write_split(
     shards: list[Shard] = []
     first = 0
     for number, shard in enumerate(split.shards):
-        members = _members(reader, range(first, first + shard.samples), options, pool)
+        members = _members(reader, number, first, options, pool)
         shards.append(write_shard(folder / f"{split.name}-{number:06d}.tar", members, written))
         first += shard.samples
     return Split(split.name, tuple(shards), split.label_counts)
 
 
 def _members(
-    reader: SplitReader, sample_ids: range, options: RepackOptions, pool: ThreadPoolExecutor
+    reader: SplitReader, shard: int, first_id: int, options: RepackOptions, pool: ThreadPoolExecutor
 ) -> Iterator[dict[str, str | bytes]]:
     """Yield the samples in order; a few for each thread are worked on at a time, so memory stays bounded."""
+    samples = reader.samples_of(shard)
     ahead = 4 * options.threads
-    for start in range(sample_ids.start, sample_ids.stop, ahead):
-        part = range(start, min(start + ahead, sample_ids.stop))
-        yield from pool.map(lambda sample_id: _repacked(reader.read(sample_id), options), part)
+
+    def repacked(row: int) -> dict[str, str | bytes]:
+        kept = [member for member in samples[row].members if member.extension in _KEPT]
+        payloads = zip((member.extension for member in kept), reader.payloads(shard, kept), strict=True)
+        return {**_repacked(reader.read(first_id + row), options), **dict(payloads)}
+
+    for start in range(0, len(samples), ahead):
+        yield from pool.map(repacked, range(start, min(start + ahead, len(samples))))
 
 
 def _repacked(sample: EncodedSample, options: RepackOptions) -> dict[str, str | bytes]:
@@ -84,7 +93,7 @@ def _repacked(sample: EncodedSample, options: RepackOptions) -> dict[str, str | 
         extension, payload = _smaller(sample.image, options)
     except ValueError as error:
         raise DataError(f"{sample.where}: {error}. `megabatch data clean` makes a copy without such") from None
-    return {"__key__": sample.key, extension: payload, "cls": str(sample.label).encode()}
+    return {"__key__": sample.key, extension: payload}
 
 
 def _smaller(payload: memoryview, options: RepackOptions) -> tuple[str, bytes]:

@@ -29,11 +29,16 @@ class Request:
     last: bool
 
 
-def training_requests(steps: Steps, order: Order, rank: int, num_ranks: int, first_step: int) -> Iterator[Request]:
-    """Yield what one rank has to load, from step `first_step` to the end of training."""
+def training_requests(
+    steps: Steps, order: Order, rank: int, num_ranks: int, first_step: int, together: bool = False
+) -> Iterator[Request]:
+    """Yield what one rank has to load, from step `first_step` to the end of training.
+
+    `together`: every rank gets the same number of micro-batches in a step (StepSpan.of_rank).
+    """
     for step in range(first_step, steps.total):
         span = steps.at(step)
-        spans = span.of_rank(rank, num_ranks)
+        spans = span.of_rank(rank, num_ranks, together)
         for part in spans:
             draws = order.draws(span.epoch, part.start, part.stop)
             yield Request(step, span.epoch, part.number, *draws, span.samples, part is spans[-1])

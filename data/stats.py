@@ -81,7 +81,6 @@ class SplitStats:
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the split in stats.json."""
-        most, fewest = max(self.counts.values()), min(self.counts.values())
         return {
             "samples": self.samples,
             "broken": len(self.broken),
@@ -91,11 +90,17 @@ class SplitStats:
             "width": _spread(self.widths),
             "bytes": self.num_bytes,
             "formats": dict(sorted(self.formats.items())),
-            "classes": len(self.counts),
-            "largest_class": most,
-            "smallest_class": fewest,
-            "imbalance": most / fewest,
+            **self._of_classes(),
         }
+
+    def _of_classes(self) -> dict[str, Any]:
+        """Return how many images the classes have; nothing where samples have no class."""
+        if not self.counts:
+            return {}
+        most, fewest = max(self.counts.values()), min(self.counts.values())
+        return {
+            "classes": len(self.counts), "largest_class": most, "smallest_class": fewest, "imbalance": most / fewest,
+        }  # fmt: skip
 
 
 def split_stats(dataset: Dataset, split: Split, threads: int, progress: Callable[[int, int], None]) -> SplitStats:

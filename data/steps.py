@@ -49,14 +49,17 @@ class StepSpan:
         """Return M = ceil(samples / micro_batch)."""
         return -(-self.samples // self.micro_batch)
 
-    def of_rank(self, rank: int, num_ranks: int) -> list[MicroBatchSpan]:
+    def of_rank(self, rank: int, num_ranks: int, together: bool = False) -> list[MicroBatchSpan]:
         """Return the micro-batches of one rank: number q of the epoch goes to rank q mod num_ranks.
 
         Never empty: ranks take part in every reduction, so a rank with nothing to do gets a filler without samples.
+        `together`: so does one that has a micro-batch less than others, as they wait for each other in each of them.
         """
         first = (rank - self.first_micro_batch) % num_ranks
         numbers = range(first, self.num_micro_batches, num_ranks)
-        return [self._span(number) for number in numbers] or [MicroBatchSpan(-1, self.start, self.start)]
+        spans = [self._span(number) for number in numbers]
+        least = -(-self.num_micro_batches // num_ranks) if together else 1
+        return spans if len(spans) >= least else [*spans, MicroBatchSpan(-1, self.start, self.start)]
 
     def _span(self, number: int) -> MicroBatchSpan:
         start = self.start + number * self.micro_batch

@@ -21,9 +21,10 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from megabatch.data.errors import DataError
 from megabatch.data.hashing import key, permutation
-from megabatch.data.read import EncodedSample
+from megabatch.data.read import NO_LABEL, EncodedSample
 from megabatch.data.stream_order import PIPE
 from megabatch.data.tar_index import IMAGE_EXTENSIONS, LABEL_EXTENSION
+from megabatch.data.targets import TargetReader
 
 _STREAM = 7  # what a key is for
 
@@ -31,18 +32,27 @@ _STREAM = 7  # what a key is for
 class StreamReader:
     """Gives the next sample of this rank's shards, whichever id is asked for; endless, from any thread."""
 
-    def __init__(self, urls: Sequence[str], seed: int, rank: int, num_ranks: int, shuffle_buffer: int):
+    def __init__(
+        self,
+        urls: Sequence[str],
+        seed: int,
+        rank: int,
+        num_ranks: int,
+        shuffle_buffer: int,
+        target: TargetReader | None = None,
+    ):
         """Raises DataError if there are fewer shards than ranks: some would have nothing to read."""
         if len(urls) < num_ranks:
             raise DataError(f"{len(urls)} streams for {num_ranks} ranks: each rank needs one of its own at least")
         self._lock = threading.Lock()
+        self._target = target
         self._samples = _endless(sorted(urls)[rank::num_ranks], key(seed, _STREAM, rank), shuffle_buffer)
 
     def read(self, sample_id: int) -> EncodedSample:
         """Return the next sample. Raises DataError naming the shard."""
         with self._lock:
             sample = next(self._samples)
-        return _encoded(sample)
+        return _encoded(sample, self._target)
 
     @property
     def samples(self) -> int:
@@ -79,13 +89,18 @@ def _of_shards(urls: list[str]) -> Iterator[dict[str, Any]]:
             yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
 
 
-def _encoded(sample: dict[str, Any]) -> EncodedSample:
+def _encoded(sample: dict[str, Any], target: TargetReader | None) -> EncodedSample:
     shard, name = str(sample["__url__"]), str(sample["__key__"])
     images = [sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample]
-    label = sample.get(LABEL_EXTENSION)
-    if len(images) != 1 or label is None:
-        raise DataError(f"{shard}: sample {name} needs one image ({', '.join(IMAGE_EXTENSIONS)}) and one .cls")
+    extension = LABEL_EXTENSION if target is None else target.extension
+    content = sample.get(extension)
+    if len(images) != 1 or content is None:
+        raise DataError(f"{shard}: sample {name} needs one image ({', '.join(IMAGE_EXTENSIONS)}) and one .{extension}")
     try:
-        return EncodedSample(shard, name, memoryview(images[0]), int(label))
-    except ValueError:
-        raise DataError(f"{shard}: {name}.cls: {label[:40]!r} is no integer") from None
+        if target is not None:
+            return EncodedSample(shard, name, memoryview(images[0]), NO_LABEL, values=target.parse(content))
+        label = int(content)
+    except ValueError as error:
+        reason = error if target is not None else f"{content[:40]!r} is no integer"
+        raise DataError(f"{shard}: {name}.{extension}: {reason}") from None
+    return EncodedSample(shard, name, memoryview(images[0]), label)

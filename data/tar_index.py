@@ -26,6 +26,7 @@ from megabatch.data.tar_headers import BLOCK_BYTES, Header, TarDamageError, tar_
 
 IMAGE_EXTENSIONS = EXTENSIONS
 LABEL_EXTENSION = "cls"
+TARGET_EXTENSIONS = ("json", "txt", "num")  # members that can have another target (data/targets.py)
 # What webdataset 1.0.2 unpickles (pkl, pickle, pyd) or hands to torch's loader with weights_only=False (pth) as soon as
 # a sample is decoded, wanted or not, also with .gz after it; and pt, the other name of what torch writes. Not here: npy
 # and npz (numpy refuses pickles unless told otherwise), ten, tb, json, msgpack, cbor (plain values).
@@ -64,7 +65,10 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Where the image and the label of each sample lie: arrays of shape (samples,), int64, in bytes."""
+    """Where the image and the label of each sample lie: arrays of shape (samples,), int64, in bytes.
+
+    The label is the member that has the target; its size is 0 where a sample has none.
+    """
 
     keys: tuple[str, ...]
     image_offset: NDArray[np.int64]
@@ -223,23 +227,34 @@ def _require_room_for_headers(members: list[Member]) -> None:
         raise ValueError(f"{member.name} cannot lie at byte {member.offset} with {member.size} bytes")
 
 
-def sample_table(samples: tuple[Sample, ...], shard: str) -> SampleTable:
-    """Return the places of images and labels. Raises DataError for a sample without exactly one image and one label."""
-    rows = np.empty((len(samples), 4), dtype=np.int64)
+def sample_table(samples: tuple[Sample, ...], shard: str, extension: str = LABEL_EXTENSION) -> SampleTable:
+    """Return the places of images and of the members with an extension, the labels.
+
+    Where a sample of the shard has a .cls, all need one, and where none has, another member that may be a target
+    (data/targets.py). Raises DataError for a sample without exactly one image and what it needs else.
+    """
+    rows = np.zeros((len(samples), 4), dtype=np.int64)
+    asked_for_class = extension == LABEL_EXTENSION
+    has_classes = any(member.extension == LABEL_EXTENSION for sample in samples for member in sample.members)
+    needed = (LABEL_EXTENSION,) if has_classes else TARGET_EXTENSIONS
     for row, sample in enumerate(samples):
         images = [m for m in sample.members if m.extension in IMAGE_EXTENSIONS]
-        labels = [m for m in sample.members if m.extension == LABEL_EXTENSION]
-        if len(images) != 1 or len(labels) != 1 or not images[0].size or not labels[0].size:
-            raise DataError(_unusable(sample, shard))
-        rows[row] = images[0].offset, images[0].size, labels[0].offset, labels[0].size
+        labels = [m for m in sample.members if m.extension == extension]
+        lacks_label = asked_for_class and not any(m.extension in needed and m.size for m in sample.members)
+        if len(images) != 1 or not images[0].size or lacks_label:
+            raise DataError(_unusable(sample, shard, has_classes))
+        rows[row, :2] = images[0].offset, images[0].size
+        if labels:
+            rows[row, 2:] = labels[0].offset, labels[0].size
     return SampleTable(tuple(s.key for s in samples), rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3])
 
 
-def _unusable(sample: Sample, shard: str) -> str:
+def _unusable(sample: Sample, shard: str, has_classes: bool) -> str:
     found = ", ".join(f".{m.extension} of {m.size:,} bytes" for m in sample.members)
-    captions = {"txt", "json"} & {m.extension for m in sample.members}
-    hint = "; captions and JSON are not read as labels" if captions else ""
+    others = ", ".join(f".{extension}" for extension in TARGET_EXTENSIONS)
+    instead = "nothing, as other samples have one" if has_classes else f"{others} with a data.target"
     return (
         f"{shard}: byte {sample.members[0].offset}: sample {sample.key} has {found}: needed are one .cls and "
-        f"one image ({', '.join(IMAGE_EXTENSIONS)}){hint}. Correct the sample, or leave it out, and pack again"
+        f"one image ({', '.join(IMAGE_EXTENSIONS)}); "
+        f"instead of a .cls: {instead}. Correct the sample, or leave it out, and pack again"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from megabatch.launcher.preflight import NVIDIA_DEVICES
 
-_PACKAGES = ("torch", "torchvision", "timm", "webdataset", "simplejpeg", "accelerate", "deepspeed", "wandb")
+_PACKAGES = ("torch", "torchvision", "timm", "webdataset", "simplejpeg", "torchao", "accelerate", "deepspeed", "wandb")
 _BYTES_PER_GIB = 1 << 30
 _COMMANDS = ("torchrun", "accelerate", "deepspeed", "sbatch")
 

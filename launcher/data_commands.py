@@ -167,4 +167,5 @@ def _print_dataset(dataset: Dataset) -> None:
     console.print(dataset.shown, highlight=False, soft_wrap=True)
     console.print(table)
     names = ", ".join(dataset.classes[:10]) + (", ..." if len(dataset.classes) > 10 else "")
-    console.print(f"{len(dataset.classes):,} classes: {names}", highlight=False, soft_wrap=True)
+    known = f"{len(dataset.classes):,} classes: {names}" if dataset.classes else "no classes: the samples have no .cls"
+    console.print(known, highlight=False, soft_wrap=True)

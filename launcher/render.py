@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded
+from megabatch.configs.targets import METRICS, described_outputs, main_metric_in
 from megabatch.configs.yaml_tree import KeyPath, Tree
 from megabatch.data.arrangement import shown_data
 from megabatch.launcher.plan import Plan
@@ -51,7 +52,7 @@ def _data_rows(job: Job, plan: Plan) -> list[tuple[str, str]]:
     data = job.recipe.data
     after = (data.normalize, *data.batch_transforms)
     return [
-        ("data", f"{shown_data(job)}, {plan.num_classes} classes"),
+        ("data", f"{shown_data(job)}, {described_outputs(data.target, plan.num_classes)}"),
         *splits,
         *drawn,
         ("transforms", f"train: {_names(*data.train_transforms, *after)}"),
@@ -144,9 +145,10 @@ def print_summary(result: dict[str, Any], run_dir: str) -> None:
     if result.get("best_step") is not None:
         table.add_row("best validation", f"{result['best_value']:.4g} after step {result['best_step']:,}")
     if test:
-        table.add_row(
-            "test accuracy", f"[bold]{test['top1']:.2%}[/] of {test['samples']:,} images, loss {test['loss']:.4f}"
-        )
+        name = main_metric_in(test)
+        what = "accuracy" if name == "top1" else METRICS[name].title
+        shown = f"[bold]{METRICS[name].shown(test[name])}[/] of {test['samples']:,} images, loss {test['loss']:.4f}"
+        table.add_row(f"test {what}", shown)
     table.add_row("run folder", run_dir)
     table.add_row("next", f"megabatch eval {run_dir} --split test --checkpoint last")
     table.add_row("", f"less {run_dir}/metrics.jsonl")
@@ -157,8 +159,9 @@ def print_evaluation(result: dict[str, Any]) -> None:
     """Print the result of one evaluation."""
     table = _table(f"{result['split']}, {result['checkpoint']}")
     table.add_row("samples", f"{result['samples']:,}")
-    table.add_row("top-1", f"[bold]{result['top1']:.2%}[/]")
-    table.add_row("top-5", f"{result['top5']:.2%}")
+    for name in (name for name in METRICS if name in result and name != "loss"):
+        shown = METRICS[name].shown(result[name])
+        table.add_row(METRICS[name].title, f"[bold]{shown}[/]" if name == main_metric_in(result) else shown)
     table.add_row("loss", f"{result['loss']:.4f}")
     Console().print(table)
 

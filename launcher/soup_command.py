@@ -33,7 +33,7 @@ def soup(
     from megabatch.launcher.study.soup import cook
 
     job, found = or_exit_study(lambda: cook(runs, output, checkpoint, greedy, batch_norm.value))
-    _print(runs, found, job.recipe.evaluation.metric)
+    _print(runs, found, job.recipe.metric)
     typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
 
 
@@ -68,8 +68,10 @@ def _is_worse(found: dict[str, Any], metric: str) -> bool:
     """Return whether a run alone is better on the validation split than the soup."""
     if not found["validation"]:
         return False
+    from megabatch.configs.targets import is_better
+
     alone, together = [one[metric] for one in found["single_validation"]], found["validation"][metric]
-    return bool(max(alone) > together if metric == "top1" else min(alone) < together)
+    return any(is_better(value, together, metric) for value in alone)
 
 
 _BATCH_NORM = {
@@ -79,4 +81,9 @@ _BATCH_NORM = {
 
 
 def _numbers(result: dict[str, Any] | None) -> tuple[str, str]:
-    return (f"{result['top1']:.2%}", f"{result['loss']:.4f}") if result else ("", "")
+    if not result:
+        return "", ""
+    from megabatch.configs.targets import METRICS, main_metric_in
+
+    name = main_metric_in(result)
+    return METRICS[name].shown(result[name]), f"{result['loss']:.4f}"

@@ -57,6 +57,9 @@ def _print(found: dict[str, SplitStats]) -> None:
         for side in ("width", "height"):
             spread = values[side]
             typer.echo(f"  {side:<6} {spread['min']} to {spread['max']}, median {spread['median']}")
+        if "classes" not in values:
+            typer.echo("  no classes: the samples have another target")
+            continue
         typer.echo(
             f"  {values['classes']:,} classes of {values['smallest_class']:,} to {values['largest_class']:,} images "
             f"(imbalance {values['imbalance']:.3g})"

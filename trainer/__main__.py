@@ -11,7 +11,6 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 
 from megabatch.configs.errors import ConfigError
@@ -108,7 +107,7 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
             parts.step_parts.average.forget()
     result = parts.evaluate_split(split)
     parts.trackers.evaluation(result, parts.state)
-    return {**asdict(result), "checkpoint_step": step}
+    return {**result.to_json(), "checkpoint_step": step}
 
 
 def _evaluate(parts: Parts, split: str, which: str, averaged: bool) -> None:
@@ -116,7 +115,7 @@ def _evaluate(parts: Parts, split: str, which: str, averaged: bool) -> None:
     parts.step_parts.engine.network.load_state_dict(checkpoint.load_network(folder, averaged))
     result = parts.evaluate_split(split)
     if parts.world.is_main:
-        write_json(parts.run_dir.evaluation(split, which), {**asdict(result), "checkpoint": folder.name})
+        write_json(parts.run_dir.evaluation(split, which), {**result.to_json(), "checkpoint": folder.name})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from megabatch.trainer.norms.synchronized import round_of
+
 
 @dataclass
 class _Tracked:
@@ -36,6 +38,7 @@ class StepBatchNorm:
                 self._tracked.append(_Tracked(module, module.momentum, *before))
                 module.momentum = 1.0
         self._sums: torch.Tensor | None = None
+        self._round = round_of(network)
 
     def begin(self) -> None:
         """Remember the running statistics before a step."""
@@ -45,6 +48,10 @@ class StepBatchNorm:
             tracked.running_mean.copy_(mean)
             tracked.running_var.copy_(var)
             tracked.steps_seen.copy_(_counter(tracked.module))
+
+    def expect(self, samples: int) -> None:
+        """Say how many samples the next micro-batch has: a filler has no part in statistics over the ranks either."""
+        self._round.counts = samples > 0
 
     def collect(self, samples: int) -> None:
         """Add the statistics of the micro-batch just passed through; a filler (0 samples) leaves no trace."""

@@ -14,8 +14,11 @@ import torch
 from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
+from megabatch.configs.norms import SynchronizedNorm
+from megabatch.configs.precision import Fp8
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
+from megabatch.configs.targets import ClassTarget
 from megabatch.configs.transforms import Transform
 from megabatch.data.arrangement import Arrangement, arrange, shown_data
 from megabatch.data.augment.chain import decoding_chain
@@ -29,12 +32,14 @@ from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.read import Reader
 from megabatch.data.requests import evaluation_requests, training_requests
 from megabatch.data.steps import Steps, steps_of
+from megabatch.trainer.abilities import require_abilities
 from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
-from megabatch.trainer.evaluate import EvaluationResult, evaluate
+from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
+from megabatch.trainer.fp8 import convert_to_fp8
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.network import build_network
@@ -89,12 +94,15 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
             "put it back, or launch again"
         )
     order = arrangement.order()
+    require_abilities(recipe, world.device)
     precision = precision_policy(recipe.precision, world.device)
-    built = build_network(recipe, arrangement.num_classes)
+    built = build_network(recipe, arrangement.num_outputs)
     network = built.network.to(world.device, precision.parameter_dtype)
     if recipe.model.channels_last:
         network = network.to(memory_format=torch.channels_last)
     freeze(network, recipe.optimizer)
+    if isinstance(recipe.precision, Fp8):
+        convert_to_fp8(network, arrangement.num_classes)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
     engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
@@ -173,11 +181,12 @@ def _training_data(
     job: Job, world: World, arrangement: Arrangement, order: Order, steps: Steps
 ) -> Callable[[int], Iterator[MicroBatch]]:
     data = job.recipe.data
+    together = isinstance(job.recipe.model.batch_norm, SynchronizedNorm)
 
     def from_step(step: int) -> Iterator[MicroBatch]:
         reader = _stream_reader(job, world, arrangement, step) or arrangement.reader(data.train_split)
         loader = split_loader(job, arrangement, reader, data.train_transforms, job.cluster.loader_threads)
-        return loader.load(training_requests(steps, order, world.rank, world.num_ranks, step))
+        return loader.load(training_requests(steps, order, world.rank, world.num_ranks, step, together))
 
     return from_step
 
@@ -190,7 +199,9 @@ def _stream_reader(job: Job, world: World, arrangement: Arrangement, first_step:
     from megabatch.data.stream import StreamReader
 
     seed = key(job.recipe.seed, first_step)
-    return StreamReader(arrangement.streams, seed, world.rank, world.num_ranks, settings.shuffle_buffer)
+    return StreamReader(
+        arrangement.streams, seed, world.rank, world.num_ranks, settings.shuffle_buffer, arrangement.target
+    )
 
 
 def _evaluation(
@@ -203,7 +214,8 @@ def _evaluation(
         chosen = arrangement.sample_ids(split)
         requests = evaluation_requests(len(chosen), micro_batch, world.rank, world.num_ranks, chosen)
         with parts.average.in_network() if parts.average is not None else nullcontext():
-            return evaluate(split, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
+            what = Evaluated(split, len(chosen), micro_batch, job.recipe.data.target, arrangement.num_outputs)
+            return evaluate(what, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 
     return evaluate_split
 
@@ -221,6 +233,7 @@ def split_loader(
         seed=job.recipe.seed,
         threads=threads,
         skip_errors=data.on_error.name == "skip",
+        outputs=None if isinstance(data.target, ClassTarget) else arrangement.num_outputs,
     )
 
 

@@ -17,14 +17,16 @@ from torch import nn
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.configs.optimizers import LibraryOptimizer
+from megabatch.configs.targets import ClassTarget
 from megabatch.data.arrangement import Arrangement, arrange
-from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import steps_of
+from megabatch.trainer.abilities import problems_here
 from megabatch.trainer.build import build_loss, implementation, split_loader
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.network import build_network
+from megabatch.trainer.network import build_network, unreplaced_activations
+from megabatch.trainer.norms.modes import smallest_group
 from megabatch.trainer.optim.groups import describe_parameters, freeze, parameter_groups
 from megabatch.trainer.optim.library import check_library_optimizer
 from megabatch.trainer.optim.state import optimizer_tensors
@@ -48,13 +50,16 @@ def main() -> int:
 def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
     arrangement = arrange(job)
-    dataset = arrangement.whole
-    built = build_network(job.recipe, len(dataset.classes))
+    built = build_network(job.recipe, arrangement.num_outputs)
     network = built.network
     freeze(network, job.recipe.optimizer)
     if isinstance(job.recipe.optimizer, LibraryOptimizer):
         check_library_optimizer(job.recipe.optimizer)
-    problems = [*_images_do_not_fit(job, arrangement), *_network_does_not_run(job, dataset, network)]
+    problems = [
+        *problems_here(job.recipe, job.cluster),
+        *_images_do_not_fit(job, arrangement),
+        *_network_does_not_run(job, arrangement, network),
+    ]
     groups = parameter_groups(network, job.recipe.optimizer)
     description = describe_parameters(network, groups)  # an optimizer rewrites the groups it is given
     weights = _bytes(network.state_dict().values())
@@ -65,7 +70,7 @@ def inspect(job: Job) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trainable_parameters": sum(parameter.numel() for parameter in trained),
         "groups": description,
-        "changes": built.changes,
+        "changes": [*built.changes, *unreplaced_activations(network, job.recipe)],
         "state_bytes": weights + _bytes(trained) + optimizer_bytes,
         "checkpoint_bytes": weights + optimizer_bytes,
         "activation_bytes": None if problems else _activation_bytes(job, network),
@@ -94,16 +99,16 @@ def _images_do_not_fit(job: Job, arrangement: Arrangement) -> list[str]:
     return problems
 
 
-def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> list[str]:
+def _network_does_not_run(job: Job, arrangement: Arrangement, network: nn.Module) -> list[str]:
     """Pass the smallest micro-batch of the training through the network, as in training."""
-    recipe = job.recipe
+    recipe, dataset = job.recipe, arrangement.whole
     size = recipe.data.image_size
     samples = dataset.split(recipe.data.train_split).samples * recipe.data.repeats
     steps = steps_of(recipe, samples)
     ends = {steps.step_at((epoch + 1) * steps.samples_per_epoch) - 1 for epoch in range(recipe.epochs)}
     tried = {phase.first_step for phase in steps.phases} | (ends if steps.ramp else {steps.per_epoch - 1})
     spans = [span for step in tried for span in steps.at(step).of_rank(0, 1)]
-    smallest = min(span.samples for span in spans)
+    smallest = min(smallest_group(recipe.model.batch_norm, span.samples) for span in spans)
     buffers = [buffer.clone() for buffer in network.buffers()]
     try:
         logits_NK = network.train()(torch.zeros(smallest, 3, size, size))
@@ -114,12 +119,14 @@ def _network_does_not_run(job: Job, dataset: Dataset, network: nn.Module) -> lis
         ]
     for buffer, before in zip(network.buffers(), buffers, strict=True):
         buffer.copy_(before)
-    expected = (smallest, len(dataset.classes))
+    expected = (smallest, arrangement.num_outputs)
     if not isinstance(logits_NK, torch.Tensor) or tuple(logits_NK.shape) != expected:
         shape = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
-        return [f"model {recipe.model.name}: the output is {shape}, not {expected} (images, classes)"]
+        return [f"model {recipe.model.name}: the output is {shape}, not {expected} (images, outputs)"]
     try:
-        build_loss(recipe, dataset)(logits_NK, torch.zeros(smallest, dtype=torch.int64))
+        has_class = isinstance(recipe.data.target, ClassTarget)
+        targets = torch.zeros(smallest, dtype=torch.int64) if has_class else torch.zeros(expected)
+        build_loss(recipe, dataset)(logits_NK, targets)
     except TrainingError as error:
         return [str(error)]
     except Exception as error:  # neither does a loss of the user's own have to fit

@@ -7,12 +7,15 @@ from typing import Literal
 from safetensors import SafetensorError
 
 from megabatch.configs.schedules import Plateau
+from megabatch.configs.targets import higher_is_better
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
+from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.noise_scale import advice
+from megabatch.trainer.norms.modes import other_ranks
+from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
@@ -83,17 +86,21 @@ def _tell_noise_scale(parts: Parts) -> None:
 
 def _evaluate_if_due(parts: Parts) -> bool:
     """Evaluate the validation split at the end of every n-th epoch and of training; return whether it is the best."""
-    state, evaluation = parts.state, parts.job.recipe.evaluation
+    state, evaluation, metric = parts.state, parts.job.recipe.evaluation, parts.job.recipe.metric
     split = parts.job.recipe.data.validation_split
     _, epoch = parts.steps.progress(state.step)
     due = epoch is not None and (epoch % evaluation.every_epochs == 0 or state.step == parts.steps.total)
-    if split is None or not due or state.step in (0, state.evaluated_step):
+    if not due or state.step in (0, state.evaluated_step):
+        return False
+    if split is not None or state.step == parts.steps.total:
+        refresh_statistics(parts)
+    if split is None:
         return False
     result = parts.evaluate_split(split)
     state.evaluated_step = state.step
-    better = result.better_than(state.best_value, evaluation.metric)
+    better = result.better_than(state.best_value, metric)
     if better:
-        state.best_step, state.best_value = state.step, result.value(evaluation.metric)
+        state.best_step, state.best_value = state.step, result.value(metric)
     parts.trackers.evaluation(result, state)
     _watch(parts, result)
     return better
@@ -102,8 +109,8 @@ def _evaluate_if_due(parts: Parts) -> bool:
 def _watch(parts: Parts, result: EvaluationResult) -> None:
     """Lower the learning rate on a plateau, and end the run early, where the recipe asks for it."""
     state, recipe = parts.state, parts.job.recipe
-    value = result.value(recipe.evaluation.metric)
-    higher = higher_is_better(recipe.evaluation.metric)
+    value = result.value(recipe.metric)
+    higher = higher_is_better(recipe.metric)
     if isinstance(recipe.schedule, Plateau):
         before = state.plateau.rate_factor
         lower_rate(state.plateau, recipe.schedule, value, higher)
@@ -113,7 +120,7 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
     if stopping is not None and should_stop(state.early_stopping, stopping, value, higher):
         state.stopped_early = True
         parts.trackers.message(
-            f"stopped early after step {state.step}: {recipe.evaluation.metric} was no better in "
+            f"stopped early after step {state.step}: {recipe.metric} was no better in "
             f"{stopping.patience} evaluations; the best is that of step {state.best_step}"
         )
 
@@ -165,6 +172,9 @@ def restore(parts: Parts) -> None:
         f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, "
         f"{parts.state.samples_seen:,} samples seen, written by {snapshot.state['num_ranks']} ranks"
     )
+    ranks_before, ranks = snapshot.state["num_ranks"], parts.world.num_ranks
+    if told := other_ranks(parts.job.recipe.model.batch_norm, ranks_before, ranks):
+        parts.trackers.message(told)
 
 
 def go_back(parts: Parts, bad_step: int) -> None:

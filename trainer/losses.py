@@ -1,6 +1,7 @@
 """Losses of outputs_NK, one for each sample: the step weights and adds them.
 
-Targets are labels_N (int64), or targets_NK: a distribution over the classes for each sample, as mixup makes them. Every
+Targets are labels_N (int64), or targets_NK: a distribution over the classes for each sample, as mixup makes them, or
+the rows of a target that is no class: 0 and 1 for each class, or numbers. Every
 builder takes (settings, label_smoothing, class_counts), where class_counts is how many samples each class has.
 """
 
@@ -14,7 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from megabatch.configs.losses import BinaryCrossEntropy, CrossEntropy, Custom, Focal, Huber, MeanSquaredError
+from megabatch.configs.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Custom,
+    Focal,
+    Huber,
+    MeanAbsoluteError,
+    MeanSquaredError,
+)
 from megabatch.trainer.errors import TrainingError
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs_NK, targets -> losses_N
@@ -78,6 +87,16 @@ def huber(settings: Huber, label_smoothing: float, class_counts: Sequence[int]) 
         targets_NK = _smoothed(outputs_NK, targets, label_smoothing)
         outputs_NK = outputs_NK.to(targets_NK.dtype)
         return functional.huber_loss(outputs_NK, targets_NK, reduction="none", delta=settings.delta).mean(dim=1)
+
+    return loss
+
+
+def mean_absolute_error(settings: MeanAbsoluteError, label_smoothing: float, class_counts: Sequence[int]) -> Loss:
+    """Return the mean over the outputs of the absolute error."""
+
+    def loss(outputs_NK: Tensor, targets: Tensor) -> Tensor:
+        targets_NK = _smoothed(outputs_NK, targets, label_smoothing)
+        return functional.l1_loss(outputs_NK.to(targets_NK.dtype), targets_NK, reduction="none").mean(dim=1)
 
     return loss
 

@@ -17,12 +17,16 @@ from torch.utils.checkpoint import checkpoint
 
 from megabatch.configs.errors import nearest
 from megabatch.configs.model import Activation, GroupNorm, LayerNorm, LeakyRelu
+from megabatch.configs.precision import Fp8
 from megabatch.configs.recipe import Recipe
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.fp8 import announce_fp8
+from megabatch.trainer.models.functional import called_activations
 from megabatch.trainer.models.initialize import initialize_weights
 from megabatch.trainer.models.load import load_model
 from megabatch.trainer.models.regularize import set_dropout, set_stochastic_depth
 from megabatch.trainer.models.residual import zero_residual_blocks
+from megabatch.trainer.norms.modes import announce_precise, set_batch_norm
 
 # By name, as timm has activations of its own. Sigmoid and tanh are not among them: in most networks they are gates.
 _REPLACED = frozenset(
@@ -46,9 +50,13 @@ def build_network(recipe: Recipe, num_classes: int) -> Built:
     network = load_model(settings, num_classes, regularization)
     changes: list[str] = []
     if settings.activation is not None:
-        changes.append(replace_activations(network, settings.activation))
+        changes.append(replace_activations(network, settings.activation, recipe.data.image_size))
     if settings.replace_batch_norm is not None:
         changes.append(replace_batch_norms(network, settings.replace_batch_norm))
+    if settings.batch_norm is not None:
+        changes.append(set_batch_norm(network, settings.batch_norm))
+    if settings.precise_statistics is not None:
+        changes.append(announce_precise(network, settings.precise_statistics))
     if regularization.dropout is not None:
         changes.append(set_dropout(network, settings.name, regularization.dropout))
     if regularization.stochastic_depth is not None:
@@ -59,16 +67,20 @@ def build_network(recipe: Recipe, num_classes: int) -> Built:
         changes.append(zero_residual_blocks(network))
     if settings.checkpoint_activations:
         changes.append(checkpoint_activations(network, settings.checkpoint_activations))
+    if isinstance(recipe.precision, Fp8):
+        changes.append(announce_fp8(network, num_classes))
     return Built(network, tuple(changes))
 
 
-def replace_activations(network: nn.Module, settings: Activation) -> str:
+def replace_activations(network: nn.Module, settings: Activation, image_size: int) -> str:
     """Replace every activation module that is no gate. Raises TrainingError if there is none."""
     kinds = [type(module).__name__ for module in network.modules() if type(module).__name__ in _REPLACED]
     if not kinds:
+        called = called_activations(network, image_size, _REPLACED)
         raise TrainingError(
-            "model.activation: the network has no activation modules. Those called as functions (F.relu) cannot be "
-            "replaced from outside; its own options may choose the activation (model.options)"
+            "model.activation: the network has no activation modules. "
+            + (f"It calls {called} as functions, which cannot be replaced from outside. " if called else "")
+            + "Its own options may choose the activation (model.options)"
         )
     for parent in list(network.modules()):
         for name, child in parent.named_children():
@@ -76,6 +88,14 @@ def replace_activations(network: nn.Module, settings: Activation) -> str:
                 setattr(parent, name, _activation(settings))
     found = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
     return f"activation: {found} replaced by {settings.name}"
+
+
+def unreplaced_activations(network: nn.Module, recipe: Recipe) -> list[str]:
+    """Return a line for the plan if activations that are called as functions stay beside those that were replaced."""
+    if recipe.model.activation is None:
+        return []
+    called = called_activations(network, recipe.data.image_size, _REPLACED)
+    return [f"activation: {called} called as functions stay, as they cannot be replaced from outside"] if called else []
 
 
 def _activation(settings: Activation) -> nn.Module:

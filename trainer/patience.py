@@ -21,10 +21,13 @@ class Patience:
     rate_factor: float = 1.0
 
 
-def lower_rate(state: Patience, settings: Plateau, value: float, higher_is_better: bool) -> None:
-    """Take note of an evaluation: the rule of torch's ReduceLROnPlateau with threshold_mode "rel"."""
-    factor = 1.0 + settings.threshold if higher_is_better else 1.0 - settings.threshold
-    if state.best is None or _better(value, state.best * factor, higher_is_better):
+def lower_rate(state: Patience, settings: Plateau, value: float, higher: bool) -> None:
+    """Take note of an evaluation: the rule of torch's ReduceLROnPlateau with threshold_mode "rel".
+
+    Torch takes any value for progress that is a little below a best value below 0, as R2 may be; here it has to be
+    better by the threshold whatever its sign.
+    """
+    if state.best is None or _better(value, _to_beat(state.best, settings.threshold, higher), higher):
         state.best, state.bad = value, 0
     else:
         state.bad += 1
@@ -36,15 +39,20 @@ def lower_rate(state: Patience, settings: Plateau, value: float, higher_is_bette
         state.cooldown, state.bad = settings.cooldown, 0
 
 
-def should_stop(state: Patience, settings: EarlyStopping, value: float, higher_is_better: bool) -> bool:
+def _to_beat(best: float, threshold: float, higher: bool) -> float:
+    away_from_0 = higher == (best >= 0)
+    return best * (1.0 + threshold if away_from_0 else 1.0 - threshold)
+
+
+def should_stop(state: Patience, settings: EarlyStopping, value: float, higher: bool) -> bool:
     """Take note of an evaluation; return whether `patience` of them in a row were not better by `min_delta`."""
-    delta = settings.min_delta if higher_is_better else -settings.min_delta
-    if state.best is None or _better(value, state.best + delta, higher_is_better):
+    delta = settings.min_delta if higher else -settings.min_delta
+    if state.best is None or _better(value, state.best + delta, higher):
         state.best, state.bad = value, 0
     else:
         state.bad += 1
     return state.bad >= settings.patience
 
 
-def _better(value: float, than: float, higher_is_better: bool) -> bool:
-    return value > than if higher_is_better else value < than
+def _better(value: float, than: float, higher: bool) -> bool:
+    return value > than if higher else value < than

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import _engine_run_backward
 
-from megabatch.configs.precision import Bf16, Fp16, Fp32, Fp64
-from megabatch.trainer.errors import TrainingError
+from megabatch.configs.precision import Bf16, Fp8, Fp16, Fp32, Fp64
 
 _NOTHING = nullcontext()
 
@@ -64,17 +62,12 @@ class PrecisionPolicy:
         return 1.0 if self.scaler is None else float(self.scaler.get_scale())
 
 
-def precision_policy(settings: Fp32 | Fp64 | Bf16 | Fp16, device: torch.device) -> PrecisionPolicy:
-    """Return the policy that a recipe's `precision` names."""
+def precision_policy(settings: Fp32 | Fp64 | Bf16 | Fp16 | Fp8, device: torch.device) -> PrecisionPolicy:
+    """Return the policy that a recipe's `precision` names; what a device cannot do, abilities.py refuses before."""
     _set_tf32(isinstance(settings, Fp32) and settings.tf32)
     if isinstance(settings, Fp64):
         return PrecisionPolicy(device, torch.float64, None, None)
-    if isinstance(settings, Bf16):
-        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise TrainingError(
-                f"{socket.gethostname()}: {torch.cuda.get_device_name(device)} does not compute in bf16. "
-                "Set precision=fp16 or precision=fp32"
-            )
+    if isinstance(settings, Bf16 | Fp8):
         return PrecisionPolicy(device, torch.float32, torch.bfloat16, None)
     if isinstance(settings, Fp16):
         scaler = torch.amp.GradScaler(

@@ -7,21 +7,21 @@ fit none of the averaged networks, so they are computed anew from training sampl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from megabatch.configs.run_dir import RunDir
+from megabatch.configs.targets import higher_is_better
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import Snapshot, Tensors
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.evaluate import EvaluationResult, higher_is_better
+from megabatch.trainer.evaluate import EvaluationResult
+from megabatch.trainer.norms.precise import recompute_statistics, tracked_batch_norms
 from megabatch.trainer.process import write_json
 from megabatch.trainer.state import TrainState
 
@@ -50,8 +50,8 @@ def cook(parts: Parts, runs: list[str], which: str, greedy: bool, batch_norm: st
         "checkpoints": [folder.name for folder in folders],
         "chosen": chosen,
         "batch_norm": batch_norm if has_batch_norm(parts.step_parts.engine.network) else "none",
-        "single_validation": [asdict(one) for one in single],
-        "validation": asdict(result) if result else None,
+        "single_validation": [one.to_json() for one in single],
+        "validation": result.to_json() if result else None,
         **_test(parts, weights, single, mixed),
     }
     _save(parts, mixed, found)
@@ -88,13 +88,13 @@ def greedy_choice(values: Sequence[float], value_of: Callable[[list[int]], float
 
 def has_batch_norm(network: nn.Module) -> bool:
     """Return whether the network keeps running statistics."""
-    return any(True for _ in _batch_norms(network))
+    return bool(tracked_batch_norms(network))
 
 
 def _greedy(
     parts: Parts, weights: list[Tensors], single: list[EvaluationResult], batch_norm: str
 ) -> tuple[list[int], Tensors, EvaluationResult]:
-    metric = parts.job.recipe.evaluation.metric
+    metric = parts.job.recipe.metric
     values = [result.value(metric) for result in single]
 
     def value_of(numbers: list[int]) -> float:
@@ -112,54 +112,8 @@ def _prepared(parts: Parts, weights: Sequence[Tensors], batch_norm: str) -> Tens
     network = parts.step_parts.engine.network
     network.load_state_dict(mean_of(weights))
     if batch_norm == "recompute" and has_batch_norm(network):
-        _recompute_statistics(parts, network)
+        recompute_statistics(parts, _SAMPLES)
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-
-
-@torch.no_grad()
-def _recompute_statistics(parts: Parts, network: nn.Module) -> None:
-    """Set running statistics to their mean over the first micro-batches of training, weighted by samples.
-
-    A micro-batch normalizes with its own statistics in training, so this is what the network was trained with.
-    """
-    work = parts.step_parts
-    modules = list(_batch_norms(network))
-    assert all(module.momentum == 1.0 for module in modules), "StepBatchNorm has them hold the micro-batch just seen"
-    sums = torch.zeros(1 + sum(2 * module.num_features for module in modules), dtype=torch.float64, device=work.device)
-    network.train()
-    steps = min(-(-_SAMPLES // parts.job.recipe.batch.global_batch), parts.steps.total)
-    taken = 0
-    for micro_batch in parts.micro_batches_from(0):
-        request = micro_batch.request
-        work.seed_network(request.step, request.number)
-        with work.precision.autocast():
-            network(work.normalize(micro_batch.images_NHWC))
-        flat = torch.cat([buffer.double() for module in modules for buffer in _buffers(module)])
-        sums[0] += len(request.sample_ids)
-        sums[1:] += flat * len(request.sample_ids)
-        taken += request.last
-        if taken == steps:
-            break
-    work.engine.sum_over_ranks(sums)
-    _set_buffers(modules, sums[1:] / sums[0])
-
-
-def _set_buffers(modules: Iterable[_BatchNorm], values: torch.Tensor) -> None:
-    offset = 0
-    for module in modules:
-        for buffer in _buffers(module):
-            buffer.copy_(values[offset : offset + buffer.numel()])
-            offset += buffer.numel()
-
-
-def _batch_norms(network: nn.Module) -> Iterable[_BatchNorm]:
-    return (m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None)
-
-
-def _buffers(module: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    assert module.running_mean is not None
-    assert module.running_var is not None
-    return module.running_mean, module.running_var
 
 
 def _validation(parts: Parts, tensors: Tensors) -> EvaluationResult:
@@ -182,11 +136,11 @@ def _test(
         return {"test": None, "best_single_test": None}
     best = None
     if single:
-        metric = parts.job.recipe.evaluation.metric
+        metric = parts.job.recipe.metric
         values = [result.value(metric) for result in single]
         number = values.index(max(values) if higher_is_better(metric) else min(values))
-        best = {"run": number, **asdict(_evaluated(parts, weights[number], split))}
-    return {"test": asdict(_evaluated(parts, mixed, split)), "best_single_test": best}
+        best = {"run": number, **_evaluated(parts, weights[number], split).to_json()}
+    return {"test": _evaluated(parts, mixed, split).to_json(), "best_single_test": best}
 
 
 def _require_alike(weights: list[Tensors], runs: list[str]) -> None:
@@ -209,7 +163,7 @@ def _save(parts: Parts, mixed: Tensors, found: dict[str, Any]) -> None:
         return
     steps = parts.steps.total
     validation = found["validation"]
-    value = validation[parts.job.recipe.evaluation.metric] if validation else None
+    value = validation[parts.job.recipe.metric] if validation else None
     training = TrainState(
         step=steps,
         samples_seen=parts.steps.samples_seen(steps),

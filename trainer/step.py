@@ -184,6 +184,7 @@ def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor
     The gradient of the mean over the step goes straight into the losses of the samples: nothing is added up first.
     """
     request = micro_batch.request
+    parts.batch_norm.expect(len(request.sample_ids))
     parts.seed_network(request.step, request.number)
     images_NCHW = parts.normalize(micro_batch.images_NHWC)
     targets = micro_batch.labels_N.to(parts.device, non_blocking=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from megabatch.configs.targets import ClassTarget, Target
 from megabatch.data.loader import MicroBatch
 from megabatch.data.requests import Request
 from megabatch.trainer.build import Parts
@@ -39,12 +40,12 @@ def probe(parts: Parts, sizes: list[int], seconds: float, memory_limit: int | No
     process may grow by, on a GPU what it may use there.
     """
     device = parts.world.device
-    classes = _classes(parts)
+    outputs = _outputs(parts)
     limit_memory(device, memory_limit)
     with parts.run_dir.probes.open("a", encoding="utf-8") as lines:
         for size in sizes:
             _tell(lines, {"micro_batch": size, "outcome": "started"})
-            found = _try(parts, size, classes, seconds)
+            found = _try(parts, size, outputs, seconds)
             _tell(lines, {"micro_batch": size, **found})
             if found["outcome"] != "fits" or parts.step_parts.stop_requested():
                 break
@@ -63,7 +64,7 @@ def limit_memory(device: torch.device, limit: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (_status_bytes("VmData") + limit, hard))
 
 
-def _classes(parts: Parts) -> int:
+def _outputs(parts: Parts) -> int:
     """Return the outputs of the network, from one pass without gradients."""
     size = parts.job.recipe.data.image_size
     network = parts.step_parts.engine.network
@@ -73,9 +74,10 @@ def _classes(parts: Parts) -> int:
         return int(network(parts.step_parts.normalize(images_NHWC)).shape[1])
 
 
-def _try(parts: Parts, size: int, classes: int, seconds: float) -> dict[str, Any]:
+def _try(parts: Parts, size: int, outputs: int, seconds: float) -> dict[str, Any]:
     try:
-        micro_batches = synthetic(size, parts.job.recipe.data.image_size, classes)
+        data = parts.job.recipe.data
+        micro_batches = synthetic(size, data.image_size, outputs, data.target)
         step_seconds = _step_seconds(parts, micro_batches, seconds)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
@@ -106,12 +108,12 @@ def _timed_step(parts: Parts, micro_batches: Iterator[MicroBatch]) -> float:
     return time.perf_counter() - started
 
 
-def synthetic(size: int, image_size: int, classes: int) -> Iterator[MicroBatch]:
+def synthetic(size: int, image_size: int, outputs: int, target: Target) -> Iterator[MicroBatch]:
     """Yield micro-batches of `size` random images, two a step, without end."""
     generator = torch.Generator().manual_seed(0)
     shape = (size, image_size, image_size, 3)
     images_NHWC = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    labels_N = torch.arange(size) % classes
+    labels_N = torch.arange(size) % outputs if isinstance(target, ClassTarget) else torch.zeros(size, outputs)
     weights_N = torch.ones(size)
     ids = np.arange(size, dtype=np.int64)
     step = 0

@@ -32,6 +32,11 @@ def find_shards(folder: Path) -> Shards:
     """Return the shards that dataset.json lists, or without one every .tar file of the folder. Raises DataError."""
     if (folder / FILE_NAME).is_file() or not folder.is_dir():
         dataset = read_dataset(folder)
+        if any(split.samples and not split.has_classes for split in dataset.splits):
+            raise DataError(
+                f"{folder}: its samples have no .cls but another target, and every one would be called unlabelled: "
+                "`megabatch data verify --decode` finds broken images in it"
+            )
         files = [(split.name, shard.file) for split in dataset.splits for shard in split.shards]
         return Shards(folder, _by_split(files), dataset.classes, indexed=True)
     tars = in_order(listed(str(path)) for path in folder.glob("*.tar"))

@@ -25,7 +25,15 @@ from megabatch.data.sources.locks import locked, share
 from megabatch.data.sources.places import visible
 from megabatch.data.sources.remote import size_of
 from megabatch.data.sources.room import make_room, named, part_path
-from megabatch.data.tar_index import SampleTable, index_tar, read_index, sample_table, write_index
+from megabatch.data.tar_index import (
+    LABEL_EXTENSION,
+    Sample,
+    SampleTable,
+    index_tar,
+    read_index,
+    sample_table,
+    write_index,
+)
 
 _INDEX_SHARE = 8  # an index is less than an eighth of its shard: a member takes 1,024 bytes at least
 
@@ -57,8 +65,12 @@ class ShardCache:
         finally:
             os.close(file)
 
-    def table(self, shard: Shard) -> SampleTable:
-        """Return where the samples of a shard lie; load it first if it is not here."""
+    def table(self, shard: Shard, extension: str = LABEL_EXTENSION) -> SampleTable:
+        """Return where the samples of a shard and their members with an extension lie; load it if it is not here."""
+        return sample_table(self.samples(shard), visible(shard.url), extension)
+
+    def samples(self, shard: Shard) -> tuple[Sample, ...]:
+        """Return the samples of a shard with all members; load it if it is not here."""
         path = self._path(shard.sha256)
         index = path.with_suffix(".idx")
         with self.opened(shard):
@@ -67,7 +79,7 @@ class ShardCache:
             except DataError:  # a power failure may leave it empty; it is made of the shard alone
                 samples = index_tar(path)
                 write_index(samples, index)
-            return sample_table(samples, visible(shard.url))
+            return samples
 
     def prefetch(self, shards: Iterable[Shard]) -> None:
         """Begin to load shards in the background, the first ones first, a few at a time; the rest is left out.

@@ -12,11 +12,13 @@ from megabatch.launcher.refusals.batch import BATCH
 from megabatch.launcher.refusals.course import COURSE
 from megabatch.launcher.refusals.data import DATA
 from megabatch.launcher.refusals.machine import MACHINE
+from megabatch.launcher.refusals.norms import NORMS
 from megabatch.launcher.refusals.table import Refusal, used_splits
+from megabatch.launcher.refusals.targets import TARGETS
 
 __all__ = ["TABLE", "Refusal", "refusals", "used_splits"]
 
-TABLE: tuple[Refusal, ...] = (*DATA, *BATCH, *COURSE, *MACHINE)
+TABLE: tuple[Refusal, ...] = (*DATA, *TARGETS, *BATCH, *NORMS, *COURSE, *MACHINE)
 
 
 def refusals(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:

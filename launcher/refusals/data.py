@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.recipe import Recipe
+from megabatch.configs.targets import ClassTarget
 from megabatch.configs.transforms import never_square
 from megabatch.data.dataset import Dataset
 from megabatch.launcher.refusals.table import Refusal, used_splits
@@ -30,8 +31,10 @@ def _shared_split(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterato
 
 
 def _label_outside(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if not isinstance(recipe.data.target, ClassTarget):
+        return
     for _, name in used_splits(recipe):
-        if name in dataset.split_names and dataset.split(name).samples:
+        if name in dataset.split_names and dataset.split(name).has_classes:
             low, high = dataset.split(name).label_range()
             if low < 0 or high >= len(dataset.classes):
                 yield f"split {name!r} has labels {low} to {high}, but there are {len(dataset.classes)} classes"

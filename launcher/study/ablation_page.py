@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from megabatch.configs.targets import METRICS, Metric
 from megabatch.launcher.study.ablation import Ablation
 from megabatch.launcher.study.curve import ticks
 from megabatch.launcher.study.effects import SPLITS, CellResult, Effect, Split
@@ -43,7 +44,7 @@ _TITLES: dict[Split, str] = {"validation": "Validation", "test": "Test"}
 
 def page(ablation: Ablation, results: Sequence[CellResult]) -> str:
     """Return the whole page."""
-    recipe = ablation.base.recipe
+    recipe, metric = ablation.base.recipe, METRICS[results[0].metric]
     finished = sum(one.status == "finished" for result in results for one in result.outcomes)
     figures = [
         ("runs finished", f"{finished} of {len(ablation.runs)}"),
@@ -55,66 +56,73 @@ def page(ablation: Ablation, results: Sequence[CellResult]) -> str:
     body = [
         header(f"Ablation of {recipe.name}", figures),
         "<main><section><h2>What each change does</h2>",
-        f"<p>{escape(_explanation(recipe.evaluation.metric))}</p>",
+        f"<p>{escape(_explanation(metric, recipe.metric))}</p>",
         f'<div class="panels">{"".join(panels)}</div>'
         if panels
         else "<p>No cell can be compared with the base yet.</p>",
         "</section>",
-        f"<section><h2>Accuracy of each cell</h2>{_summary(results)}{_same(ablation)}</section>",
+        f"<section><h2>{escape(metric.title)} of each cell</h2>{_summary(results)}{_same(ablation)}</section>",
         f"<section><h2>Every run</h2>{_runs(results)}</section></main>",
         f"<footer><p>{escape(_footer(ablation))}</p></footer>",
     ]
     return document(f"Ablation of {recipe.name}", "\n".join(body), _STYLE)
 
 
-def _explanation(metric: str) -> str:
+def _explanation(metric: Metric, watched: str) -> str:
+    unit = ", in percentage points" if metric.is_share else ""
+    direction = "" if metric.higher_is_better else " (lower is better)"
     return (
-        "Difference in top-1 accuracy to the base recipe, in percentage points, seed by seed. A small dot is a seed, "
+        f"Difference in {metric.title}{direction} to the base recipe{unit}, seed by seed. A small dot is a seed, "
         "the large one their mean, the bar its 95 % interval (Student's t). A change helps or hurts where the bar "
         "leaves out zero; all else is unclear, which more --seeds can settle. Of many changes without any effect, one "
         "in twenty looks as if it had one. Both splits are measured at the checkpoint with the best validation "
-        f"{metric}."
+        f"{watched}."
     )
 
 
 def _panel(results: Sequence[CellResult], split: Split) -> str:
     found = [(result.label, result.effects[split]) for result in results if split in result.effects]
-    found.sort(key=lambda pair: pair[1].spread.mean, reverse=True)
-    low, high = span([effect for _, effect in found])
-    rows = [_row(label, effect, low, high) for label, effect in found]
+    metric = METRICS[results[0].metric]
+    found.sort(key=lambda pair: pair[1].spread.mean, reverse=metric.higher_is_better)
+    low, high = span([effect for _, effect in found], metric)
+    rows = [_row(label, effect, metric, (low, high)) for label, effect in found]
     return f'<div class="plot"><h3>{_TITLES[split]}</h3>{"".join(rows)}{_axis(low, high)}</div>'
 
 
-def span(effects: Sequence[Effect]) -> tuple[float, float]:
-    """Return the ends of the axis in percentage points: zero, all seeds, and bars up to twice the largest difference.
+def span(effects: Sequence[Effect], metric: Metric) -> tuple[float, float]:
+    """Return the ends of the axis: zero, all seeds, and bars up to twice the largest difference.
 
-    With two or three seeds a bar can be so long that nothing else would be seen; it is cut off there.
+    Of shares they are in percentage points. With two or three seeds a bar can be so long that nothing else would be
+    seen; it is cut off there.
     """
-    seeds = [100 * value for effect in effects for value in effect.differences]
+    seeds = [metric.factor * value for effect in effects for value in effect.differences]
     most = 2 * max(abs(value) for value in seeds)
-    ends = [100 * end for effect in effects for end in effect.interval or ()]
+    ends = [metric.factor * end for effect in effects for end in effect.interval or ()]
     values = [0.0, *seeds, *(min(max(end, -most), most) for end in ends)]
     low, high = min(values), max(values)
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 
 
-def _row(label: str, effect: Effect, low: float, high: float) -> str:
-    mean = 100 * effect.spread.mean
+def _row(label: str, effect: Effect, metric: Metric, ends_of_axis: tuple[float, float]) -> str:
+    low, high = ends_of_axis
+    factor, mean = metric.factor, metric.cell(effect.spread.mean, sign=True)
     parts = [_line(0.0, low, high, "zero")]
     if effect.interval is not None:
-        ends = [_percent(100 * end, low, high) for end in effect.interval]
+        ends = [_percent(factor * end, low, high) for end in effect.interval]
         parts.append(f'<line class="interval" x1="{ends[0]}" x2="{ends[1]}" y1="50%" y2="50%"/>')
     parts += [
-        f'<circle class="seed" cx="{_percent(100 * value, low, high)}" cy="50%" r="4"/>' for value in effect.differences
+        f'<circle class="seed" cx="{_percent(factor * value, low, high)}" cy="50%" r="4"/>'
+        for value in effect.differences
     ]
-    parts.append(f'<circle class="mean {effect.verdict}" cx="{_percent(mean, low, high)}" cy="50%" r="6"/>')
-    interval = f"{100 * effect.interval[0]:+.2f} to {100 * effect.interval[1]:+.2f}" if effect.interval else "one seed"
-    described = escape(f"{label}: {mean:+.2f} percentage points, {effect.verdict}")
+    place = _percent(factor * effect.spread.mean, low, high)
+    parts.append(f'<circle class="mean {effect.verdict}" cx="{place}" cy="50%" r="6"/>')
+    interval = " to ".join(metric.cell(end, sign=True) for end in effect.interval or ()) or "one seed"
+    described = escape(f"{label}: {mean} {'percentage points' if metric.is_share else metric.title}, {effect.verdict}")
     return (
         f'<div class="row"><div class="name">{_breakable(label)}</div>'
         f'<svg role="img" aria-label="{described}">{"".join(parts)}</svg>'
-        f'<div class="number {effect.verdict}">{mean:+.2f}, {effect.verdict}<span>{interval}</span></div></div>'
+        f'<div class="number {effect.verdict}">{mean}, {effect.verdict}<span>{interval}</span></div></div>'
     )
 
 
@@ -143,10 +151,16 @@ def _percent(value: float, low: float, high: float) -> str:
 
 
 def _summary(results: Sequence[CellResult]) -> str:
-    shown = [split for split in SPLITS if any(split in result.top1 for result in results)]
+    shown = [split for split in SPLITS if any(split in result.values for result in results)]
     columns = ["Cell", "Runs"]
     for split in shown:
-        columns += [f"{_TITLES[split]}, mean %", "Deviation", "Least", "Most", "Difference"]
+        columns += [
+            f"{_TITLES[split]}, mean {METRICS[results[0].metric].unit}",
+            "Deviation",
+            "Least",
+            "Most",
+            "Difference",
+        ]
     rows = []
     for result in results:
         row = [result.label, f"{sum(one.status == 'finished' for one in result.outcomes)} of {len(result.outcomes)}"]
@@ -157,12 +171,12 @@ def _summary(results: Sequence[CellResult]) -> str:
 
 
 def _cells(result: CellResult, split: Split) -> list[str]:
-    found, effect = result.top1.get(split), result.effects.get(split)
+    found, effect, metric = result.values.get(split), result.effects.get(split), METRICS[result.metric]
     if found is None:
         return ["", "", "", "", ""]
-    deviation = f"{100 * found.deviation:.2f}" if found.deviation is not None else ""
-    change = f"{100 * effect.spread.mean:+.2f}" if effect else ""
-    return [f"{100 * found.mean:.2f}", deviation, f"{100 * found.least:.2f}", f"{100 * found.most:.2f}", change]
+    deviation = metric.cell(found.deviation) if found.deviation is not None else ""
+    change = metric.cell(effect.spread.mean, sign=True) if effect else ""
+    return [metric.cell(found.mean), deviation, metric.cell(found.least), metric.cell(found.most), change]
 
 
 def _same(ablation: Ablation) -> str:
@@ -171,20 +185,22 @@ def _same(ablation: Ablation) -> str:
 
 
 def _runs(results: Sequence[CellResult]) -> str:
-    shown = [split for split in SPLITS if any(split in result.top1 for result in results)]
+    shown = [split for split in SPLITS if any(split in result.values for result in results)]
+    metric = METRICS[results[0].metric]
     columns = [
         "Cell",
         "Seed",
         "Status",
         "Steps",
-        *(f"{_TITLES[split]} {what}" for split in shown for what in ("%", "loss")),
+        *(f"{_TITLES[split]} {what}" for split in shown for what in (metric.unit, "loss")),
     ]
     rows = []
     for result in results:
         for one in result.outcomes:
             numbers = []
             for split in shown:
-                numbers += [f"{100 * one.top1[split]:.2f}", f"{one.loss[split]:.4f}"] if split in one.top1 else ["", ""]
+                there = split in one.values
+                numbers += [metric.cell(one.values[split]), f"{one.loss[split]:.4f}"] if there else ["", ""]
             rows.append([result.label, str(one.seed), one.status, f"{one.steps:,}", *numbers])
     return table(columns, rows)
 

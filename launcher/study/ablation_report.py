@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from megabatch.configs.targets import METRICS, Metric
 from megabatch.data.clean.write import write_text
 from megabatch.launcher.study.ablation import Ablation
 from megabatch.launcher.study.ablation_page import page
@@ -33,6 +34,7 @@ def write_report(ablation: Ablation, results: Sequence[CellResult]) -> list[Path
         "seeds": ablation.seeds,
         "same_as_base": [cell.label for cell in ablation.same_as_base],
         "samples": ablation.samples,
+        "metric": results[0].metric,
         "cells": as_json(results),
     }
     files = [ablation.folder / f"ablation.{ending}" for ending in ("json", "csv", "html")]
@@ -45,57 +47,65 @@ def write_report(ablation: Ablation, results: Sequence[CellResult]) -> list[Path
 def _csv(results: Sequence[CellResult]) -> str:
     """Return a line for each run."""
     text = io.StringIO()
-    columns = ["cell", "seed", "status", *(f"{split}_{what}" for split in SPLITS for what in ("top1", "loss"))]
+    columns = [
+        "cell",
+        "seed",
+        "status",
+        *(f"{split}_{what}" for split in SPLITS for what in (results[0].metric, "loss")),
+    ]
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow([*columns, "steps", "folder"])
     for result in results:
         for one in result.outcomes:
-            numbers = [values.get(split, "") for split in SPLITS for values in (one.top1, one.loss)]
+            numbers = [values.get(split, "") for split in SPLITS for values in (one.values, one.loss)]
             rows.writerow([result.label, one.seed, one.status, *numbers, one.steps, one.folder])
     return text.getvalue().rstrip("\n")
 
 
 def print_table(results: Sequence[CellResult]) -> None:
-    """Print accuracies and differences to the base, largest gain on validation (else test) first."""
-    shown = [split for split in SPLITS if any(split in result.top1 for result in results)]
+    """Print the metric and differences to the base, largest gain on validation (else test) first."""
+    shown = [split for split in SPLITS if any(split in result.values for result in results)]
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("cell", overflow="fold", min_width=18)
-    for name in (column for split in shown for column in (f"{split} %", "to base")):
+    metric = METRICS[results[0].metric]
+    for name in (column for split in shown for column in (f"{split} {metric.unit}", "to base")):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for result in ordered(results):
         numbers = [
             text
             for split in shown
-            for text in (accuracy(result.top1.get(split)), difference(result.effects.get(split)))
+            for text in (average(metric, result.values.get(split)), difference(metric, result.effects.get(split)))
         ]
         table.add_row(escape(_name(result)), *numbers, _verdict(result))
     Console().print(table)
     if any(result.effects for result in results):
-        typer.echo("to base: mean difference in percentage points over the seeds, ± half of its 95 % interval")
+        unit = "in percentage points " if metric.is_share else ""
+        typer.echo(f"to base: mean difference {unit}over the seeds, ± half of its 95 % interval")
 
 
 def ordered(results: Sequence[CellResult]) -> list[CellResult]:
     """Return the base first, then from the largest gain to the largest loss."""
+    sign = 1 if METRICS[results[0].metric].higher_is_better else -1
 
     def gain(result: CellResult) -> float:
         effects = [result.effects[split] for split in SPLITS if split in result.effects]
-        return effects[0].spread.mean if effects else float("-inf")
+        return sign * effects[0].spread.mean if effects else float("-inf")
 
     return [results[0], *sorted(results[1:], key=gain, reverse=True)]
 
 
-def accuracy(found: Spread | None) -> str:
-    """Return the mean as "96.41", in percent."""
-    return "-" if found is None else f"{100 * found.mean:.2f}"
+def average(metric: Metric, found: Spread | None) -> str:
+    """Return the mean as "96.41", shares in percent."""
+    return "-" if found is None else metric.cell(found.mean)
 
 
-def difference(found: Effect | None) -> str:
-    """Return "+0.37 ± 0.47": the mean in percentage points and half of its 95 % interval."""
+def difference(metric: Metric, found: Effect | None) -> str:
+    """Return "+0.37 ± 0.47": the mean, of shares in percentage points, and half of its 95 % interval."""
     if found is None:
         return ""
-    half = f" ± {50 * (found.interval[1] - found.interval[0]):.2f}" if found.interval else ""
-    return f"{100 * found.spread.mean:+.2f}{half}"
+    half = f" ± {metric.cell((found.interval[1] - found.interval[0]) / 2)}" if found.interval else ""
+    return f"{metric.cell(found.spread.mean, sign=True)}{half}"
 
 
 def _name(result: CellResult) -> str:

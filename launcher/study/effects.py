@@ -1,4 +1,4 @@
-"""What an ablation says: accuracies of each cell over the seeds, and its difference to the base, seed by seed.
+"""What an ablation says: the main metric of each cell over the seeds, and its difference to the base, seed by seed.
 
 The same seed gives the same order of samples in every cell, so the difference is taken within a seed and then
 averaged. Whether it is more than chance is judged by the 95 % interval of Student's t: mean +- t * s / sqrt(n).
@@ -15,12 +15,14 @@ from typing import Any, Literal
 
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
+from megabatch.configs.targets import higher_is_better, main_metric
 from megabatch.launcher import launch
 from megabatch.launcher.study.ablation import Ablation, Run
 
 Split = Literal["validation", "test"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
 Verdict = Literal["helps", "hurts", "unclear"]
+_UP_HELPS: tuple[Verdict, Verdict] = ("helps", "hurts")  # what a rise and a fall of the metric do
 
 # The 97.5 % quantile of Student's t for 1, 2, ... 30 degrees of freedom; beyond, that of the normal distribution.
 _T = (
@@ -33,11 +35,11 @@ _NORMAL = 1.960
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run: accuracies (0 to 1) and losses by split, none where the run did not get there; `status` says why."""
+    """One run: values of the metric and losses by split, none where the run did not get there; `status` says why."""
 
     seed: int
     status: str
-    top1: dict[Split, float]
+    values: dict[Split, float]
     loss: dict[Split, float]
     steps: int
     folder: str
@@ -56,7 +58,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Effect:
-    """A cell against the base on one split: paired differences of top-1 accuracy by seed, and what they say."""
+    """A cell against the base on one split: paired differences of the metric by seed, and what they say."""
 
     differences: tuple[float, ...]
     spread: Spread
@@ -66,38 +68,40 @@ class Effect:
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell with all its runs."""
+    """A cell with all its runs. `metric` is a key of configs/targets.py:METRICS."""
 
     label: str
     outcomes: tuple[Outcome, ...]
-    top1: dict[Split, Spread]
+    values: dict[Split, Spread]
     effects: dict[Split, Effect]
+    metric: str = "top1"
 
 
 def collect(ablation: Ablation, failures: dict[Path, str]) -> list[CellResult]:
     """Read every run folder; the first result is that of the base."""
+    metric = main_metric(ablation.base.recipe.data.target)
     outcomes = {
-        cell: tuple(_outcome(run, failures.get(run.run_dir.root)) for run in ablation.runs if run.cell == cell)
+        cell: tuple(_outcome(run, metric, failures.get(run.run_dir.root)) for run in ablation.runs if run.cell == cell)
         for cell in ablation.cells
     }
     base = outcomes[ablation.cells[0]]
-    return [_cell_result(cell.label, found, base) for cell, found in outcomes.items()]
+    return [_cell_result(cell.label, found, base, metric) for cell, found in outcomes.items()]
 
 
-def _cell_result(label: str, outcomes: tuple[Outcome, ...], base: tuple[Outcome, ...]) -> CellResult:
-    values = {split: [one.top1[split] for one in outcomes if split in one.top1] for split in SPLITS}
-    top1 = {split: spread(found) for split, found in values.items() if found}
+def _cell_result(label: str, outcomes: tuple[Outcome, ...], base: tuple[Outcome, ...], metric: str) -> CellResult:
+    found = {split: [one.values[split] for one in outcomes if split in one.values] for split in SPLITS}
+    values = {split: spread(of_split) for split, of_split in found.items() if of_split}
     effects = {}
     for split in SPLITS:
-        pairs = [(one.top1, other.top1) for one, other in zip(outcomes, base, strict=True)]
+        pairs = [(one.values, other.values) for one, other in zip(outcomes, base, strict=True)]
         differences = [one[split] - other[split] for one, other in pairs if split in one and split in other]
         if differences and outcomes is not base:
-            effects[split] = effect(differences)
-    return CellResult(label, outcomes, top1, effects)
+            effects[split] = effect(differences, higher_is_better(metric))
+    return CellResult(label, outcomes, values, effects, metric)
 
 
-def effect(differences: Sequence[float]) -> Effect:
-    """Return what paired differences say.
+def effect(differences: Sequence[float], higher_is_better: bool = True) -> Effect:
+    """Return what paired differences say of a metric.
 
     >>> effect([0.02, 0.021, 0.019]).verdict, effect([0.02, -0.01, 0.03]).verdict
     ('helps', 'unclear')
@@ -107,7 +111,8 @@ def effect(differences: Sequence[float]) -> Effect:
         return Effect(tuple(differences), found, None, "unclear")
     half = t_quantile(found.n - 1) * found.deviation / math.sqrt(found.n)
     low, high = found.mean - half, found.mean + half
-    verdict: Verdict = "helps" if low > 0 else "hurts" if high < 0 else "unclear"
+    above, below = _UP_HELPS if higher_is_better else _UP_HELPS[::-1]
+    verdict: Verdict = above if low > 0 else below if high < 0 else "unclear"
     return Effect(tuple(differences), found, (low, high), verdict)
 
 
@@ -122,7 +127,7 @@ def t_quantile(degrees: int) -> float:
     return _T[degrees - 1] if degrees <= len(_T) else _NORMAL
 
 
-def _outcome(run: Run, failure: str | None) -> Outcome:
+def _outcome(run: Run, metric: str, failure: str | None) -> Outcome:
     result = launch.read_result(run.run_dir.result)
     folder = str(run.run_dir.root)
     if result.get("outcome") != "finished":
@@ -136,7 +141,7 @@ def _outcome(run: Run, failure: str | None) -> Outcome:
     return Outcome(
         run.seed,
         "finished",
-        {split: values["top1"] for split, values in there.items()},
+        {split: values[metric] for split, values in there.items()},
         {split: values["loss"] for split, values in there.items()},
         result["step"],
         folder,

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import webdataset
 
+from megabatch.configs.job import Job
+from megabatch.configs.load import load
+from megabatch.data.arrangement import arrange
 from megabatch.data.dataset import Dataset
 from megabatch.data.errors import DataError
 from megabatch.data.indexing import index_shards, verify
@@ -203,16 +206,21 @@ def test_we_read_what_webdatasets_writers_write(tmp_path: Path, mtime: float | N
     assert indexed(tmp_path) == expected(KEYS)
 
 
-def test_captions_without_a_class_are_told_as_such(tmp_path: Path) -> None:
+def test_captions_without_a_class_are_indexed_and_have_no_class_to_train_towards(tmp_path: Path) -> None:
     """The layout of img2dataset, which OpenCLIP trains on: jpg, txt and json."""
     with webdataset.TarWriter(str(tmp_path / "train-0.tar"), encoder=False) as writer:
         for number in range(3):
             key = f"{number:09d}"
             meta = json.dumps({"caption": "a cat", "key": key, "status": "success"}).encode()
             writer.write({"__key__": key, "jpg": PHOTOS[number], "txt": b"a cat", "json": meta})
-    message = r"sample 000000000 has \.jpg of .*, \.json of .*, \.txt of 5 bytes: needed are one \.cls and one image "
-    with pytest.raises(DataError, match=message + r".*; captions and JSON are not read as labels"):
-        index_shards(tmp_path, None, no_progress)
+    dataset = index_shards(tmp_path, None, no_progress)
+    assert (dataset.classes, dataset.split("train").label_counts, dataset.split("train").samples) == ((), {}, 3)
+    loaded = load("digits", "laptop", [f"data.path={tmp_path}", "data.validation_split=null"])
+    job = Job(recipe=loaded.recipe, cluster=loaded.cluster, working_folder="/", data_fingerprint="", version="")
+    with pytest.raises(
+        DataError, match=r"split 'train' have no \.cls, .* Captions and JSON are read only if data.target"
+    ):
+        arrange(job)
 
 
 def test_an_index_as_dalis_wds2idx_documents_it_is_read(tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def test_a_plan_for_a_very_large_world_takes_a_moment() -> None:
     assert plan.samples_per_rank[1] - plan.samples_per_rank[0] <= 64
 
 
+PLAIN = ("regularization.label_smoothing=0", "evaluation.metric=null")
 REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["data.validation_split=val"], described(100), "data.validation_split is 'val', but data has train, validation, "
          "test: there is nothing to read. Instead: name one of them, or write null for validation_split or test_split to "
@@ -190,6 +191,19 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "stability.on_bad_step=pass_over, or shards with an index (data.path)"),
         (["averaging={name: swa, start: 31}"], described(1000), "averaging.start is 31 epochs, more than epochs=30: there would "
          "be nothing to average. Instead: averaging.start=29 or less"),
+        (["precision=fp8"], described(1000), "precision=fp8 with cluster.device=cpu: its products need an NVIDIA GPU of "
+         "compute capability 8.9 or higher (L40S, H100). Instead: precision=bf16, or a cluster with such GPUs"),
+        (["model.batch_norm={name: ghost, samples: 24}"], described(1000), "model.batch_norm.samples=24 does not divide "
+         "batch.micro_batch=32: one group of every micro-batch would be smaller than the others. Instead: "
+         "model.batch_norm.samples=16 or 32, or a micro-batch that is a multiple of 24"),
+        (["model.batch_norm={name: ghost, samples: 64}"], described(1000), "model.batch_norm.samples=64 does not divide "
+         "batch.micro_batch=32: one group of every micro-batch would be smaller than the others. Instead: "
+         "model.batch_norm.samples=32, or a micro-batch that is a multiple of 64"),
+        (["model.precise_statistics={samples: 1001}"], described(1000), "model.precise_statistics.samples=1,001, and an epoch "
+         "draws 1,000: the same images would come again. Instead: model.precise_statistics.samples=1000 or less"),
+        (["model.batch_norm=synchronized", "tracking.noise_scale=true"], described(1000), "tracking.noise_scale with "
+         "model.batch_norm=synchronized on 2 ranks: it compares gradients of samples that know nothing of each other. "
+         "Instead: tracking.noise_scale=false, or another model.batch_norm"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "
@@ -198,6 +212,23 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["data.train_stream={urls: one.tar, samples: 1000}"], described(1000), "data.train_stream.urls names 1 streams "
          "for 2 ranks: a stream is read from front to back by one rank, so the others would have nothing to read. "
          "Instead: at least 2 shards, or fewer ranks"),
+        ([*PLAIN, "data.target={name: numbers, keys: [age]}"], described(1000), "loss is cross_entropy, and data.target is "
+         "numbers: it compares the outputs with another kind of target. Instead: loss=mean_squared_error, "
+         "mean_absolute_error or huber"),
+        ([*PLAIN, "data.target={name: numbers, keys: [age]}", "loss=focal"], described(1000), "loss is focal, and "
+         "data.target is numbers: it compares the outputs with another kind of target. Instead: loss=mean_squared_error, "
+         "mean_absolute_error or huber"),
+        ([*PLAIN, "data.target=labels"], described(1000), "loss is cross_entropy, and data.target is labels: it compares "
+         "the outputs with another kind of target. Instead: loss=binary_cross_entropy or focal"),
+        (["evaluation.metric=mae"], described(1000), "evaluation.metric is mae, and data.target is class: no evaluation "
+         "would give it. Instead: evaluation.metric=top1, or null, which is the same"),
+        (["data.target=labels", "loss=focal", "evaluation.metric=map", "regularization.label_smoothing=0.1"],
+         described(1000), "regularization.label_smoothing is 0.1, and data.target is labels: it spreads the share of one "
+         "class over all of them. Instead: regularization.label_smoothing=0"),
+        ([*PLAIN, "data.target={name: numbers, member: txt, count: 1}", "loss=huber",
+          "data.batch_transforms=[mixup, cutmix]"], described(1000), "data.batch_transforms has cutmix, and data.target is "
+         "numbers: a number of an image does not go by the area that is left of it. Instead: mixup, which mixes the "
+         "numbers as it does the images"),
     ]  # fmt: skip
 
 

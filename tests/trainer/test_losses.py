@@ -10,7 +10,15 @@ from timm.loss import BinaryCrossEntropy as TimmsBinaryCrossEntropy
 from timm.loss import SoftTargetCrossEntropy
 from torch.nn import functional
 
-from megabatch.configs.losses import BinaryCrossEntropy, CrossEntropy, Custom, Focal, Huber, MeanSquaredError
+from megabatch.configs.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Custom,
+    Focal,
+    Huber,
+    MeanAbsoluteError,
+    MeanSquaredError,
+)
 from megabatch.trainer import losses as built
 from megabatch.trainer.batch_augment.mix import mixed_targets
 from megabatch.trainer.errors import TrainingError
@@ -118,6 +126,37 @@ def test_squared_and_huber_errors_are_their_formulas() -> None:
     size = np.abs(error)
     expected = np.where(size <= 0.7, size**2 / 2, 0.7 * (size - 0.35)).mean(axis=1)
     np.testing.assert_allclose(huber.numpy(), expected, rtol=1e-12)
+
+
+def test_errors_of_numbers_are_their_formulas() -> None:
+    numbers_NK = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)) * 30
+    error = np.abs(LOGITS_NK.numpy() - numbers_NK.double().numpy())
+    expected = {
+        "mean_squared_error": error**2,
+        "mean_absolute_error": error,
+        "huber": np.where(error <= 0.7, error**2 / 2, 0.7 * (error - 0.35)),
+    }
+    losses = {
+        "mean_squared_error": built.mean_squared_error(MeanSquaredError(), 0.0, COUNTS),
+        "mean_absolute_error": built.mean_absolute_error(MeanAbsoluteError(), 0.0, COUNTS),
+        "huber": built.huber(Huber(delta=0.7), 0.0, COUNTS),
+    }
+    for name, loss in losses.items():
+        found_N = loss(LOGITS_NK, numbers_NK)
+        assert found_N.dtype == torch.float64
+        np.testing.assert_allclose(found_N.numpy(), expected[name].mean(axis=1), rtol=1e-12)
+        assert loss(LOGITS_NK.bfloat16(), numbers_NK).dtype == torch.float32  # where autocast left the outputs
+
+
+def test_several_classes_at_once_have_the_logistic_and_the_focal_loss_of_each() -> None:
+    rows_NK = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
+    right_NK = np.where(rows_NK > 0, 1, -1) * LOGITS_NK[:3].numpy()
+    logistic = np.log1p(np.exp(-right_NK))
+    bce_N = built.binary_cross_entropy(BinaryCrossEntropy(), 0.0, COUNTS)(LOGITS_NK[:3], rows_NK)
+    np.testing.assert_allclose(bce_N.numpy(), logistic.mean(axis=1), rtol=1e-7)
+    focal_N = built.focal(Focal(gamma=2.0, alpha=None), 0.0, COUNTS)(LOGITS_NK[:3], rows_NK)
+    wrong = 1 / (1 + np.exp(right_NK))
+    np.testing.assert_allclose(focal_N.numpy(), (wrong**2 * logistic).sum(axis=1), rtol=1e-6)
 
 
 def test_a_loss_of_ones_own_gives_one_number_a_sample() -> None:

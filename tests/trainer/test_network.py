@@ -13,7 +13,7 @@ from megabatch.configs.model import Model
 from megabatch.configs.recipe import Recipe
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.models.initialize import gain_of, initialize_weights
-from megabatch.trainer.network import Built, build_network
+from megabatch.trainer.network import Built, build_network, unreplaced_activations
 
 BASE = {
     "name": "test", "epochs": 1, "data": {"path": "data", "image_size": 32},
@@ -74,6 +74,54 @@ def test_gates_stay() -> None:
 def test_a_network_without_activation_modules_says_so() -> None:
     with pytest.raises(TrainingError, match="has no activation modules"):
         built({"name": "timm/test_vit", "options": {"act_layer": "sigmoid"}, "activation": "relu"})
+
+
+class Functional(nn.Module):
+    """Calls two of its activations as functions, and has one module."""
+
+    def __init__(self, num_classes: int, module: bool = True) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+        self.act = nn.ReLU() if module else nn.Identity()
+        self.norm, self.dropout = nn.BatchNorm2d(4), nn.Dropout(0.5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = nn.functional.relu(self.norm(self.first(images)), inplace=True).mean(dim=(2, 3))
+        return self.last(self.dropout(self.act(nn.functional.gelu(hidden).relu_()) * hidden.sigmoid()))
+
+
+def functional_recipe(**options: object) -> Recipe:
+    model = {"name": f"{__name__}:Functional", "options": options, "activation": "silu"}
+    return Recipe.model_validate({**BASE, "model": model})
+
+
+def test_activations_called_as_functions_are_counted_and_told() -> None:
+    recipe = functional_recipe()
+    network = build_network(recipe, 5).network.train()
+    network.dropout.eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert unreplaced_activations(network, recipe) == [
+        "activation: 1 gelu, 2 relu called as functions stay, as they cannot be replaced from outside"
+    ]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.norm.training
+    assert not network.dropout.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    with pytest.raises(TrainingError, match="It calls 1 gelu, 2 relu as functions, which cannot be replaced"):
+        build_network(functional_recipe(module=False), 5)
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18", "timm/test_efficientnet", "timm/test_vit"])
+def test_modules_that_were_replaced_are_not_counted(name: str) -> None:
+    options = {"img_size": 32} if name.endswith("vit") else {}
+    recipe = Recipe.model_validate({**BASE, "model": {"name": name, "options": options, "activation": "relu"}})
+    assert unreplaced_activations(build_network(recipe, 5).network, recipe) == []
+
+
+def test_the_last_relu_of_a_densenet_is_a_function() -> None:
+    recipe = Recipe.model_validate({**BASE, "model": {"name": "torchvision/densenet121", "activation": "gelu"}})
+    (line,) = unreplaced_activations(build_network(recipe, 5).network, recipe)
+    assert line.startswith("activation: 1 relu called as functions stay")
 
 
 REFERENCES = {

@@ -37,6 +37,18 @@ def test_the_rate_is_lowered_when_torch_lowers_it(
         assert state.rate_factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
 
 
+@pytest.mark.parametrize(("higher", "sign"), [(True, -1), (False, 1), (True, 1), (False, -1)])
+def test_a_plateau_asks_for_better_values_on_either_side_of_0(higher: bool, sign: int) -> None:
+    """R2 may be below 0, where torch's rule takes 0.4 % worse for better."""
+    better = 1.02 if higher == (sign > 0) else 0.98
+    settings_ = Plateau(patience=0, threshold=0.01, factor_of_drop=0.5)
+    for factor, expected in ((better, 1.0), (1 + (better - 1) / 4, 0.5), (2 - better, 0.5)):
+        state = Patience()
+        lower_rate(state, settings_, sign * 0.5, higher)
+        lower_rate(state, settings_, sign * 0.5 * factor, higher)
+        assert state.rate_factor == expected
+
+
 @pytest.mark.parametrize(
     ("values", "stops_after"),
     [

@@ -1,25 +1,18 @@
-"""Soups against torch's own averaging: weights, batch-norm statistics, and the greedy choice by brute force."""
+"""Soups against torch's own averaging: weights, and the greedy choice by brute force."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel
 
-from megabatch.data.loader import MicroBatch
-from megabatch.data.requests import Request
-from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.soup import _recompute_statistics, _require_alike, greedy_choice, mean_of
+from megabatch.trainer.soup import _require_alike, greedy_choice, mean_of
 
 
 def network(seed: int) -> nn.Sequential:
@@ -36,36 +29,6 @@ def test_the_mean_is_that_of_torchs_averaged_model() -> None:
     for name, tensor in average.module.state_dict().items():
         torch.testing.assert_close(mixed[name], tensor)
         assert mixed[name].dtype == tensor.dtype
-
-
-def micro_batch(number: int, images: torch.Tensor) -> MicroBatch:
-    ids = np.arange(len(images), dtype=np.int64)
-    request = Request(number, 0, 0, ids, np.zeros_like(ids), len(images), True)
-    return MicroBatch(request, images, torch.zeros(len(images), dtype=torch.int64), torch.ones(len(images)))
-
-
-def test_recomputed_statistics_are_those_of_update_bn() -> None:
-    """update_bn gives every batch the same weight, as ours does for batches of one size."""
-    batches = [torch.randn(6, 8, 8, 3, generator=torch.Generator().manual_seed(n)) for n in range(5)]
-    expected = network(0)
-    update_bn([batch.permute(0, 3, 1, 2) for batch in batches], expected)
-    ours = copy.deepcopy(network(0))
-    StepBatchNorm(ours)
-    parts: Any = SimpleNamespace(
-        step_parts=SimpleNamespace(
-            device=torch.device("cpu"),
-            normalize=lambda images: images.permute(0, 3, 1, 2),
-            precision=SimpleNamespace(autocast=contextlib.nullcontext),
-            seed_network=lambda step, number: None,
-            engine=SimpleNamespace(sum_over_ranks=lambda sums: None),
-        ),
-        job=SimpleNamespace(recipe=SimpleNamespace(batch=SimpleNamespace(global_batch=6))),
-        steps=SimpleNamespace(total=5),
-        micro_batches_from=lambda step: (micro_batch(n, batch) for n, batch in enumerate(batches)),
-    )
-    _recompute_statistics(parts, ours)
-    torch.testing.assert_close(ours[1].running_mean, expected[1].running_mean)
-    torch.testing.assert_close(ours[1].running_var, expected[1].running_var)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5), st.booleans(), st.randoms(use_true_random=False))

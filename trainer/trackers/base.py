@@ -98,10 +98,5 @@ def evaluation_values(result: EvaluationResult, state: TrainState) -> dict[str, 
     return {
         "step": state.step,
         "samples_seen": state.samples_seen,
-        "split": result.split,
-        "samples": result.samples,
-        "skipped_samples": result.skipped_samples,
-        "loss": result.loss,
-        "top1": result.top1,
-        "top5": result.top5,
+        **result.to_json(),
     }

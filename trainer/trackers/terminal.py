@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from megabatch.configs.targets import METRICS
 from megabatch.data.steps import Steps
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.state import TrainState
@@ -53,9 +54,12 @@ class TerminalTracker:
         """Print one line for each evaluation; it stays on the screen."""
         is_best = result.split == self._validation_split and state.best_step == state.step
         best = "  best so far" if is_best else ""
+        numbers = "  ".join(
+            f"{METRICS[name].title} {METRICS[name].shown(value):>7}" for name, value in result.metrics.items()
+        )
         self._console.print(
             f"  {result.split:<10} epoch {state.samples_seen / self._steps.samples_per_epoch:<5.4g} "
-            f"top-1 {result.top1:7.2%}  top-5 {result.top5:7.2%}  loss {result.loss:.4f}[green]{best}[/]",
+            f"{numbers}  loss {result.loss:.4f}[green]{best}[/]",
             soft_wrap=True,
         )
 

@@ -40,6 +40,16 @@ def test_a_verdict_needs_an_interval_without_zero(found: list[float], shift: flo
     assert low <= result.spread.mean <= high
 
 
+@given(values)
+def test_of_a_metric_that_is_better_when_lower_a_fall_helps(found: list[float]) -> None:
+    opposite = {"helps": "hurts", "hurts": "helps", "unclear": "unclear"}
+    assert effect(found, higher_is_better=False).verdict == opposite[effect(found).verdict]
+    base = tuple(outcome(seed, 1.0) for seed in range(len(found)))
+    cell = tuple(outcome(seed, 1.0 + value) for seed, value in enumerate(found))
+    verdicts = [_cell_result("cell", cell, base, metric).effects["test"].verdict for metric in ("mae", "r2")]
+    assert verdicts[0] == opposite[verdicts[1]]
+
+
 def test_one_seed_says_nothing() -> None:
     result = effect([0.3])
     assert (result.interval, result.verdict) == (None, "unclear")
@@ -53,8 +63,8 @@ def outcome(seed: int, top1: float | None) -> Outcome:
 def test_differences_are_taken_seed_by_seed_and_leave_out_what_is_missing() -> None:
     base = (outcome(0, 0.5), outcome(1, 0.8), outcome(2, None))
     cell = (outcome(0, 0.6), outcome(1, 0.85), outcome(2, 0.99))
-    result = _cell_result("cell", cell, base)
+    result = _cell_result("cell", cell, base, "top1")
     assert result.effects["test"].differences == pytest.approx((0.1, 0.05))
-    assert result.top1["test"].n == 3
+    assert result.values["test"].n == 3
     assert "validation" not in result.effects
-    assert _cell_result("base", base, base).effects == {}
+    assert _cell_result("base", base, base, "top1").effects == {}

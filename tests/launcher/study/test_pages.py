@@ -8,8 +8,10 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megabatch.configs.targets import METRICS
 from megabatch.launcher.study import curve
 from megabatch.launcher.study.ablation_page import _panel, span
+from megabatch.launcher.study.ablation_report import average, difference, ordered
 from megabatch.launcher.study.curve import Curve
 from megabatch.launcher.study.effects import CellResult, effect, spread
 from megabatch.launcher.study.page import document, header, table
@@ -47,10 +49,25 @@ def test_panels_put_each_seed_at_its_place_and_escape_labels() -> None:
     drawn = _panel(results, "test")
     assert "<b>" not in drawn
     assert "&lt;b&gt;" in drawn
-    low, high = span(list(effects.values()))
+    low, high = span(list(effects.values()), METRICS["top1"])
     expected = [100 * (value - low) / (high - low) for value in (1.0, 2.0, 3.0)]
     found = [float(x) for x in re.findall(r'class="seed" cx="([\d.]+)%"', drawn)]
     assert all(abs(a - b) < 0.01 for a, b in zip(found, expected, strict=True))
+
+
+def test_numbers_stand_in_the_page_as_they_are_and_the_lower_error_first() -> None:
+    results = [
+        CellResult(label, (), {"test": spread([0.5])}, {"test": effect([0.01 * mean, 0.012 * mean], False)}, "mae")
+        for label, mean in (("worse", 1.0), ("better", -1.0))
+    ]
+    drawn = _panel(results, "test")
+    assert drawn.index("better") < drawn.index("worse")
+    assert "+0.011, " in drawn
+    assert "-0.011 MAE, " in drawn
+    assert [average(METRICS["mae"], results[0].values["test"]), ordered([results[0], *results])[1].label] == [
+        "0.5", "better",
+    ]  # fmt: skip
+    assert difference(METRICS["mae"], results[1].effects["test"]).startswith("-0.011 ± 0.0127")
 
 
 def test_a_page_loads_nothing_and_escapes_texts() -> None:

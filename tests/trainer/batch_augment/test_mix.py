@@ -28,6 +28,16 @@ def named(settings: Choice) -> str:
     return str(settings.name)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("settings", [Mixup(alpha=0.8), Cutmix(), MixupOrCutmix()], ids=named)
+def test_rows_of_a_target_are_mixed_as_the_rows_of_classes_are(settings: Choice) -> None:
+    images_NCHW, labels_N = batch(5)
+    rows_NK = torch.nn.functional.one_hot(labels_N, CLASSES).float()
+    of_labels = chain([settings], CLASSES)(images_NCHW, labels_N, RandomStream(key(3)))[1]
+    of_rows = chain([settings], CLASSES)(images_NCHW, 10 * rows_NK, RandomStream(key(3)))[1]
+    assert not torch.equal(of_labels, rows_NK)
+    torch.testing.assert_close(of_rows, 10 * of_labels)
+
+
 @pytest.mark.parametrize("count", [2, 5, 8])
 def test_mixup_is_torchvisions(count: int) -> None:
     images_NCHW, labels_N = batch(count)

@@ -26,7 +26,9 @@ def test_the_last_attempt_of_a_step_counts_and_half_a_line_is_passed_over(tmp_pa
     second = JsonlTracker(file)
     for step in (3, 4):
         second.step(report(10.0 * step), TrainState(step=step, samples_seen=20 * step, attempt=2))
-    second.evaluation(EvaluationResult("validation", 15, 0, 0.5, 0.9, 1.0), TrainState(step=4, samples_seen=80))
+    second.evaluation(
+        EvaluationResult("validation", 15, 0, 0.5, {"top1": 0.9, "top5": 1.0}), TrainState(step=4, samples_seen=80)
+    )
     second.trust_ratios({"head.weight": 0.5}, TrainState(step=4, samples_seen=80))
     second.close()
     (ratios,) = read_metrics(file, "trust_ratios")

@@ -17,8 +17,8 @@ def test_plain_lines_when_the_output_is_no_terminal(capsys: pytest.CaptureFixtur
     for step in range(1, 7):
         state = TrainState(step=step, samples_seen=20 * step, best_step=6)
         tracker.step(StepReport(step - 1, (step - 1) // 2, 20, 1.5, 0.1, None, 0.5, 0.0, 0, False), state)
-    tracker.evaluation(EvaluationResult("validation", 10, 0, 0.25, 0.9, 1.0), state)
-    tracker.evaluation(EvaluationResult("test", 10, 0, 0.25, 0.9, 1.0), state)
+    tracker.evaluation(EvaluationResult("validation", 10, 0, 0.25, {"top1": 0.9, "top5": 1.0}), state)
+    tracker.evaluation(EvaluationResult("test", 10, 0, 0.25, {"top1": 0.9, "top5": 1.0}), state)
     tracker.close()
     assert capsys.readouterr().out.splitlines() == [
         "epoch 1/3  step 1/6  loss 1.5000  lr 0.1  40 samples/s  2s left",

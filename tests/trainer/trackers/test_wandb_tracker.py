@@ -78,7 +78,7 @@ def test_an_offline_run_holds_every_step_and_evaluation_under_one_id_across_rest
         for step in steps:
             state = TrainState(step=step, samples_seen=20 * step, attempt=attempt)
             tracker.step(StepReport(step - 1, 0, 20, 1.0 / step, 0.1, None, 0.5, 0.0, 0, False), state)
-        tracker.evaluation(EvaluationResult("validation", 10, 0, 0.25, 0.9, 1.0), state)
+        tracker.evaluation(EvaluationResult("validation", 10, 0, 0.25, {"top1": 0.9, "top5": 1.0}), state)
         tracker.close()
     assert warnings == []
     rows, everything = written(run_dir)
