@@ -51,18 +51,19 @@ def evaluations(run_dir: RunDir) -> list[dict[str, Any]]:
     return [line for line in lines if line["split"] == "validation"]
 
 
-WORLDS = ((1, 20, 15), (2, 3, 2), (3, 4, 4))  # ranks, micro-batch, that of the evaluation
+WORLDS = {"numbers": ((1, 20, 15), (2, 3, 2), (3, 4, 4)), "labels": ((1, 20, 4), (3, 4, 15))}  # with both micro-batches
 
 
 @pytest.fixture(scope="module")
 def runs(place: Workplace) -> dict[str, list[RunDir]]:
-    """Each kind on 1, 2 and 3 ranks with other micro-batches, and no batch norm or mixing that would look at them."""
+    """Other ranks, micro-batches and those of the evaluation; no batch norm or mixing that would look at them."""
     plain = ("data.batch_transforms=[]", "model.options={norm: false, dropout: 0.0}", "epochs=5")
-    sizes = [(world, f"batch.micro_batch={micro}", f"evaluation.micro_batch={of}") for world, micro, of in WORLDS]
-    return {
-        kind: [place.train(f"{kind}-{world}", world, *settings, *plain, *batches) for world, *batches in sizes]
-        for kind, settings in KINDS.items()
-    }
+
+    def trained(kind: str, world: int, micro_batch: int, evaluated: int) -> RunDir:
+        batches = (f"batch.micro_batch={micro_batch}", f"evaluation.micro_batch={evaluated}")
+        return place.train(f"{kind}-{world}", world, *KINDS[kind], *plain, *batches)
+
+    return {kind: [trained(kind, *sizes) for sizes in worlds] for kind, worlds in WORLDS.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
