@@ -91,8 +91,12 @@ def _compiler_missing(backend: str, kind: str) -> list[str]:
         return []
     host = socket.gethostname()
     if kind == "cuda":
-        missing = importlib.util.find_spec("triton") is None
-        return [f"model.compile: inductor needs the package triton, which {host} does not have"] if missing else []
+        if importlib.util.find_spec("triton") is not None:
+            return []
+        return [
+            f"model.compile: inductor needs the package triton, which {host} does not have. "
+            "Instead: pip install triton, or leave compile out"
+        ]
     import torch._inductor.config as inductor
 
     compilers = [name for name in inductor.cpp.cxx if name]

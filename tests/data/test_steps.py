@@ -33,6 +33,24 @@ def test_ranks_take_turns_with_the_extra_micro_batch() -> None:
     assert counts == [[2, 1], [1, 2]]
 
 
+@pytest.mark.parametrize("global_batch", [7, 12, 125])
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
+def test_ranks_that_go_together_have_equally_many_micro_batches_and_the_same_samples(
+    global_batch: int, num_ranks: int
+) -> None:
+    """Round r has the micro-batches r * W to r * W + W - 1: one process would take them as one."""
+    steps = Steps(samples=300, epochs=1, global_batch=global_batch, micro_batch=4, last_batch="short")
+    for step in range(steps.total):
+        span = steps.at(step)
+        ranks = [span.of_rank(rank, num_ranks, together=True) for rank in range(num_ranks)]
+        assert {len(parts) for parts in ranks} == {-(-span.num_micro_batches // num_ranks)}
+        rounds = [sorted(part.start for part in parts if part.samples) for parts in zip(*ranks, strict=True)]
+        assert sum(rounds, []) == list(range(span.start, span.stop, 4))
+        real = [[part for part in parts if part.samples] for parts in ranks]
+        alone = [span.of_rank(rank, num_ranks) for rank in range(num_ranks)]
+        assert real == [[part for part in parts if part.samples] for parts in alone]
+
+
 def test_a_dropped_last_batch_leaves_only_full_ones() -> None:
     steps = Steps(samples=10, epochs=2, global_batch=4, micro_batch=2, last_batch="drop")
     assert (steps.per_epoch, steps.samples_per_epoch) == (2, 8)

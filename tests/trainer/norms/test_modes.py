@@ -15,7 +15,7 @@ from megabatch.configs.model import Model
 from megabatch.configs.norms import FrozenNorm, GhostNorm, PreciseStatistics, SynchronizedNorm
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.norms.modes import announce_precise, set_batch_norm
+from megabatch.trainer.norms.modes import announce_precise, other_ranks, set_batch_norm
 
 GHOST = GhostNorm(samples=16)
 
@@ -177,3 +177,11 @@ def test_what_cannot_be_changed_is_refused_by_name() -> None:
 def test_keys_that_exclude_each_other_are_refused(keys: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Model.model_validate({"name": "timm/resnet18", **keys})
+
+
+def test_only_a_synchronized_training_tells_of_another_number_of_ranks() -> None:
+    assert other_ranks(SynchronizedNorm(), before=2, now=2) is None
+    assert other_ranks(GHOST, before=2, now=3) is None
+    told = other_ranks(SynchronizedNorm(), before=2, now=3)
+    assert told is not None
+    assert "from here on 3 micro-batches are normalized together; before, 2 were" in told

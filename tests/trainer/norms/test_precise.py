@@ -15,9 +15,11 @@ from megabatch.configs.norms import FrozenNorm, GhostNorm, PreciseStatistics
 from megabatch.data.loader import MicroBatch
 from megabatch.data.requests import Request
 from megabatch.data.steps import Steps
+from megabatch.trainer import loop
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.norms.modes import set_batch_norm
 from megabatch.trainer.norms.precise import recompute_statistics, refresh_statistics, tracked_batch_norms
+from megabatch.trainer.state import TrainState
 
 STEPS = Steps(samples=44, epochs=2, global_batch=12, micro_batch=6, last_batch="short")
 
@@ -144,3 +146,22 @@ def test_frozen_norms_are_left_alone() -> None:
     model[1].running_mean.fill_(1.0)
     set_batch_norm(model, FrozenNorm())
     assert tracked_batch_norms(model) == []
+
+
+@pytest.mark.parametrize(("step", "times"), [(0, 0), (2, 0), (STEPS.total, 1)])
+def test_without_validation_the_statistics_are_taken_at_the_end_only(
+    step: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refreshed: list[Any] = []
+    monkeypatch.setattr(loop, "refresh_statistics", refreshed.append)
+    parts: Any = SimpleNamespace(
+        state=TrainState(step=step),
+        steps=STEPS,
+        job=SimpleNamespace(
+            recipe=SimpleNamespace(
+                evaluation=SimpleNamespace(every_epochs=1), data=SimpleNamespace(validation_split=None)
+            )
+        ),
+    )
+    assert loop._evaluate_if_due(parts) is False
+    assert len(refreshed) == times
