@@ -87,11 +87,11 @@ def test_bad_targets_stand_in_the_ledger(runs: dict[str, list[RunDir]]) -> None:
 
 def test_a_killed_run_of_mixed_labels_goes_on_exactly(place: Workplace) -> None:
     long = (*LABELS, "epochs=20", "checkpoint.every_steps=4")
-    alone = place.train("alone", 2, *long)
-    killed = place.job("killed", 2, *long)
-    kill_after_step(place.start(killed, 2), killed, 25, victim=1)
+    alone = place.train("alone", 1, *long)
+    killed = place.job("killed", 1, *long)
+    kill_after_step(place.start(killed, 1), killed, 25, victim=0)
     assert steps_done(killed) < 60
-    finish(place.start(killed, 2), killed)
+    finish(place.start(killed, 1), killed)
     assert losses(killed) == losses(alone)
     names = ("map", "top1", "loss", "step")
     assert [[e[n] for n in names] for e in evaluations(killed)] == [[e[n] for n in names] for e in evaluations(alone)]
@@ -127,9 +127,6 @@ def test_numbers_are_learned_and_shown(whole: Workplace) -> None:
     assert result["test"]["r2"] > 0.5
     assert result["best_value"] == min(line["mae"] for line in evaluations(RunDir(whole.folder / "run")))
     assert f"test MAE         {result['test']['mae']:.4g} of 50 images" in done.stdout
-    again = whole.megabatch("eval", "run", "--split", "test")
-    assert f"MAE      {result['test']['mae']:.4g}" in again.stdout
-    assert f"R2       {result['test']['r2']:.4g}" in again.stdout
 
 
 def test_several_classes_are_learned_and_shown(whole: Workplace) -> None:
