@@ -75,6 +75,9 @@ def test_synchronized_ranks_are_one_process_with_all_of_their_samples(
     """A step has 5 micro-batches of 4 for 3 ranks, the last of an epoch has one: some take part without samples."""
     one = workplace.train("one", 1, *SHORT, model(precise_statistics=PRECISE), "batch.micro_batch=12")
     assert_alike(synchronized, one)
+    without = workplace.train("without", 1, *SHORT, model(), "batch.micro_batch=12")
+    assert losses(without) == losses(one)
+    assert evaluations(without)[0] != pytest.approx(evaluations(one)[0], rel=1e-3)
 
 
 def test_killed_and_resumed_they_end_with_the_same_bits(workplace: Workplace, synchronized: RunDir) -> None:
