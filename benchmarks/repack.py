@@ -5,7 +5,7 @@
 DATA_FOLDER is a data set of megabatch with a split train of JPEGs. Both copies are made of it in a temporary folder:
 longest side 512, JPEG quality 90. Everybody then makes batches of 64 uint8 images of 224 x 224, random resized crop
 and horizontal flip, on one core with one thread, from the page cache. One process for each contender stays alive, and
-they take turns; medians over the rounds are printed. `libjpeg-turbo 3` runs where --libturbojpeg names a folder with
+they take turns; after a round that is not counted, medians over the rounds are printed. `libjpeg-turbo 3` runs where --libturbojpeg names a folder with
 libturbojpeg.so.0 of version 3 or newer, for FFCV too; FFCV where --ffcv-python names an interpreter that has it.
 """
 
@@ -79,9 +79,7 @@ def start(name: str, command: list[str], libturbojpeg: Path | None) -> Contender
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1", "CUDA_VISIBLE_DEVICES": ""}
     if libturbojpeg:
         environment["LD_LIBRARY_PATH"] = str(libturbojpeg)
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     return Contender(name, process, json.loads(_line(name, process)))
 
 
@@ -159,10 +157,10 @@ def main() -> None:
         try:
             report_bytes(options.folder, Path(scratch) / "repacked", started)
             rates: dict[str, list[float]] = {}
-            for _ in range(options.rounds):
+            for _ in range(1 + options.rounds):
                 for contender in started:
                     rates.setdefault(contender.name, []).append(contender.rate())
-            report_rates(rates)
+            report_rates({name: values[1:] for name, values in rates.items()})
         finally:
             for contender in started:
                 contender.process.kill()

@@ -16,19 +16,18 @@ from numpy.typing import NDArray
 from megabatch.data.jpeg.header import JpegHeader, Region
 
 _DEFINE_RESTART_INTERVAL, _START_OF_SCAN = 0xDD, 0xDA
-_FIRST_RESTART = 0xD0  # they count from 0 to 7, again and again
+_FIRST_RESTART = 0xD0
+_NUMBERS = np.tile(np.arange(8, dtype=np.uint8), 1 << 13)  # of the restart markers; enough for 30 megapixels
 _END_OF_IMAGE = 0xD9
 _MARKER = 2  # bytes
 _MARGIN = 2  # pixels: smooth upsampling of colour mixes in one sample, two pixels, beyond the region
+_INTERVAL = 2  # coded units; more markers take more bytes, fewer leave more to decode around a crop
 
 
-def restart_interval(width: int, unit_width: int, most: int = 4) -> int:
-    """Return after how many coded units a marker shall stand, so that no segment goes from one row into the next.
-
-    Every fourth unit is the best for crops: more markers take more bytes, fewer leave more to decode around a crop.
-    """
+def restart_interval(width: int, unit_width: int) -> int:
+    """Return after how many coded units a marker shall stand, so that no segment goes from one row into the next."""
     units = -(-width // unit_width)
-    return next(interval for interval in range(most, 0, -1) if units % interval == 0)
+    return _INTERVAL if units % _INTERVAL == 0 else 1
 
 
 def decode_cut(payload: memoryview | bytes, header: JpegHeader, region: Region) -> NDArray[np.uint8] | None:
@@ -36,23 +35,25 @@ def decode_cut(payload: memoryview | bytes, header: JpegHeader, region: Region) 
 
     None means that this JPEG has no restart markers where they would help, or is damaged: decode it in another way.
     """
-    found = _interval_and_data(payload, header)
+    found = _restarts(payload, header)
     units, rows = -(-header.width // header.unit_width), -(-header.height // header.unit_height)
     if found is None or units % found.interval:
         return None
-    data = np.frombuffer(payload, dtype=np.uint8)[found.data_at :]
-    ends = _segment_ends(data, rows * units // found.interval)
-    if ends is None:
+    bounds = _segment_bounds(payload, found.data_at, rows * units // found.interval)
+    if bounds is None:
         return None
     segment_width = found.interval * header.unit_width
     top, bottom = _covered(region.top, region.height, header.unit_height, header.height)
     left, right = _covered(region.left, region.width, segment_width, header.width)
-    chosen_rows = slice(top // header.unit_height, -(-bottom // header.unit_height))
-    chosen = ends.reshape(rows, -1), chosen_rows, slice(left // segment_width, -(-right // segment_width))
-    start = bytearray(payload[: found.data_at])
-    start[header.size_at : header.size_at + 4] = (bottom - top).to_bytes(2, "big") + (right - left).to_bytes(2, "big")
+    chosen = (
+        slice(top // header.unit_height, -(-bottom // header.unit_height)),
+        slice(left // segment_width, -(-right // segment_width)),
+    )
+    smaller = bytearray(payload[: found.data_at])
+    smaller[header.size_at : header.size_at + 4] = (bottom - top).to_bytes(2, "big") + (right - left).to_bytes(2, "big")
+    _append(smaller, payload, *(bound.reshape(rows, -1)[chosen] for bound in bounds))
     try:
-        pixels = simplejpeg.decode_jpeg(bytes(start) + _joined(data, *chosen).tobytes(), "RGB")
+        pixels = simplejpeg.decode_jpeg(smaller, "RGB")
     except ValueError:
         return None
     y, x = region.top - top, region.left - left
@@ -67,7 +68,7 @@ class _Restarts(NamedTuple):
     data_at: int
 
 
-def _interval_and_data(payload: memoryview | bytes, header: JpegHeader) -> _Restarts | None:
+def _restarts(payload: memoryview | bytes, header: JpegHeader) -> _Restarts | None:
     """Read on from the frame header; None without restart markers, or if a scan does not have all components."""
     at, interval = header.size_at - 5, 0
     while at < len(payload) - 6 and payload[at] == 0xFF:
@@ -80,18 +81,23 @@ def _interval_and_data(payload: memoryview | bytes, header: JpegHeader) -> _Rest
     return None
 
 
-def _segment_ends(data: NDArray[np.uint8], count: int) -> NDArray[np.int64] | None:
-    """Return where the marker after each segment stands; None if there are not `count`, numbered as they should be.
+def _segment_bounds(
+    payload: memoryview | bytes, data_at: int, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return where each segment begins, and where the marker after it does; after the last one that is the end marker.
 
-    The last is the marker of the end of the image.
+    None if there are not `count` segments, or if their markers are not numbered as they should be.
     """
+    data = np.frombuffer(payload, dtype=np.uint8)[data_at:]
     at = np.flatnonzero(data[:-1] == 0xFF)
-    after = data[at + 1]
-    is_restart = after & 0xF8 == _FIRST_RESTART
-    at, after = at[is_restart], after[is_restart]
-    if len(at) != count - 1 or (after & 7 != np.arange(count - 1) & 7).any():
+    numbers = data.take(at + 1) - _FIRST_RESTART  # uint8: what is less than the first marker becomes large
+    is_restart = numbers < 8
+    at, numbers = at.compress(is_restart), numbers.compress(is_restart)
+    if len(at) != count - 1 or not np.array_equal(numbers, _NUMBERS[: count - 1]):
         return None
-    return np.append(at, len(data) - _MARKER)
+    bounds = np.empty(count + 1, dtype=np.int64)
+    bounds[0], bounds[1:-1], bounds[-1] = data_at - _MARKER, at + data_at, len(payload) - _MARKER
+    return bounds[:-1] + _MARKER, bounds[1:]
 
 
 def _covered(first: int, size: int, step: int, limit: int) -> tuple[int, int]:
@@ -100,13 +106,14 @@ def _covered(first: int, size: int, step: int, limit: int) -> tuple[int, int]:
     return begin, min(-(-(first + size + _MARGIN) // step) * step, limit)
 
 
-def _joined(data: NDArray[np.uint8], ends: NDArray[np.int64], rows: slice, columns: slice) -> NDArray[np.uint8]:
-    """Return the segments of these rows and columns, their markers numbered anew, the last one an end of image."""
-    starts = (np.append(-_MARKER, ends.ravel()[:-1]) + _MARKER).reshape(ends.shape)[rows, columns]
-    ends = ends[rows, columns]
-    pieces = zip(starts[:, 0].tolist(), (ends[:, -1] + _MARKER).tolist(), strict=True)
-    joined = np.concatenate([data[start:end] for start, end in pieces])
-    markers = np.cumsum(ends - starts + _MARKER) - 1
-    joined[markers] = _FIRST_RESTART | np.arange(len(markers)) & 7
-    joined[-1] = _END_OF_IMAGE
-    return joined
+def _append(
+    smaller: bytearray, payload: memoryview | bytes, starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> None:
+    """Append these rows of segments, their markers numbered anew, the last one an end of image."""
+    data_at = len(smaller)
+    for start, end in zip(starts[:, 0].tolist(), ends[:, -1].tolist(), strict=True):
+        smaller += payload[start : end + _MARKER]
+    numbers_at = np.cumsum(ends - starts + _MARKER) + (data_at - 1)
+    written = np.frombuffer(smaller, dtype=np.uint8)
+    written[numbers_at] = _NUMBERS[: len(numbers_at)] + _FIRST_RESTART
+    written[-1] = _END_OF_IMAGE
