@@ -3,10 +3,11 @@
     python benchmarks/repack.py DATA_FOLDER [--rounds 3] [--libturbojpeg FOLDER] [--ffcv-python PYTHON]
 
 DATA_FOLDER is a data set of megabatch with a split train of JPEGs. Both copies are made of it in a temporary folder:
-longest side 512, JPEG quality 90. Everybody then makes batches of 64 uint8 images of 224 x 224, random resized crop
-and horizontal flip, on one core with one thread, from the page cache. One process for each contender stays alive, and
-they take turns; after a round that is not counted, medians over the rounds are printed. `libjpeg-turbo 3` runs where --libturbojpeg names a folder with
-libturbojpeg.so.0 of version 3 or newer, for FFCV too; FFCV where --ffcv-python names an interpreter that has it.
+longest side 512, JPEG quality 90. Everybody then makes batches of 64 uint8 images of 224 x 224, random resized crop and
+horizontal flip, on one core with one thread, from the page cache. One process for each contender stays alive, and they
+take turns; after a round that is not counted, medians over the rounds are printed. Where --libturbojpeg names a folder
+with libturbojpeg.so.0 of version 3 or newer, all run with it too. FFCV runs where --ffcv-python names an interpreter
+that has it; benchmarks/ffcv_reader.py is its part.
 """
 
 from __future__ import annotations
@@ -110,20 +111,18 @@ def _repack(folder: Path, out: Path) -> None:
 
 
 def report_bytes(folder: Path, repacked: Path, started: list[Contender]) -> None:
-    """Print the size of the three stores, and the images alone in them."""
+    """Print the size of the three stores, and of the images alone in them."""
     from loader_variants import _payloads
 
-    original = 0
-    for name, place in (("shards as they are", folder), ("repacked shards", repacked)):
-        images = sum(map(len, _payloads(place)))
-        original = original or images
-        files = sum(file.stat().st_size for file in place.glob("train-*"))
-        print(f"{name:20} {files:12,} bytes, of which images {images:12,} ({images / original:.2f})")
+    sizes = {
+        name: (sum(file.stat().st_size for file in place.glob("train-*")), sum(map(len, _payloads(place))))
+        for name, place in (("shards as they are", folder), ("repacked shards", repacked))
+    }
     for facts in (contender.facts for contender in started if "store_bytes" in contender.facts):
-        images = facts["images_bytes"]
-        print(f"{'FFCV ' + facts['version']:20} {facts['store_bytes']:12,} bytes, of which images {images:12,} "
-              f"({images / original:.2f})")  # fmt: skip
-        return
+        sizes[f"FFCV {facts['version']}"] = facts["store_bytes"], facts["images_bytes"]
+    original = sizes["shards as they are"][1]
+    for name, (files, images) in sizes.items():
+        print(f"{name:20} {files:12,} bytes, of which images {images:12,} ({images / original:.2f})")
 
 
 def report_rates(rates: dict[str, list[float]]) -> None:
