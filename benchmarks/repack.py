@@ -134,7 +134,7 @@ def report_rates(rates: dict[str, list[float]]) -> None:
         ratio = f"{median / ffcv:.2f} x FFCV" if ffcv else ""
         print(f"{name:50} {median:6.0f} images/s {span:16} {ratio}".rstrip())
     if not ffcv:
-        print("FFCV was left out: it is not installed here. --ffcv-python names an interpreter that has it")
+        print("FFCV was left out: name an interpreter that has it with --ffcv-python")
 
 
 def main() -> None:

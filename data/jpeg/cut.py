@@ -2,7 +2,7 @@
 
 Decoding starts afresh after a restart marker (ITU-T T.81, E.1.4). So the segments between the markers that hold the
 region, put together under a header that states their size, are a smaller JPEG with the same pixels.
-`megabatch data repack` writes JPEGs with a marker every few coded units, so of those little more than a crop is decoded.
+`megabatch data repack` writes JPEGs with a marker every few coded units, so little more than a crop of them is decoded.
 """
 
 from __future__ import annotations
