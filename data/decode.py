@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from megabatch.data.formats import FORMATS, NAMES
+from megabatch.data.jpeg.cut import decode_cut
 from megabatch.data.jpeg.header import JpegHeader, Region, read_header
 from megabatch.data.jpeg.rows import decode_upper_rows
 from megabatch.data.jpeg.turbojpeg3 import find_turbojpeg3
@@ -61,6 +62,9 @@ class EncodedImage:
         if self._header is None:
             assert self._whole is not None
             return self._whole[top : top + height, left : left + width]
+        part = decode_cut(self._payload, self._header, region)
+        if part is not None:
+            return part
         library = find_turbojpeg3().library
         part = library.decode_region(self._payload, self._header, region) if library else None
         if part is not None:

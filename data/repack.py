@@ -6,24 +6,26 @@ this is a lossy copy: keep the source.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from megabatch.data.dataset import Dataset, Shard, Split
-from megabatch.data.decode import decode_image
+from megabatch.data.decode import Pixels, decode_image
 from megabatch.data.errors import DataError
 from megabatch.data.importer import require_room, write_folder, write_shard
+from megabatch.data.jpeg.cut import restart_interval
 from megabatch.data.read import EncodedSample, SplitReader
 from megabatch.data.tar_index import LABEL_EXTENSION, TARGET_EXTENSIONS
 
 _KEPT = (LABEL_EXTENSION, *TARGET_EXTENSIONS)
 _MOST_PIXELS = 100_000_000  # as data.max_image_pixels unless a recipe says otherwise
+_UNIT_WIDTH = 16  # pixels of a coded unit at 4:2:0
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,18 @@ def _smaller(payload: memoryview, options: RepackOptions) -> tuple[str, bytes]:
         scale = options.max_size / longest
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), options.quality, "RGB", "420")
+    encoded = _encoded(pixels, options.quality)
     is_jpeg = bytes(payload[:3]) == b"\xff\xd8\xff"
     if longest <= options.max_size and is_jpeg and len(payload) <= len(encoded):
         return "jpg", bytes(payload)
     return "jpg", encoded
+
+
+def _encoded(pixels: Pixels, quality: int) -> bytes:
+    """Encode as 4:2:0 with restart markers, so that a crop can be decoded without the rest (data/jpeg/cut.py)."""
+    interval = restart_interval(pixels.shape[1], _UNIT_WIDTH)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(
+        buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True, restart_marker_blocks=interval
+    )
+    return buffer.getvalue()

@@ -15,6 +15,8 @@ from megabatch.data.dataset import Dataset, read_dataset
 from megabatch.data.decode import decode_image
 from megabatch.data.errors import DataError
 from megabatch.data.indexing import index_shards, verify
+from megabatch.data.jpeg.cut import decode_cut
+from megabatch.data.jpeg.header import Region, read_header
 from megabatch.data.read import SplitReader
 from megabatch.data.repack import RepackOptions, repack
 
@@ -65,6 +67,18 @@ def test_keys_labels_order_and_shards_stay_and_images_fit(source: Dataset, tmp_p
         )
         error = float(((pixels.astype(float) - np.array(expected)) ** 2).mean())
         assert 10 * math.log10(255**2 / max(error, 1e-3)) >= 35
+
+
+def test_what_was_encoded_can_be_cut(source: Dataset, tmp_path: Path) -> None:
+    copy = repack(source, tmp_path / "copy", RepackOptions(max_size=128, quality=50), no_progress)
+    reader, region = SplitReader(copy.folder, copy.split("train")), Region(3, 2, 20, 10)
+    for number in range(len(SIZES)):
+        payload = reader.read(number).image
+        header = read_header(payload)
+        assert header is not None
+        part = decode_cut(payload, header, region)
+        assert part is not None
+        assert np.array_equal(part, decode_image(payload, MILLION)[3:23, 2:12])
 
 
 def test_the_bytes_do_not_depend_on_the_threads(source: Dataset, tmp_path: Path) -> None:
