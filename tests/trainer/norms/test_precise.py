@@ -159,7 +159,7 @@ def test_without_validation_the_statistics_are_taken_at_the_end_only(
         steps=STEPS,
         job=SimpleNamespace(
             recipe=SimpleNamespace(
-                evaluation=SimpleNamespace(every_epochs=1), data=SimpleNamespace(validation_split=None)
+                evaluation=SimpleNamespace(every_epochs=1), data=SimpleNamespace(validation_split=None), metric="top1"
             )
         ),
     )
