@@ -98,7 +98,7 @@ def test_after_scancel_the_run_goes_on_from_the_step_it_stopped_at(slurm: SlurmC
 
 
 def test_a_killed_rank_ends_the_job_on_both_nodes(slurm: SlurmCluster, workplace: Workplace) -> None:
-    run_dir = RunDir(workplace.folder / "killed")
+    run_dir = RunDir(workplace.folder / "killed-by-slurm")
     number = submit(
         workplace, "recipe.yaml", "epochs=3000", "--cluster", "cluster.yaml", "--run-dir", run_dir.root.name
     )

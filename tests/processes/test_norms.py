@@ -57,32 +57,32 @@ def test_groups_of_4_are_micro_batches_of_4(workplace: Workplace) -> None:
 
     The average is evaluated with statistics of its own; the network beside it keeps its running ones.
     """
-    alone = workplace.train("alone", 1, *SHORT, "averaging=ema", model(precise_statistics=PRECISE))
+    alone = workplace.train("norms-alone", 1, *SHORT, "averaging=ema", model(precise_statistics=PRECISE))
     ghost = model(batch_norm={"name": "ghost", "samples": 4}, precise_statistics=PRECISE)
-    assert_alike(workplace.train("ghost", 2, *SHORT, "averaging=ema", ghost, "batch.micro_batch=8"), alone)
+    assert_alike(workplace.train("norms-ghost", 2, *SHORT, "averaging=ema", ghost, "batch.micro_batch=8"), alone)
     averaged = checkpoint.load_network(checkpoint.chosen(alone, "last"))
     assert not torch.allclose(averaged["1.running_mean"], weights(alone)["1.running_mean"], rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
 def synchronized(workplace: Workplace) -> RunDir:
-    return workplace.train("synchronized", 3, *SHORT, model(batch_norm="synchronized", precise_statistics=PRECISE))
+    return workplace.train("norms-synchronized", 3, *SHORT, model(batch_norm="synchronized", precise_statistics=PRECISE))
 
 
 def test_synchronized_ranks_are_one_process_with_all_of_their_samples(
     workplace: Workplace, synchronized: RunDir
 ) -> None:
     """A step has 5 micro-batches of 4 for 3 ranks, the last of an epoch has one: some take part without samples."""
-    one = workplace.train("one", 1, *SHORT, model(precise_statistics=PRECISE), "batch.micro_batch=12")
+    one = workplace.train("norms-one", 1, *SHORT, model(precise_statistics=PRECISE), "batch.micro_batch=12")
     assert_alike(synchronized, one)
-    without = workplace.train("without", 1, *SHORT, model(), "batch.micro_batch=12")
+    without = workplace.train("norms-without", 1, *SHORT, model(), "batch.micro_batch=12")
     assert losses(without) == losses(one)
     assert evaluations(without)[0] != pytest.approx(evaluations(one)[0], rel=1e-3)
 
 
 def test_killed_and_resumed_they_end_with_the_same_bits(workplace: Workplace, synchronized: RunDir) -> None:
     overrides = (*SHORT, model(batch_norm="synchronized", precise_statistics=PRECISE), "checkpoint.every_steps=4")
-    run_dir = workplace.job("killed", 3, *overrides)
+    run_dir = workplace.job("norms-killed", 3, *overrides)
     kill_after_step(workplace.start(run_dir, 3), run_dir, 10, victim=2)
     finish(workplace.start(run_dir, 3), run_dir)
     assert losses(run_dir) == losses(synchronized)
@@ -94,7 +94,7 @@ def test_killed_and_resumed_they_end_with_the_same_bits(workplace: Workplace, sy
 def test_frozen_statistics_and_their_affine_parameters_do_not_move(workplace: Workplace) -> None:
     (workplace.folder / "trained.py").write_text(TRAINED)
     chosen = json.dumps({"name": "trained:trained", "batch_norm": "frozen"})
-    run_dir = workplace.train("frozen", 2, *SHORT, f"model={chosen}")
+    run_dir = workplace.train("norms-frozen", 2, *SHORT, f"model={chosen}")
     tensors = weights(run_dir)
     assert tensors["1.running_mean"].eq(0.25).all()
     assert tensors["4.running_var"].eq(0.5).all()

@@ -70,7 +70,7 @@ class Workplace:
         (self.folder / "recipe.yaml").write_text(RECIPE)
         (self.folder / "network.py").write_text(NETWORK + UNUSED)
 
-    def megabatch(self, *arguments: str, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+    def megabatch(self, *arguments: str, timeout: int = 300) -> subprocess.CompletedProcess[str]:
         """Run the command line as a user does."""
         command = [sys.executable, "-c", "from megabatch.launcher.cli import main; main()", *arguments]
         return subprocess.run(
@@ -113,7 +113,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 
 
-def finish(process: subprocess.Popen[bytes], run_dir: RunDir, timeout: int = 120) -> None:
+def finish(process: subprocess.Popen[bytes], run_dir: RunDir, timeout: int = 300) -> None:
     """Wait for a run that must end well."""
     code = process.wait(timeout=timeout)
     failures = "\n".join(file.read_text() for file in run_dir.failures())
