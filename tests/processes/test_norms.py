@@ -66,7 +66,9 @@ def test_groups_of_4_are_micro_batches_of_4(workplace: Workplace) -> None:
 
 @pytest.fixture(scope="module")
 def synchronized(workplace: Workplace) -> RunDir:
-    return workplace.train("norms-synchronized", 3, *SHORT, model(batch_norm="synchronized", precise_statistics=PRECISE))
+    return workplace.train(
+        "norms-synchronized", 3, *SHORT, model(batch_norm="synchronized", precise_statistics=PRECISE)
+    )
 
 
 def test_synchronized_ranks_are_one_process_with_all_of_their_samples(
