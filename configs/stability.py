@@ -26,7 +26,7 @@ class Stability(Frozen):
 
     @property
     def guards(self) -> bool:
-        """Return whether steps are looked at before their update, more than to stop at what is not finite."""
+        """Return whether more is looked at before an update than the loss: the gradient, or earlier losses."""
         return self.on_bad_step != "stop" or self.loss_spike is not None
 
     @property

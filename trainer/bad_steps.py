@@ -51,8 +51,9 @@ class BadSteps:
         if self.settings.on_bad_step == "stop" or seen > most:
             limit = f"{seen} bad steps, stability.max_bad_steps allows {most}; the last: " if seen > most else ""
             raise TrainingError(
-                f"{limit}{told}. The learning rate may be too high or the warmup too short (optimizer."
-                "base_learning_rate, schedule.warmup), or something is wrong with these samples"
+                f"{limit}{told}. The run ends before the optimizer update. The learning rate may be too high or the "
+                "warmup too short (optimizer.base_learning_rate, schedule.warmup; regularization.clip_norm helps "
+                "against single spikes), or something is wrong with these samples"
             )
         trackers.message(f"{told}. No update; bad step {seen} of at most {most}")
 

@@ -24,7 +24,8 @@ class NetworkSeed:
 
     def __call__(self, step: int, number: int) -> None:
         """Seed torch's generators of the host and of the device."""
-        # One round of mixing: `number` is far below GOLDEN, so that no two micro-batches of a run meet.
+        # One round of mixing: modulo 2**64 the first n multiples of GOLDEN are all at least 2**64 / (3 n) apart (it is
+        # 2**64 over the golden ratio), far more than any `number`, so that no two micro-batches of a run meet.
         seed = mix(self._key + step * GOLDEN + number)
         self._seed_host(seed)
         if self._seed_device is not None:

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from megabatch.configs.job import Job
-from megabatch.configs.recipe import Recipe
 from megabatch.data.errors import SkippedSample
 from megabatch.data.hashing import RandomStream, key
 from megabatch.data.loader import MicroBatch
@@ -26,7 +25,6 @@ from megabatch.trainer.batch_augment.chain import BatchTransform
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.clipping import add_penalties, clip
 from megabatch.trainer.engines.base import Engine
-from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.guard import harm_of
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
@@ -108,7 +106,7 @@ class _Sums:
 def take_step(
     parts: StepParts, micro_batches: Iterator[MicroBatch], learning_rate: float, state: TrainState
 ) -> StepReport:
-    """Train on the next global batch. Raises TrainingError, before the update, if the loss is not finite."""
+    """Train on the next global batch. A bad step (guard.py) has no update; its report says why."""
     recipe = parts.job.recipe
     started = time.perf_counter()
     for group in parts.optimizer.param_groups:
@@ -120,15 +118,11 @@ def take_step(
     loss, num_skipped, stop_requested = _agree(parts, sums, request)
     if num_skipped:
         parts.ledger.add(sums.skipped, recipe.data.train_split, request)
-    if recipe.stability.on_bad_step == "stop":
-        _refuse_infinite("loss", loss, request, recipe)
     if recipe.tracking.noise_scale and not num_skipped and math.isfinite(loss):
         _measure_noise(parts, sums, request, state.noise)
     gradient_norm = _finish_gradient(parts, request, num_skipped) if num_skipped or parts.finishes_gradient else None
-    harm = None
-    if recipe.stability.guards:
-        known = gradient_norm if parts.precision.scaler is None else None  # loss scaling leaves out overflows itself
-        harm = harm_of(recipe.stability, state.guard, request.step, loss, known)
+    known = gradient_norm if parts.precision.scaler is None else None  # loss scaling leaves out overflows itself
+    harm = harm_of(recipe.stability, state.guard, request.step, loss, known)
     ratio = _update(parts, request.step) if harm is None else None
     if harm is not None:
         parts.precision.pass_over()
@@ -249,16 +243,11 @@ def _finish_gradient(parts: StepParts, request: Request, num_skipped: int) -> fl
         _divide_by_what_counts(parts, request.step_samples, num_skipped)
     if settings.l1 or settings.l2:
         add_penalties(parts.decayed, settings.l1, settings.l2)
-    if not (settings.clips or recipe.tracking.gradient_norm or recipe.stability.guards):
+    measured = recipe.tracking.gradient_norm or recipe.stability.guards
+    if not (settings.clips or measured):
         return None
-    norm = clip(parts.parameters, settings, recipe.tracking.gradient_norm or recipe.stability.guards)
-    if norm is None:
-        return None
-    gradient_norm = float(norm)
-    # With loss scaling an overflow is expected now and then, and its update is left out.
-    if parts.precision.scaler is None and recipe.stability.on_bad_step == "stop":
-        _refuse_infinite("gradient norm", gradient_norm, request, recipe)
-    return gradient_norm
+    norm = clip(parts.parameters, settings, measured)
+    return None if norm is None else float(norm)
 
 
 def _measure_noise(parts: StepParts, own: _Sums, request: Request, averages: NoiseAverages) -> None:
@@ -279,13 +268,3 @@ def _measure_noise(parts: StepParts, own: _Sums, request: Request, averages: Noi
         averages.add(
             unscaled * small_sum / contributions, inverses / contributions, unscaled * big_square, request.step_samples
         )
-
-
-def _refuse_infinite(what: str, value: float, request: Request, recipe: Recipe) -> None:
-    if math.isfinite(value):
-        return
-    raise TrainingError(
-        f"the {what} is {value} in step {request.step} (epoch {request.epoch}), before the optimizer update. "
-        f"The learning rate of {recipe.optimizer.name} may be too high or the warmup too short "
-        f"(optimizer.base_learning_rate, schedule.warmup); regularization.clip_norm helps against single spikes"
-    )

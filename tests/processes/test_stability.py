@@ -73,7 +73,12 @@ def test_a_loss_that_is_no_number_is_passed_over_and_leaves_no_trace(workplace: 
     wish = (*SHORT, "model={name: 'exploding:Exploding'}", "batch={global_batch: 20, micro_batch: 20}")
     stopped = workplace.job("stopped", 1, *wish)
     assert workplace.start(stopped, 1).wait(timeout=300) == 1
-    assert "the loss is nan in step 6" in "".join(file.read_text() for file in stopped.failures())
+    told = "".join(file.read_text() for file in stopped.failures())
+    assert (
+        "step 7: the loss is nan (loss nan, gradient norm nan). Its samples are positions 0 to 19 of epoch 3; " in told
+    )
+    assert "The run ends before the optimizer update" in told
+    assert read_metrics(stopped.metrics, "step")[-1]["passed_over"] == "the loss is nan"
     passed = workplace.train("passed", 1, *wish, "stability={on_bad_step: pass_over}", "tracking.every_steps=6")
     steps = read_metrics(passed.metrics, "step")
     assert [line["step"] for line in steps if "passed_over" in line] == [7]
