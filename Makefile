@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow lint clean
 
-demo: $(VENV)/installed-demo
+demo: $(VENV)/installed
 	mkdir -p demo
 	cd demo && rm -rf digits-images data/digits
 	cd demo && ../$(BIN)/megabatch data example digits-images
@@ -28,8 +28,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/installed-%: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
 clean:

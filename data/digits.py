@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from megabatch.data.errors import DataError
 
@@ -14,10 +15,6 @@ _LARGEST_VALUE = 16  # of a pixel in the data set (Alpaydin and Kaynak 1998)
 
 def write_digits(folder: Path) -> int:
     """Write 1797 grey PNGs of 8 x 8 pixels as folder/DIGIT/NUMBER.png; return how many."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataError("the digits come with scikit-learn: pip install 'megabatch[demo]'") from None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is not an empty folder: choose another")
     digits = load_digits()

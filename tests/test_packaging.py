@@ -78,7 +78,7 @@ def test_the_wheel_trains_in_an_environment_that_has_nothing_else(installed: Pat
     (wheel,) = (installed / "dist").glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     command = tmp_path / "venv" / "bin"
-    install = [str(command / "python"), "-m", "pip", "install", "--quiet", f"megabatch[demo] @ {wheel.as_uri()}"]
+    install = [str(command / "python"), "-m", "pip", "install", "--quiet", f"megabatch @ {wheel.as_uri()}"]
     subprocess.run(install, check=True, capture_output=True)
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from megabatch.configs.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
@@ -17,7 +16,7 @@ from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss, binary_cross_entropy, cross_entropy, mean_squared_error
-from megabatch.trainer.metrics import OutputTable, mean_average_precision, regression_metrics, top1_of_labels
+from megabatch.trainer.metrics import gathered
 from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
 
@@ -72,10 +71,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate this rank's micro-batches and add up the sums of all ranks."""
     loss = _plain_loss(what.target)
-    has_class = isinstance(what.target, ClassTarget)
-    table = None if has_class else OutputTable(what.samples, what.outputs, precision.device)
+    kept = gathered(what.target, what.samples, what.outputs, precision.device)
     engine.network.eval()
-    sums = torch.zeros(5, dtype=torch.float64, device=precision.device)  # samples, loss, first, among first 5, skipped
+    sums = torch.zeros(3, dtype=torch.float64, device=precision.device)  # samples, loss, skipped
     skipped: list[SkippedSample] = []
     for micro_batch in micro_batches:
         targets = micro_batch.labels_N.to(precision.device)
@@ -84,25 +82,17 @@ def evaluate(
             losses_N = loss(outputs_NK, targets)
         weights_N = micro_batch.weights_N.to(precision.device, torch.float64)
         skipped += micro_batch.skipped
-        counted = [torch.ones_like(weights_N), losses_N.double()]
-        if table is None:
-            counted += _hits(outputs_NK, targets)
-        else:
-            table.put(micro_batch.request.number * what.micro_batch, outputs_NK, targets, weights_N)
-        sums[: len(counted)] += torch.stack(counted) @ weights_N
-        sums[-1] += len(micro_batch.skipped)
+        kept.add(micro_batch.request.number * what.micro_batch, outputs_NK, targets, weights_N)
+        sums[:2] += torch.stack([torch.ones_like(weights_N), losses_N.double()]) @ weights_N
+        sums[2] += len(micro_batch.skipped)
     engine.sum_over_ranks(sums)
-    samples, loss_sum, first, among_five, num_skipped = sums.tolist()
+    samples, loss_sum, num_skipped = sums.tolist()
     if num_skipped:
         ledger.add(skipped, what.split)
     if samples == 0:
         raise TrainingError(f"none of the {int(num_skipped):,} samples of split {what.split!r} could be loaded")
-    if table is None:
-        metrics = {"top1": first / samples, "top5": among_five / samples}
-    else:
-        engine.sum_over_ranks(table.rows)
-        metrics = _of_table(what.target, table)
-    return EvaluationResult(what.split, int(samples), int(num_skipped), loss_sum / samples, metrics)
+    engine.sum_over_ranks(kept.sums)
+    return EvaluationResult(what.split, int(samples), int(num_skipped), loss_sum / samples, kept.metrics())
 
 
 def _plain_loss(target: Target) -> Loss:
@@ -112,17 +102,3 @@ def _plain_loss(target: Target) -> Loss:
     if isinstance(target, NumbersTarget):
         return mean_squared_error(MeanSquaredError(), 0.0, ())
     return binary_cross_entropy(BinaryCrossEntropy(), 0.0, ())
-
-
-def _hits(outputs_NK: torch.Tensor, labels_N: torch.Tensor) -> list[torch.Tensor]:
-    """Return for each sample whether its class has the highest output, and whether it is among the first 5."""
-    best_N5 = outputs_NK.topk(min(5, outputs_NK.shape[1]), dim=1).indices
-    hits_N5 = (best_N5 == labels_N[:, None]).double()
-    return [hits_N5[:, 0], hits_N5.sum(dim=1)]
-
-
-def _of_table(target: Target, table: OutputTable) -> dict[str, float]:
-    outputs_NK, targets_NK = table.counted()
-    if isinstance(target, NumbersTarget):
-        return regression_metrics(outputs_NK, targets_NK, np.array(target.std or [1.0] * target.outputs))
-    return {"map": mean_average_precision(outputs_NK, targets_NK), "top1": top1_of_labels(outputs_NK, targets_NK)}

@@ -1,15 +1,55 @@
-"""Metrics of a whole split from the outputs and targets of all its samples: exact, whatever the ranks and batches.
+"""Metrics of a whole split, exact whatever the ranks and batches: two ways to gather what they need, both by sums.
 
-Shapes: N samples, K outputs of the network (classes, or numbers). All arithmetic is in float64.
+Shapes: N samples, K outputs of the network (classes, or numbers). All arithmetic is in float64. The definitions are
+scikit-learn's, which is imported only when one of them is asked for: it takes a second.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from megabatch.configs.targets import ClassTarget, NumbersTarget, Target
+
 Array = NDArray[np.float64]
+
+
+class Gathered(Protocol):
+    """What is kept of the outputs of a split; `sums`, added up over the ranks, are those of all samples."""
+
+    sums: torch.Tensor
+
+    def add(self, first: int, outputs_NK: torch.Tensor, targets: torch.Tensor, weights_N: torch.Tensor) -> None:
+        """Take in the samples from position `first` on; one of weight 0 is left out of the metrics."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics by name (configs/targets.py)."""
+
+
+def gathered(target: Target, samples: int, outputs: int, device: torch.device) -> Gathered:
+    """Return what the metrics of a target are worked out from."""
+    return TopHits(device) if isinstance(target, ClassTarget) else OutputTable(target, samples, outputs, device)
+
+
+class TopHits:
+    """How many samples have their class at the highest output, among the five highest, and how many there are."""
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+
+    def add(self, first: int, outputs_NK: torch.Tensor, targets: torch.Tensor, weights_N: torch.Tensor) -> None:
+        """Take in samples; targets are labels_N."""
+        best_N5 = outputs_NK.topk(min(5, outputs_NK.shape[1]), dim=1).indices
+        hits_N5 = (best_N5 == targets[:, None]).double()
+        self.sums += torch.stack([hits_N5[:, 0], hits_N5.sum(dim=1), torch.ones_like(weights_N)]) @ weights_N
+
+    def metrics(self) -> dict[str, float]:
+        """Return `top1` and `top5`, shares of the samples."""
+        first, among_five, samples = self.sums.tolist()
+        return {"top1": first / samples, "top5": among_five / samples}
 
 
 class OutputTable:
@@ -18,17 +58,25 @@ class OutputTable:
     The sum over the ranks is the whole table, as every sample is evaluated once. It takes 8 * (2 K + 1) bytes a sample.
     """
 
-    def __init__(self, samples: int, outputs: int, device: torch.device):
-        self.rows = torch.zeros(samples, 2 * outputs + 1, dtype=torch.float64, device=device)
+    def __init__(self, target: Target, samples: int, outputs: int, device: torch.device):
+        self.target = target
+        self.sums = torch.zeros(samples, 2 * outputs + 1, dtype=torch.float64, device=device)
 
-    def put(self, first: int, outputs_NK: torch.Tensor, targets_NK: torch.Tensor, weights_N: torch.Tensor) -> None:
-        """Fill the rows from position `first` on; a sample of weight 0 is left out of the metrics."""
-        parts = (outputs_NK.double(), targets_NK.double(), weights_N.double()[:, None])
-        self.rows[first : first + len(outputs_NK)] = torch.cat(parts, dim=1)
+    def add(self, first: int, outputs_NK: torch.Tensor, targets: torch.Tensor, weights_N: torch.Tensor) -> None:
+        """Fill rows; targets are targets_NK."""
+        parts = (outputs_NK.double(), targets.double(), weights_N.double()[:, None])
+        self.sums[first : first + len(outputs_NK)] = torch.cat(parts, dim=1)
+
+    def metrics(self) -> dict[str, float]:
+        """Return `mae`, `mse` and `r2` of numbers, `map` and `top1` of several labels."""
+        outputs_NK, targets_NK = self.counted()
+        if isinstance(self.target, NumbersTarget):
+            return regression_metrics(outputs_NK, targets_NK, np.array(self.target.std or [1.0] * self.target.outputs))
+        return {"map": mean_average_precision(outputs_NK, targets_NK), "top1": top1_of_labels(outputs_NK, targets_NK)}
 
     def counted(self) -> tuple[Array, Array]:
         """Return outputs_NK and targets_NK of the samples that count."""
-        rows: Array = self.rows.cpu().numpy()
+        rows: Array = self.sums.cpu().numpy()
         outputs = rows.shape[1] // 2
         rows = rows[rows[:, -1] > 0]
         return rows[:, :outputs], rows[:, outputs:-1]
@@ -37,26 +85,32 @@ class OutputTable:
 def regression_metrics(outputs_NK: Array, targets_NK: Array, scale_K: Array) -> dict[str, float]:
     """Return mean absolute error, mean squared error and R2: of each number, and then their mean.
 
-    `scale_K` is what an error of 1 means in the unit of the data. R2 is `1 - sum of squared errors / sum of squared
-    distances to the mean target`; where all targets are equal it is 1 without any error and else 0, as in scikit-learn.
+    `scale_K` is what an error of 1 means in the unit of the data. R2 of targets that are all equal is 1 without any
+    error and else 0; of a single sample it is nan, and so is everything if an output is not finite.
     """
-    errors_NK = (outputs_NK - targets_NK) * scale_K
-    squares_K = (errors_NK**2).sum(axis=0)
-    spread_K = (((targets_NK - targets_NK.mean(axis=0)) * scale_K) ** 2).sum(axis=0)
-    constant = np.where(squares_K == 0, 1.0, 0.0)
-    ratios_K = np.divide(squares_K, spread_K, out=np.zeros_like(squares_K), where=spread_K > 0)
-    r2_K = np.where(spread_K > 0, 1 - ratios_K, constant)
+    if not np.isfinite(outputs_NK).all():
+        return dict.fromkeys(("mae", "mse", "r2"), float("nan"))
+    from sklearn import metrics
+
+    in_unit = (targets_NK * scale_K, outputs_NK * scale_K)
     return {
-        "mae": float(np.abs(errors_NK).mean(axis=0).mean()),
-        "mse": float((squares_K / len(errors_NK)).mean()),
-        "r2": float(r2_K.mean()),
+        "mae": float(metrics.mean_absolute_error(*in_unit)),
+        "mse": float(metrics.mean_squared_error(*in_unit)),
+        "r2": float(metrics.r2_score(*in_unit)) if len(outputs_NK) > 1 else float("nan"),
     }
 
 
 def mean_average_precision(outputs_NK: Array, labels_NK: Array) -> float:
-    """Return the mean of the average precision over the classes that at least one sample has; 0 if there is none."""
+    """Return the mean of the average precision over the classes that at least one sample has; 0 if there is none.
+
+    Samples of equal score are taken at once and nothing is interpolated. It is nan if an output is not finite.
+    """
+    if not np.isfinite(outputs_NK).all():
+        return float("nan")
+    from sklearn import metrics
+
     found = [
-        average_precision(scores_N, labels_N > 0)
+        metrics.average_precision_score(labels_N > 0, scores_N)
         for scores_N, labels_N in zip(outputs_NK.T, labels_NK.T, strict=True)
         if labels_N.any()
     ]
@@ -68,19 +122,3 @@ def top1_of_labels(outputs_NK: Array, labels_NK: Array) -> float:
     has_any_N = labels_NK.any(axis=1)
     hits_N = labels_NK[np.arange(len(labels_NK)), outputs_NK.argmax(axis=1)] > 0
     return float(hits_N[has_any_N].mean()) if has_any_N.any() else 0.0
-
-
-def average_precision(scores_N: Array, positive_N: NDArray[np.bool_]) -> float:
-    """Return `sum_t (recall_t - recall_(t - 1)) * precision_t` over the different scores t, from the highest down.
-
-    Samples of equal score are taken at once, so their order plays no part, and nothing is interpolated: the definition
-    of scikit-learn's average_precision_score. A score that is not a number makes it nan.
-    """
-    if np.isnan(scores_N).any():
-        return float("nan")
-    order = np.argsort(-scores_N, kind="stable")
-    scores_N, positive_N = scores_N[order], positive_N[order]
-    last_of_score = np.append(np.flatnonzero(scores_N[1:] != scores_N[:-1]), len(scores_N) - 1)
-    hits = np.cumsum(positive_N)[last_of_score].astype(np.float64)
-    precisions = hits / (last_of_score + 1)
-    return float((np.diff(hits, prepend=0.0) * precisions).sum() / hits[-1])

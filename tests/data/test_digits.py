@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,3 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "mine.txt"):
         with pytest.raises(DataError, match="is not an empty folder"):
             write_digits(path)
-
-
-def test_without_scikit_learn_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DataError, match=r"pip install 'megabatch\[demo\]'"):
-        write_digits(tmp_path / "digits")

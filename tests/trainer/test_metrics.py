@@ -1,4 +1,4 @@
-"""Metrics of numbers and of several classes at once against scikit-learn and against their definitions."""
+"""Metrics of numbers and of several classes at once against their definitions, written out in numpy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as theirs
 
+from megabatch.configs.targets import ClassTarget, LabelsTarget, NumbersTarget, Target
 from megabatch.trainer.metrics import (
     Array,
-    OutputTable,
-    average_precision,
+    gathered,
     mean_average_precision,
     regression_metrics,
     top1_of_labels,
@@ -28,20 +27,32 @@ def tables(rows: st.SearchStrategy[float], columns: int, least: int = 2) -> st.S
 
 @settings(max_examples=100)
 @given(tables(st.tuples(numbers, numbers), 2), st.lists(st.floats(0.1, 10), min_size=2, max_size=2))
-def test_metrics_of_numbers_are_those_of_scikit_learn_in_the_unit_of_the_data(pairs: Array, scale: list[float]) -> None:
+def test_metrics_of_numbers_are_their_formulas_in_the_unit_of_the_data(pairs: Array, scale: list[float]) -> None:
     outputs, targets = pairs[..., 0], pairs[..., 1]
     found = regression_metrics(outputs, targets, np.array(scale))
-    in_unit = (targets * scale, outputs * scale)
-    assert found["mae"] == pytest.approx(theirs.mean_absolute_error(*in_unit), rel=1e-9, abs=1e-9)
-    assert found["mse"] == pytest.approx(theirs.mean_squared_error(*in_unit), rel=1e-9, abs=1e-9)
+    errors = (outputs - targets) * scale
+    assert found["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-9, abs=1e-9)
+    assert found["mse"] == pytest.approx((errors**2).mean(), rel=1e-9, abs=1e-9)
     if (np.ptp(targets, axis=0) > 1e-3).all():
-        assert found["r2"] == pytest.approx(theirs.r2_score(*in_unit), rel=1e-6, abs=1e-6)
+        spread = ((targets - targets.mean(axis=0)) * scale) ** 2
+        assert found["r2"] == pytest.approx(
+            (1 - (errors**2).sum(axis=0) / spread.sum(axis=0)).mean(), rel=1e-6, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize(("output", "r2"), [(3.0, 1.0), (3.5, 0.0)])
 def test_r2_of_equal_targets_is_1_without_error_and_else_0(output: float, r2: float) -> None:
     outputs, targets = np.full((4, 1), output), np.full((4, 1), 3.0)
-    assert regression_metrics(outputs, targets, np.ones(1))["r2"] == r2 == theirs.r2_score(targets, outputs)
+    assert regression_metrics(outputs, targets, np.ones(1))["r2"] == r2
+
+
+def test_r2_of_one_sample_and_everything_of_an_output_that_is_not_finite_is_no_number() -> None:
+    found = regression_metrics(np.array([[2.0]]), np.array([[5.0]]), np.ones(1))
+    assert (found["mae"], found["mse"], np.isnan(found["r2"])) == (3.0, 9.0, True)
+    for bad in (np.nan, np.inf):
+        outputs, targets = np.array([[bad], [1.0]]), np.array([[1.0], [0.0]])
+        assert np.isnan(list(regression_metrics(outputs, targets, np.ones(1)).values())).all()
+        assert np.isnan(mean_average_precision(outputs, targets))
 
 
 def test_r2_of_the_mean_is_0_and_worse_than_the_mean_is_below() -> None:
@@ -61,22 +72,30 @@ def test_r2_keeps_its_digits_where_targets_are_far_from_0() -> None:
 scores = st.sampled_from([-1.0, -0.25, 0.0, 0.5, 2.0]) | st.floats(-5, 5, width=32)  # the first give many ties
 
 
+def average_precision(scores: Array, positive: Array) -> float:
+    """The sum of (recall_t - recall_(t - 1)) * precision_t over the different scores t, from the highest down."""
+    total, recall = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        chosen = positive[scores >= threshold]
+        total += (chosen.sum() / positive.sum() - recall) * chosen.mean()
+        recall = chosen.sum() / positive.sum()
+    return total
+
+
 @settings(max_examples=200)
 @given(st.lists(st.tuples(scores, st.booleans()), min_size=1, max_size=25).filter(lambda s: any(p for _, p in s)))
-def test_average_precision_is_that_of_scikit_learn_ties_included(samples: list[tuple[float, bool]]) -> None:
-    outputs, positive = np.array([s for s, _ in samples]), np.array([p for _, p in samples])
-    found = average_precision(outputs, positive)
-    assert found == pytest.approx(theirs.average_precision_score(positive, outputs), rel=1e-12)
+def test_average_precision_is_its_definition_ties_included(samples: list[tuple[float, bool]]) -> None:
+    outputs, positive = np.array([[s] for s, _ in samples]), np.array([[float(p)] for _, p in samples])
+    found = mean_average_precision(outputs, positive)
+    assert found == pytest.approx(average_precision(outputs[:, 0], positive[:, 0]), rel=1e-12)
     mixed = np.random.default_rng(0).permutation(len(samples))
-    assert average_precision(outputs[mixed], positive[mixed]) == found
+    assert mean_average_precision(outputs[mixed], positive[mixed]) == found
 
 
 def test_average_precision_by_hand() -> None:
     """Scores 3, 2, 2, 1: recall 1/2 at precision 1, then 1 at precision 2/3 (the tie counts at once)."""
-    found = average_precision(np.array([2.0, 3.0, 2.0, 1.0]), np.array([True, True, False, False]))
+    found = mean_average_precision(np.array([[2.0], [3.0], [2.0], [1.0]]), np.array([[1.0], [1.0], [0.0], [0.0]]))
     assert found == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert average_precision(np.array([np.inf, np.inf, 0.0]), np.array([True, False, True])) == pytest.approx(7 / 12)
-    assert np.isnan(average_precision(np.array([np.nan, 1.0]), np.array([True, False])))
 
 
 def test_classes_that_no_sample_has_are_left_out_of_the_mean() -> None:
@@ -93,20 +112,43 @@ def test_top1_of_labels_is_over_the_samples_that_have_any() -> None:
     assert top1_of_labels(outputs, np.zeros((4, 3))) == 0.0
 
 
+TARGETS = (
+    ClassTarget(),
+    LabelsTarget(),
+    NumbersTarget(keys=("a", "b", "c"), mean=(0.0, 1.0, 2.0), std=(1.0, 3.0, 9.0)),
+)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 @settings(max_examples=50)
-@given(st.integers(1, 17), st.integers(1, 5), st.integers(1, 3), st.data())
-def test_the_table_is_the_same_for_any_ranks_and_micro_batches(
-    samples: int, micro_batch: int, ranks: int, data: st.DataObject
+@given(st.integers(2, 17), st.integers(1, 5), st.integers(1, 3), st.data())
+def test_what_the_ranks_gathered_adds_up_to_the_metrics_of_the_samples_that_count(
+    target: Target, samples: int, micro_batch: int, ranks: int, data: st.DataObject
 ) -> None:
     generator = torch.Generator().manual_seed(samples)
-    outputs_NK, targets_NK = torch.randn(2, samples, 3, generator=generator)
-    weights_N = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=samples, max_size=samples)))
-    of_ranks = [OutputTable(samples, 3, torch.device("cpu")) for _ in range(ranks)]
+    outputs = 7 if isinstance(target, ClassTarget) else 3
+    outputs_NK, targets = torch.randn(2, samples, outputs, generator=generator)
+    if isinstance(target, ClassTarget):
+        targets = targets.argmax(dim=1)
+    elif isinstance(target, LabelsTarget):
+        targets = (targets > 0).double()
+    drawn = st.lists(st.sampled_from([0.0, 1.0]), min_size=samples, max_size=samples).filter(lambda w: sum(w) > 1)
+    weights_N = torch.tensor(data.draw(drawn), dtype=torch.float64)
+    of_ranks = [gathered(target, samples, outputs, torch.device("cpu")) for _ in range(ranks)]
     for number, first in enumerate(range(0, samples, micro_batch)):
         rows = slice(first, first + micro_batch)
-        of_ranks[number % ranks].put(first, outputs_NK[rows], targets_NK[rows], weights_N[rows])
+        of_ranks[number % ranks].add(first, outputs_NK[rows], targets[rows], weights_N[rows])
     whole = of_ranks[0]
-    whole.rows = torch.stack([table.rows for table in of_ranks]).sum(dim=0)
-    found = whole.counted()
-    for ours, expected in zip(found, (outputs_NK, targets_NK), strict=True):
-        assert ours.tolist() == expected[weights_N > 0].double().tolist()
+    whole.sums = torch.stack([part.sums for part in of_ranks]).sum(dim=0)
+    kept = weights_N > 0
+    expected = by_definition(target, outputs_NK[kept].double().numpy(), targets[kept].numpy())
+    assert whole.metrics() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def by_definition(target: Target, outputs: Array, targets: Array) -> dict[str, float]:
+    if isinstance(target, NumbersTarget):
+        return regression_metrics(outputs, targets, np.array(target.std))
+    if isinstance(target, LabelsTarget):
+        return {"map": mean_average_precision(outputs, targets), "top1": top1_of_labels(outputs, targets)}
+    higher = (outputs > outputs[np.arange(len(targets)), targets][:, None]).sum(axis=1)
+    return {"top1": float((higher == 0).mean()), "top5": float((higher < 5).mean())}
