@@ -30,7 +30,7 @@ from megabatch.data.loader import Loader, MicroBatch
 from megabatch.data.masked import masked_samples
 from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.read import Reader
-from megabatch.data.requests import evaluation_requests, training_requests
+from megabatch.data.requests import Request, evaluation_requests, training_requests
 from megabatch.data.steps import Steps, steps_of
 from megabatch.trainer.abilities import require_abilities
 from megabatch.trainer.averaging import WeightAverage
@@ -44,7 +44,7 @@ from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.network import build_network
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, freeze, parameter_groups
-from megabatch.trainer.precision import precision_policy
+from megabatch.trainer.precision import PrecisionPolicy, precision_policy
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
@@ -87,53 +87,15 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     """Make every part of a training. Raises DataError or TrainingError for what cannot be made."""
     recipe = job.recipe
     _set_determinism(recipe.deterministic)
-    arrangement = arrange(job)
-    if arrangement.fingerprint() != job.data_fingerprint:
-        raise DataError(
-            f"{shown_data(job)}: the data, or a file that chooses among them, changed since {run_dir.job} was written: "
-            "put it back, or launch again"
-        )
+    arrangement = _unchanged_arrangement(job, run_dir)
     order = arrangement.order()
-    require_abilities(recipe, world.device)
-    precision = precision_policy(recipe.precision, world.device)
-    built = build_network(recipe, arrangement.num_outputs)
-    network = built.network.to(world.device, precision.parameter_dtype)
-    if recipe.model.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    freeze(network, recipe.optimizer)
-    if isinstance(recipe.precision, Fp8):
-        convert_to_fp8(network, arrangement.num_classes)
-    size = recipe.data.image_size
-    example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
-    engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
-    groups = parameter_groups(network, recipe.optimizer)
-    # An optimizer rewrites the groups it is given.
-    description = "\n".join([*built.changes, describe_parameters(network, groups)])
-    peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
-    scaling = recipe.data.normalize
-    assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"
-    samples = SampleLog(run_dir.sample_log(world.rank)) if recipe.tracking.sample_log else None
     steps = steps_of(recipe, order.samples)
-    step_parts = StepParts(
-        job=job,
-        device=world.device,
-        seed_network=NetworkSeed(recipe.seed, world.device),
-        engine=engine,
-        parameters=tuple(parameter for parameter in network.parameters() if parameter.requires_grad),
-        decayed=tuple(decayed_parameters(network)),
-        optimizer=implementation(recipe.optimizer)(groups, recipe.optimizer, peak),
-        precision=precision,
-        normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
-        augment=batch_chain(recipe.data.batch_transforms, arrangement.num_classes)
-        if recipe.data.batch_transforms
-        else None,
-        loss=build_loss(recipe, arrangement.whole),
-        batch_norm=StepBatchNorm(network),
-        ledger=Ledger(run_dir.data_errors, recipe.data.on_error, world),
-        stop_requested=stop_requested,
-        average=WeightAverage(network, recipe.averaging, steps) if recipe.averaging is not None else None,
-        on_micro_batch=samples.write if samples else _ignore,
+    samples = SampleLog(run_dir.sample_log(world.rank)) if recipe.tracking.sample_log else None
+    ledger = Ledger(run_dir.data_errors, recipe.data.on_error, world)
+    step_parts, description = _step_parts(
+        job, world, arrangement, steps, ledger, stop_requested, samples.write if samples else _ignore
     )
+    find = samples_finder(job, arrangement, order)
     parts = Parts(
         job=job,
         world=world,
@@ -146,21 +108,93 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         micro_batches_from=_training_data(job, world, arrangement, order, steps),
         evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
-        bad_steps=BadSteps(
-            recipe.stability, steps, samples_finder(job, arrangement, order), run_dir.bad_steps, world, engine
-        ),
+        bad_steps=BadSteps(recipe.stability, steps, find, run_dir.bad_steps, world, step_parts.engine),
     )
     parts.trackers.message(description)
-    if recipe.data.mask is not None and world.is_main:
-        mask = Path(job.working_folder) / recipe.data.mask
-        step_parts.ledger.add_masked(masked_samples(arrangement.datasets, mask))
-        parts.trackers.message(f"left out by {recipe.data.mask}: {step_parts.ledger.masked_summary() or 'nothing'}")
-    if recipe.data.train_stream is not None:
+    _tell_of_data(parts, arrangement)
+    return parts
+
+
+def _unchanged_arrangement(job: Job, run_dir: RunDir) -> Arrangement:
+    arrangement = arrange(job)
+    if arrangement.fingerprint() != job.data_fingerprint:
+        raise DataError(
+            f"{shown_data(job)}: the data, or a file that chooses among them, changed since {run_dir.job} was written: "
+            "put it back, or launch again"
+        )
+    return arrangement
+
+
+def _step_parts(
+    job: Job,
+    world: World,
+    arrangement: Arrangement,
+    steps: Steps,
+    ledger: Ledger,
+    stop_requested: Callable[[], bool],
+    on_micro_batch: Callable[[Request], None],
+) -> tuple[StepParts, str]:
+    """Return what a step works with, and a description of the network and of its parameter groups."""
+    recipe = job.recipe
+    require_abilities(recipe, world.device)
+    precision = precision_policy(recipe.precision, world.device)
+    network, changes = _network(recipe, arrangement, world.device, precision)
+    size = recipe.data.image_size
+    example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
+    engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
+    groups = parameter_groups(network, recipe.optimizer)
+    # Described before the optimizer is made, which rewrites the groups it is given.
+    description = "\n".join([*changes, describe_parameters(network, groups)])
+    peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
+    scaling, batch_transforms = recipe.data.normalize, recipe.data.batch_transforms
+    assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"
+    parts = StepParts(
+        job=job,
+        device=world.device,
+        seed_network=NetworkSeed(recipe.seed, world.device),
+        engine=engine,
+        parameters=tuple(parameter for parameter in network.parameters() if parameter.requires_grad),
+        decayed=tuple(decayed_parameters(network)),
+        optimizer=implementation(recipe.optimizer)(groups, recipe.optimizer, peak),
+        precision=precision,
+        normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
+        augment=batch_chain(batch_transforms, arrangement.num_classes) if batch_transforms else None,
+        loss=build_loss(recipe, arrangement.whole),
+        batch_norm=StepBatchNorm(network),
+        ledger=ledger,
+        stop_requested=stop_requested,
+        average=WeightAverage(network, recipe.averaging, steps) if recipe.averaging is not None else None,
+        on_micro_batch=on_micro_batch,
+    )
+    return parts, description
+
+
+def _network(
+    recipe: Recipe, arrangement: Arrangement, device: torch.device, precision: PrecisionPolicy
+) -> tuple[torch.nn.Module, Sequence[str]]:
+    """Return the network where and as it is trained, and in words what was changed in it."""
+    built = build_network(recipe, arrangement.num_outputs)
+    network = built.network.to(device, precision.parameter_dtype)
+    if recipe.model.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    freeze(network, recipe.optimizer)
+    if isinstance(recipe.precision, Fp8):
+        convert_to_fp8(network, arrangement.num_classes)
+    return network, built.changes
+
+
+def _tell_of_data(parts: Parts, arrangement: Arrangement) -> None:
+    """Say what of the data is left out, and where their order is not exact."""
+    data = parts.job.recipe.data
+    if data.mask is not None and parts.world.is_main:
+        ledger = parts.step_parts.ledger
+        ledger.add_masked(masked_samples(arrangement.datasets, Path(parts.job.working_folder) / data.mask))
+        parts.trackers.message(f"left out by {data.mask}: {ledger.masked_summary() or 'nothing'}")
+    if data.train_stream is not None:
         parts.trackers.message(
             f"training samples come from {len(arrangement.streams):,} streams: their order is approximate, and an "
-            f"epoch is {recipe.data.train_stream.samples:,} of them, whichever they are"
+            f"epoch is {data.train_stream.samples:,} of them, whichever they are"
         )
-    return parts
 
 
 def implementation(choice: Choice) -> Any:  # Any: a function whose arguments belong to the kind of choice
@@ -260,4 +294,4 @@ def _set_determinism(deterministic: bool) -> None:
 
 
 def _ignore(*told: object) -> None:
-    """Keep no sample log; say nothing of shards that a rank has to index."""
+    """Keep no sample log."""
