@@ -98,7 +98,7 @@ def run(cell: Cell, data: Path, folder: Path) -> dict[str, object]:
     failed = folder / f"{cell.name}.failed"
     if failed.exists():
         return {"error": failed.read_text(encoding="utf-8")}
-    if not result.exists():
+    if not result.exists() or "test" not in json.loads(result.read_text(encoding="utf-8")):  # else it was stopped
         new = ["cifar10", "--run-dir", str(run_dir), *cell.overrides(data)]
         command = ["megabatch", "launch", *(["--resume", str(run_dir)] if run_dir.exists() else new)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)

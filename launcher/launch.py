@@ -12,14 +12,14 @@ from megabatch.configs.cluster import Cluster
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.layers import apply_override
-from megabatch.configs.load import layered_tree, load, read_job, validate
+from megabatch.configs.load import layered_tree, load, validate
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderInUseError, require_free
 from megabatch.configs.yaml_tree import Tree
 from megabatch.data.arrangement import shown_data
 from megabatch.launcher.backends.choose import backend_of
 from megabatch.launcher.prepare import Prepared, check
-from megabatch.launcher.save_job import find_run, write_job
+from megabatch.launcher.save_job import find_run, saved_job, write_job
 from megabatch.launcher.submission import Submission
 from megabatch.launcher.supervise import Ending
 
@@ -36,7 +36,7 @@ def resume(which: str, recipe: str | None, cluster: str | None, overrides: Seque
     """Find the run and check its job again. Only the cluster may change. Raises ConfigError."""
     recipe_name = load(recipe, "laptop").recipe.name if recipe else None
     run_dir = find_run(which, recipe_name)
-    job = read_job(run_dir.job)
+    job = saved_job(run_dir)
     of_recipe = [text for text in overrides if not text.startswith("cluster.")]
     if of_recipe:
         problem = "a run keeps its recipe: only cluster.* can change with --resume. Start a new run for another recipe"

@@ -9,13 +9,12 @@ import typer
 
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
-from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import arrange
 from megabatch.launcher import launch, render
 from megabatch.launcher.preflight import disk_space
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
-from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir, require_new
+from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir, require_new, saved_job
 from megabatch.launcher.supervise import Ending, ExitCode
 
 
@@ -61,7 +60,7 @@ def resume_run(which: str, recipe: str | None, cluster: str | None, overrides: S
 def evaluate_run(which: str, split: str, checkpoint: str, weights: str) -> int:
     """Evaluate a checkpoint on a split and print the result; return the exit code."""
     run_dir = find_run(which, None)
-    job = read_job(run_dir.job)
+    job = saved_job(run_dir)
     arrange(job).whole.split(split)  # tells the splits there are, before any rank starts
     if weights == "raw" and job.recipe.averaging is None:
         raise ConfigError([Problem("", f"{run_dir.root}: the recipe has no averaging: leave out --raw")])

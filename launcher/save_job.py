@@ -48,6 +48,18 @@ def require_new(folder: Path) -> None:
         raise ConfigError([Problem(str(folder), "is not an empty folder: choose another --run-dir")])
 
 
+def saved_job(run_dir: RunDir) -> Job:
+    """Read the job of a run that is to be started again. Raises ConfigError if its working folder is gone."""
+    job = read_job(run_dir.job)
+    if not Path(job.working_folder).is_dir():
+        problem = (
+            f"{job.working_folder} is no folder any more; relative paths and your own modules are found from it. "
+            "Put it back, or write here where they are now"
+        )
+        raise ConfigError([Problem(f"{run_dir.job}: working_folder", problem)])
+    return job
+
+
 def find_run(name: str, recipe_name: str | None) -> RunDir:
     """Return the run folder that `--resume` means: a path, or `latest` for the newest run (of the recipe, if given)."""
     if name != "latest":

@@ -12,10 +12,9 @@ import typer
 
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
-from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.prepare import check
-from megabatch.launcher.save_job import find_run, require_new
+from megabatch.launcher.save_job import find_run, require_new, saved_job
 from megabatch.launcher.study.process import StudyFailedError, require_local, run_study, without_tracking
 from megabatch.launcher.supervise import Ending
 
@@ -66,7 +65,7 @@ def _common_job(runs: Sequence[RunDir], folders: Sequence[str]) -> Job:
         raise ConfigError([Problem("", "a run is named twice: a soup is made of different runs")])
     if len(runs) < 2:
         raise ConfigError([Problem("", "one run is no soup: name two or more run folders")])
-    jobs = [read_job(run.job) for run in runs]
+    jobs = [saved_job(run) for run in runs]
     problems = [
         Problem(folder, f"has {key} {mine}, but {folders[0]} has {its}: only runs that agree in it can be averaged")
         for folder, job in zip(folders[1:], jobs[1:], strict=True)

@@ -85,6 +85,19 @@ def test_dry_run_shows_the_exact_command(place: Path) -> None:
     assert "OMP_NUM_THREADS=1" in text
 
 
+def test_a_run_whose_working_folder_is_gone_is_told_and_goes_on_from_another(place: Path, tmp_path: Path) -> None:
+    megabatch("launch", "recipe.yaml", "--dry-run", "--write", "moved")
+    job = place / "moved" / "job.yaml"
+    written = job.read_text()
+    job.write_text(written.replace(f"working_folder: {place}\n", f"working_folder: {tmp_path / 'gone'}\n"))
+    megabatch("launch", "recipe.yaml", "--dry-run", "--write", "other")
+    for arguments in (("launch", "--resume", "moved"), ("eval", "moved"), ("soup", "moved", "other", "--output", "s")):
+        told = error_of(*arguments)
+        assert f"working_folder: {tmp_path / 'gone'} is no folder any more; relative paths" in told
+    job.write_text(written)
+    assert "RUN_DIR" not in megabatch("launch", "--resume", "moved", "--dry-run").stdout
+
+
 def test_a_wrong_key_is_told_with_file_and_line(place: Path) -> None:
     (place / "wrong.yaml").write_text(RECIPE.replace("epochs: 2", "epoch: 2"))
     assert error_of("launch", "wrong.yaml").splitlines() == [
