@@ -45,14 +45,23 @@ def training_requests(
 
 
 def evaluation_requests(
-    samples: int, micro_batch: int, rank: int, num_ranks: int, chosen: NDArray[np.int64] | None = None
+    samples: int,
+    micro_batch: int,
+    rank: int,
+    num_ranks: int,
+    chosen: NDArray[np.int64] | None = None,
+    together: bool = False,
 ) -> Iterator[Request]:
     """Yield the part of a split that one rank evaluates; over all ranks every sample comes exactly once.
 
-    `chosen` has the ids of the samples, shape (samples,), where they are not simply the first ones.
+    `chosen` has the ids of the samples, shape (samples,), where they are not simply the first ones. `together`: every
+    rank gets the same number of micro-batches, the last one of some has no samples.
     """
     starts = range(rank * micro_batch, samples, micro_batch * num_ranks)
     for start in starts:
         ids = np.arange(start, min(start + micro_batch, samples), dtype=np.int64)
         ids = ids if chosen is None else chosen[ids]
         yield Request(0, 0, start // micro_batch, ids, np.zeros_like(ids), samples, start == starts[-1])
+    if together and len(starts) < len(range(0, samples, micro_batch * num_ranks)):
+        none = np.zeros(0, dtype=np.int64)
+        yield Request(0, 0, -1, none, none, samples, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.layers import apply_override
 from megabatch.configs.load import layered_tree, load, validate
+from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderInUseError, require_free
 from megabatch.configs.yaml_tree import Tree
@@ -33,16 +35,21 @@ class Resumed:
 
 
 def resume(which: str, recipe: str | None, cluster: str | None, overrides: Sequence[str]) -> Resumed:
-    """Find the run and check its job again. Only the cluster may change. Raises ConfigError."""
+    """Find the run and check its job again. Only the cluster and the engine may change. Raises ConfigError."""
     recipe_name = load(recipe, "laptop").recipe.name if recipe else None
     run_dir = find_run(which, recipe_name)
     job = saved_job(run_dir)
-    of_recipe = [text for text in overrides if not text.startswith("cluster.")]
+    of_cluster = [text.removeprefix("cluster.") for text in overrides if text.startswith("cluster.")]
+    of_engine = [text for text in overrides if re.match(r"engine[.=]", text)]
+    of_recipe = [text for text in overrides if not text.startswith("cluster.") and text not in of_engine]
     if of_recipe:
-        problem = "a run keeps its recipe: only cluster.* can change with --resume. Start a new run for another recipe"
+        problem = (
+            "a run keeps its recipe: only cluster.* and engine can change with --resume. "
+            "Start a new run for another recipe"
+        )
         raise ConfigError(Problem(f"command line, {text}", problem) for text in of_recipe)
-    new_cluster = _changed_cluster(job, cluster, [text.removeprefix("cluster.") for text in overrides])
-    prepared = check(job.model_copy(update={"cluster": new_cluster}))
+    changes = {"cluster": _changed_cluster(job, cluster, of_cluster), "recipe": _changed_engine(job, of_engine)}
+    prepared = check(job.model_copy(update=changes))
     if prepared.job.data_fingerprint != job.data_fingerprint:
         problem = f"the data in {shown_data(job)} changed since the run began: put it back, or start a new run"
         raise ConfigError([Problem(str(run_dir.root), problem)])
@@ -57,6 +64,13 @@ def _changed_cluster(job: Job, cluster: str | None, overrides: list[str]) -> Clu
         for text in overrides:
             apply_override(tree, text, "cluster.")
     return validate(Cluster, tree)
+
+
+def _changed_engine(job: Job, overrides: list[str]) -> Recipe:
+    tree = Tree(job.recipe.model_dump(mode="json"), {(): "job.yaml"})
+    for text in overrides:
+        apply_override(tree, text)
+    return validate(Recipe, tree) if overrides else job.recipe
 
 
 def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> Submission:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from megabatch.configs.averaging import Averaging, Ema
 from megabatch.data.steps import Steps
+from megabatch.trainer.sharding import cut_like, local
 
 Tensors = dict[str, Tensor]
 
@@ -35,8 +36,8 @@ class WeightAverage:
         weight = self._weight(step)
         if weight is None:
             return
-        averages = [self._average[name] for name in self._floats]
-        torch._foreach_lerp_(averages, [self._live[name] for name in self._floats], weight)
+        averages = [local(self._average[name]) for name in self._floats]
+        torch._foreach_lerp_(averages, [local(self._live[name]) for name in self._floats], weight)
         for name in self._live.keys() - set(self._floats):
             self._average[name].copy_(self._live[name])
         self.updates += 1
@@ -68,7 +69,7 @@ class WeightAverage:
         if not tensors:
             tensors = self._live
         for name, tensor in tensors.items():
-            self._average[name].copy_(tensor)
+            self._average[name].copy_(cut_like(self._average[name], tensor))
 
     def _weight(self, step: int) -> float | None:
         """Return the share of the new weights in the average, or None if this step has no part in it."""
@@ -88,6 +89,7 @@ class WeightAverage:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, live in self._live.items():
-            kept = live.clone()
-            live.copy_(self._average[name])
-            self._average[name].copy_(kept)
+            own, average = local(live), local(self._average[name])
+            kept = own.clone()
+            own.copy_(average)
+            average.copy_(kept)

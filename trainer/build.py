@@ -37,7 +37,7 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
-from megabatch.trainer.engines.ddp import DdpEngine
+from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.fp8 import convert_to_fp8
 from megabatch.trainer.ledger import Ledger
@@ -105,7 +105,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         rate=learning_rate_of(recipe, steps),
         step_parts=step_parts,
         trackers=_trackers(job, world, run_dir, steps),
-        micro_batches_from=_training_data(job, world, arrangement, order, steps),
+        micro_batches_from=_training_data(job, world, arrangement, order, steps, step_parts.engine),
         evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
         bad_steps=BadSteps(recipe.stability, steps, find, run_dir.bad_steps, world, step_parts.engine),
@@ -141,7 +141,9 @@ def _step_parts(
     network, changes = _network(recipe, arrangement, world.device, precision)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
-    engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
+    engine: Engine = implementation(recipe.engine)(
+        network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale
+    )
     groups = parameter_groups(network, recipe.optimizer)
     # Described before the optimizer is made, which rewrites the groups it is given.
     description = "\n".join([*changes, describe_parameters(network, groups)])
@@ -212,10 +214,10 @@ def build_loss(recipe: Recipe, dataset: Dataset) -> Loss:
 
 
 def _training_data(
-    job: Job, world: World, arrangement: Arrangement, order: Order, steps: Steps
+    job: Job, world: World, arrangement: Arrangement, order: Order, steps: Steps, engine: Engine
 ) -> Callable[[int], Iterator[MicroBatch]]:
     data = job.recipe.data
-    together = isinstance(job.recipe.model.batch_norm, SynchronizedNorm)
+    together = engine.same_number_of_passes or isinstance(job.recipe.model.batch_norm, SynchronizedNorm)
 
     def from_step(step: int) -> Iterator[MicroBatch]:
         reader = _stream_reader(job, world, arrangement, step) or arrangement.reader(data.train_split)
@@ -246,8 +248,10 @@ def _evaluation(
     def evaluate_split(split: str) -> EvaluationResult:
         loader = split_loader(job, arrangement, arrangement.reader(split), transforms, job.cluster.loader_threads)
         chosen = arrangement.sample_ids(split)
-        requests = evaluation_requests(len(chosen), micro_batch, world.rank, world.num_ranks, chosen)
-        with parts.average.in_network() if parts.average is not None else nullcontext():
+        requests = evaluation_requests(
+            len(chosen), micro_batch, world.rank, world.num_ranks, chosen, parts.engine.same_number_of_passes
+        )
+        with parts.average.in_network() if parts.average is not None else nullcontext(), parts.engine.forward_only():
             what = Evaluated(split, len(chosen), micro_batch, job.recipe.data.target, arrangement.num_outputs)
             return evaluate(what, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from megabatch.configs.regularization import Regularization
+from megabatch.trainer.sharding import cut_like, in_one_piece, is_sharded, local
 
 
 @torch.no_grad()
@@ -27,13 +28,37 @@ def clip(parameters: Sequence[nn.Parameter], settings: Regularization, measured:
     `clip_norm` scales the whole gradient down to a norm (Pascanu et al. 2013), `clip_value` cuts each element, and
     `clip_adaptive` limits the norm of each row to a share of the norm of its weights (Brock et al. 2021, equation 3).
     """
-    if settings.clip_norm is not None:
-        return nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]) if measured else None
+    norm = None
+    if measured or settings.clip_norm is not None:
+        norm = in_one_piece(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    if settings.clip_norm is not None and norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
+        return norm
     if settings.clip_value is not None:
         nn.utils.clip_grad_value_(parameters, settings.clip_value)
     if settings.clip_adaptive is not None:
-        from timm.utils.agc import adaptive_clip_grad
-
-        adaptive_clip_grad([p for p in parameters if p.grad is not None], settings.clip_adaptive)
+        _clip_adaptive([p for p in parameters if p.grad is not None], settings.clip_adaptive)
     return norm
+
+
+def _clip_adaptive(parameters: Sequence[nn.Parameter], share: float) -> None:
+    from timm.utils.agc import adaptive_clip_grad
+
+    plain = [_with_whole_rows(parameter) for parameter in parameters]
+    adaptive_clip_grad(plain, share)
+    for parameter, clipped in zip(parameters, plain, strict=True):
+        if is_sharded(parameter) and parameter.ndim <= 1:
+            assert parameter.grad is not None
+            assert clipped.grad is not None
+            parameter.grad.copy_(cut_like(parameter.grad, clipped.grad))
+
+
+def _with_whole_rows(parameter: nn.Parameter) -> nn.Parameter:
+    """Return a parameter as it is; of one that is cut by rows this rank's rows, and a vector, one row, in one piece."""
+    if not is_sharded(parameter):
+        return parameter
+    assert parameter.grad is not None
+    part = in_one_piece if parameter.ndim <= 1 else local
+    plain = nn.Parameter(part(parameter.detach()))
+    plain.grad = part(parameter.grad)
+    return plain

@@ -80,6 +80,8 @@ def evaluate(
         with precision.autocast():
             outputs_NK = engine.network(normalize(micro_batch.images_NHWC))
             losses_N = loss(outputs_NK, targets)
+        if micro_batch.is_filler:
+            continue
         weights_N = micro_batch.weights_N.to(precision.device, torch.float64)
         skipped += micro_batch.skipped
         kept.add(micro_batch.request.number * what.micro_batch, outputs_NK, targets, weights_N)

@@ -20,6 +20,7 @@ from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.rollback import carry_over, steps_to_keep, take_back
+from megabatch.trainer.sharding import load_network, whole
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
 
@@ -126,10 +127,12 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
 
 
 def save(parts: Parts) -> None:
-    """Write a checkpoint on rank 0, then delete those that the recipe does not keep."""
+    """Write a checkpoint on rank 0, then delete those that the recipe does not keep; on all ranks together."""
+    work = parts.step_parts
+    network, optimizer = whole(work.engine.network.state_dict()), whole(optimizer_tensors(work.optimizer))
+    averaged = whole(work.average.tensors()) if work.average is not None else {}
     if not parts.world.is_main:
         return
-    work = parts.step_parts
     scaler = work.precision.scaler
     if work.average is not None:
         parts.state.average_updates = work.average.updates
@@ -138,10 +141,10 @@ def save(parts: Parts) -> None:
         "training": parts.state.to_json(),
         "scaler": scaler.state_dict() if scaler else None,
         "num_ranks": parts.world.num_ranks,
+        "engine": parts.job.recipe.engine.name,
         "optimizer": optimizer_numbers(work.optimizer),
     }
-    averaged = work.average.tensors() if work.average is not None else {}
-    snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state, averaged)
+    snapshot = Snapshot(network, optimizer, state, averaged)
     try:
         checkpoint.save(parts.run_dir, parts.state.step, snapshot)
     except (OSError, SafetensorError) as error:
@@ -169,8 +172,8 @@ def restore(parts: Parts) -> None:
     put_back(parts, snapshot)
     parts.state.attempt += 1
     parts.trackers.message(
-        f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, "
-        f"{parts.state.samples_seen:,} samples seen, written by {snapshot.state['num_ranks']} ranks"
+        f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, {parts.state.samples_seen:,} samples "
+        f"seen, written by {snapshot.state['num_ranks']} ranks with {snapshot.state['engine']}"
     )
     ranks_before, ranks = snapshot.state["num_ranks"], parts.world.num_ranks
     if told := other_ranks(parts.job.recipe.model.batch_norm, ranks_before, ranks):
@@ -188,7 +191,7 @@ def go_back(parts: Parts, bad_step: int) -> None:
 def put_back(parts: Parts, snapshot: Snapshot) -> None:
     """Make everything that trains what it was when the snapshot was taken."""
     work = parts.step_parts
-    work.engine.network.load_state_dict(snapshot.network)
+    load_network(work.engine.network, snapshot.network)
     load_optimizer(work.optimizer, snapshot.optimizer, snapshot.state["optimizer"])
     if work.precision.scaler is not None:
         work.precision.scaler.load_state_dict(snapshot.state["scaler"])

@@ -23,6 +23,7 @@ from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.norms.precise import recompute_statistics, tracked_batch_norms
 from megabatch.trainer.process import write_json
+from megabatch.trainer.sharding import load_network
 from megabatch.trainer.state import TrainState
 
 _SAMPLES = 16_384  # for batch-norm statistics: their error is far below that of one micro-batch
@@ -123,7 +124,7 @@ def _validation(parts: Parts, tensors: Tensors) -> EvaluationResult:
 
 
 def _evaluated(parts: Parts, tensors: Tensors, split: str) -> EvaluationResult:
-    parts.step_parts.engine.network.load_state_dict(tensors)
+    load_network(parts.step_parts.engine.network, tensors)
     return parts.evaluate_split(split)
 
 

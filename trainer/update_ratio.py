@@ -10,13 +10,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from megabatch.trainer.optim.trust_ratio import norms
+from megabatch.trainer.sharding import is_sharded, local, norms_over_ranks
+
 
 @torch.no_grad()
 def update_ratio(parameters: Sequence[nn.Parameter], update: Callable[[], None]) -> float:
     """Do an update and return its norm relative to that of the weights before; 0 where these are all 0."""
-    before = [parameter.detach().clone() for parameter in parameters]
-    weights = torch.stack(torch._foreach_norm(before)).double().square().sum()
+    own = [local(parameter.detach()) for parameter in parameters]
+    before = [part.clone() for part in own]
     with torch.enable_grad():
         update()
-    moved = torch.stack(torch._foreach_norm(torch._foreach_sub(list(parameters), before))).double().square().sum()
+    sharded = any(is_sharded(parameter) for parameter in parameters)
+    lengths = norms_over_ranks if sharded else norms
+    weights = lengths(before).double().square().sum()
+    moved = lengths(torch._foreach_sub(own, before)).double().square().sum()
     return float((moved / weights).sqrt()) if weights > 0 else 0.0

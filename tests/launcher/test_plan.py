@@ -20,6 +20,7 @@ from megabatch.data.steps import Steps
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import disk_space
 from megabatch.launcher.refusals import TABLE, Refusal, refusals
+from megabatch.launcher.refusals.engines import FSDP_OPTIMIZERS
 
 
 def described(*samples: int, classes: int = 10, labels: dict[int, int] | None = None) -> Dataset:
@@ -229,6 +230,19 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
           "data.batch_transforms=[mixup, cutmix]"], described(1000), "data.batch_transforms has cutmix, and data.target is "
          "numbers: a number of an image does not go by the area that is left of it. Instead: mixup, which mixes the "
          "numbers as it does the images"),
+        (["engine=fsdp", "tracking.noise_scale=true"], described(1000), "tracking.noise_scale with engine=fsdp: it compares "
+         "a rank's own gradient with that of all ranks, and with FSDP no rank has a whole one. Instead: "
+         "tracking.noise_scale=false, or engine=ddp"),
+        (["engine={name: fsdp, parameter_dtype: bf16}"], described(1000), "engine.parameter_dtype=bf16 with precision=fp32: "
+         "the network would compute in bf16 and not in what the recipe says. Instead: precision=bf16, or "
+         "engine.parameter_dtype=null"),
+        (["engine=fsdp", "precision=fp8", "cluster.device=cuda"], described(1000), "precision=fp8 with engine=fsdp: the two "
+         "were never run together. Instead: precision=bf16, or engine=ddp"),
+        (["engine=fsdp", "model.compile={}"], described(1000), "model.compile with engine=fsdp: the two were never compared "
+         "with an uncompiled run. Instead: model.compile=null, or engine=ddp"),
+        (["engine=fsdp", "optimizer={name: timm/muon, base_learning_rate: 0.01, scaling: none}"], described(1000),
+         "optimizer.name=timm/muon with engine=fsdp: on parameters cut among ranks it fails, or takes another step without "
+         "a word (timm/muon). Instead: engine=ddp, or one of: " + ", ".join(sorted(FSDP_OPTIMIZERS))),
     ]  # fmt: skip
 
 

@@ -194,7 +194,7 @@ def test_resume_refuses_another_recipe_and_other_data(workplace: Workplace) -> N
     workplace.train("fixed", 1)
     done = workplace.megabatch("launch", "--resume", "fixed", "optimizer.momentum=0.5")
     assert done.returncode == 2
-    assert "a run keeps its recipe: only cluster.* can change with --resume" in done.stderr
+    assert "a run keeps its recipe: only cluster.* and engine can change with --resume" in done.stderr
     job = workplace.folder / "fixed" / "job.yaml"
     job.write_text(job.read_text().replace("momentum: 0.9", "momentum: 0.5"))
     process = workplace.start(RunDir(workplace.folder / "fixed"), 1)

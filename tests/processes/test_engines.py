@@ -17,6 +17,7 @@ pytestmark = pytest.mark.processes
 
 ENGINES = {
     "ddp": "ddp",
+    "fsdp": "{name: fsdp, min_parameters: 500}",
 }
 """What is compared, by a name for the test: what stands in the recipe at `engine`."""
 

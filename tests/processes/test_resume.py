@@ -51,6 +51,34 @@ def test_resume_with_other_numbers_of_ranks_and_threads_repeats_no_sample_and_lo
     assert trained_samples(moved) == trained_samples(alone)
 
 
+def test_fsdp_killed_twice_ends_with_the_same_bits_and_goes_on_as_ddp_from_there(workplace: Workplace) -> None:
+    engine = "engine={name: fsdp, min_parameters: 100}"
+    alone = workplace.train("fsdp-alone", 3, *OVERRIDES, engine, "averaging={name: ema, decay: 0.9}")
+    killed = workplace.job("fsdp-killed", 3, *OVERRIDES, engine, "averaging={name: ema, decay: 0.9}")
+    for step, victim in ((17, 0), (40, 2)):
+        kill_after_step(workplace.start(killed, 3), killed, step, victim=victim)
+    finish(workplace.start(killed, 3), killed)
+    assert losses(killed) == losses(alone)
+    assert trained_samples(killed) == trained_samples(alone)
+    assert final_weights(killed) == final_weights(alone)
+
+
+def test_a_run_goes_from_one_engine_to_another_and_back(workplace: Workplace) -> None:
+    overrides = (*OVERRIDES, "precision=fp64", "optimizer={name: lamb, base_learning_rate: 0.02, scaling: none}")
+    alone = workplace.train("engines-alone", 1, *overrides)
+    moved = workplace.job("engines", 2, *overrides)
+    kill_after_step(workplace.start(moved, 2), moved, 20, victim=1)
+    on_fsdp = workplace.popen(
+        "launch", "--resume", "engines", "cluster.processes_per_node=3", "engine={name: fsdp, min_parameters: 100}"
+    )
+    kill_after_step(on_fsdp, moved, 60, victim=-1)
+    on_ddp = workplace.megabatch("launch", "--resume", "engines", "cluster.processes_per_node=1", "engine=ddp")
+    assert on_ddp.returncode == 0, on_ddp.stderr
+    assert losses(moved) == pytest.approx(losses(alone), rel=1e-9)
+    assert trained_samples(moved) == trained_samples(alone)
+    assert "written by 3 ranks with fsdp" in moved.metrics.read_text()
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_and_the_result_is_the_same(workplace: Workplace) -> None:
     alone = workplace.train("undamaged", 2, *OVERRIDES)
     hurt = workplace.job("damaged", 2, *OVERRIDES)

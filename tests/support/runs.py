@@ -122,7 +122,7 @@ def finish(process: subprocess.Popen[bytes], run_dir: RunDir, timeout: int = 300
 
 def kill_after_step(process: subprocess.Popen[bytes], run_dir: RunDir, step: int, victim: int) -> None:
     """SIGKILL the `victim`-th descendant of the process once the metrics show `step`; wait for the rest to end."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while process.poll() is None and steps_done(run_dir) < step:
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.001)

@@ -22,12 +22,19 @@ class Engine(Protocol):
     num_ranks: int
     """How many ranks share it."""
 
+    same_number_of_passes: bool
+    """Whether all ranks must pass the network equally often: one without a micro-batch passes an empty one."""
+
     def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Return the network's output, logits_NK."""
         ...
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Return the context of one micro-batch, forward and backward; gradients are summed over ranks in the last."""
+        ...
+
+    def forward_only(self) -> AbstractContextManager[None]:
+        """Return the context of passes without a backward pass, such as an evaluation."""
         ...
 
     def take_local_squares(self) -> torch.Tensor | None:

@@ -31,6 +31,8 @@ _LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which ar
 class DdpEngine:
     """The engine `ddp`. With one rank there is nothing to share, and the network is used as it is."""
 
+    same_number_of_passes = False
+
     def __init__(
         self,
         network: nn.Module,
@@ -71,6 +73,10 @@ class DdpEngine:
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Return the context of one micro-batch."""
         return _NOTHING if last or self._parallel is None else self._parallel.no_sync()
+
+    def forward_only(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: every rank has the whole network."""
+        return _NOTHING
 
     def take_local_squares(self) -> torch.Tensor | None:
         """Return the sum of squares of this rank's own gradient, taken bucket by bucket before the sum over ranks."""

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from megabatch.configs.optimizers import Lamb as LambSettings
 from megabatch.trainer.optim.groups import Group
-from megabatch.trainer.optim.layerwise import LayerwiseOptimizer, Member, Ratios
+from megabatch.trainer.optim.layerwise import LayerwiseOptimizer, Member, Norms, Ratios
 from megabatch.trainer.optim.trust_ratio import host_trust_ratio, norm, norms, trust_ratio
 
 _HAS_FUSED_ADAMW = hasattr(torch, "_fused_adamw_")
@@ -58,7 +58,7 @@ class Lamb(LayerwiseOptimizer):
         state["exp_avg_sq"] = torch.zeros_like(parameter)
 
     @override
-    def plain(self, group: Group, members: list[Member]) -> Ratios:
+    def plain(self, group: Group, members: list[Member], lengths: Norms = norms) -> Ratios:
         """Take one step of the rule above."""
         parameters: list[Tensor] = [member.parameter for member in members]
         updates = _adam_updates(group, members)
@@ -66,7 +66,7 @@ class Lamb(LayerwiseOptimizer):
         if not group["adapt"]:
             torch._foreach_add_(parameters, updates, alpha=-group["lr"])
             return ()
-        ratios = trust_ratio(norms(parameters), norms(updates))
+        ratios = trust_ratio(lengths(parameters), lengths(updates))
         torch._foreach_mul_(updates, ratios.unbind())
         torch._foreach_add_(parameters, updates, alpha=-group["lr"])
         return ratios

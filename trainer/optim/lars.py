@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from megabatch.configs.optimizers import Lars as LarsSettings
 from megabatch.trainer.optim.groups import Group
-from megabatch.trainer.optim.layerwise import LayerwiseOptimizer, Member, Ratios
+from megabatch.trainer.optim.layerwise import LayerwiseOptimizer, Member, Norms, Ratios
 from megabatch.trainer.optim.trust_ratio import host_trust_ratio, norm, norms, trust_ratio
 
 _HAS_FUSED_SGD = hasattr(torch, "_fused_sgd_")
@@ -57,13 +57,13 @@ class Lars(LayerwiseOptimizer):
         state["momentum_buffer"] = torch.zeros_like(parameter)
 
     @override
-    def plain(self, group: Group, members: list[Member]) -> Ratios:
+    def plain(self, group: Group, members: list[Member], lengths: Norms = norms) -> Ratios:
         """Take one step of the rule above."""
         parameters: list[Tensor] = [member.parameter for member in members]
         gradients = [member.gradient for member in members]
         buffers = [member.state[0] for member in members]
         increments = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
-        ratios = _ratios(parameters, gradients, increments, group) if group["adapt"] else None
+        ratios = _ratios(parameters, gradients, increments, group, lengths) if group["adapt"] else None
         torch._foreach_mul_(increments, group["lr"] if ratios is None else (ratios * group["lr"]).unbind())
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, increments)
@@ -105,12 +105,14 @@ class Lars(LayerwiseOptimizer):
         return host_trust_ratio(parameter_norm, update_norm, group["trust_coefficient"], group["epsilon"])
 
 
-def _ratios(parameters: list[Tensor], gradients: list[Tensor], decayed: list[Tensor], group: Group) -> Tensor:
-    parameter_norms = norms(parameters)
+def _ratios(
+    parameters: list[Tensor], gradients: list[Tensor], decayed: list[Tensor], group: Group, lengths: Norms
+) -> Tensor:
+    parameter_norms = lengths(parameters)
     if group["denominator"] == "joint":
-        update_norms = norms(decayed)
+        update_norms = lengths(decayed)
     else:
-        update_norms = norms(gradients) + group["weight_decay"] * parameter_norms
+        update_norms = lengths(gradients) + group["weight_decay"] * parameter_norms
     return trust_ratio(parameter_norms, update_norms, group["trust_coefficient"], group["epsilon"])
 
 

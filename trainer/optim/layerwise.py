@@ -13,18 +13,21 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from megabatch.trainer.optim.groups import Group
+from megabatch.trainer.optim.trust_ratio import norms
+from megabatch.trainer.sharding import is_sharded, local, norms_over_ranks
 
 Ratios = Sequence[float] | Tensor
+Norms = Callable[[Sequence[Tensor]], Tensor]
 
 
 class Member(NamedTuple):
     """A parameter, its gradient, and its state in the order of `state_keys`; all of one layout where it is fused."""
 
-    parameter: nn.Parameter
+    parameter: Tensor
     gradient: Tensor
     state: tuple[Tensor, ...]
 
@@ -38,11 +41,14 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     state_keys: ClassVar[tuple[str, ...]]
     keep_trust_ratios = False
     _scratch: Tensor | None = None
-    _kept: tuple[tuple[Group, list[nn.Parameter], Ratios], ...] = ()
+    _kept: tuple[tuple[Group, list[Tensor], Ratios], ...] = ()
 
     @abstractmethod
-    def plain(self, group: Group, members: list[Member]) -> Ratios:
-        """Update the parameters in place and return their trust ratios; gradients must stay as they are."""
+    def plain(self, group: Group, members: list[Member], lengths: Norms = norms) -> Ratios:
+        """Update the parameters in place and return their trust ratios; gradients must stay as they are.
+
+        `lengths` returns norms: of parameters cut among the ranks `members` has this rank's parts.
+        """
 
     @abstractmethod
     def fused(self, group: Group, members: list[Member]) -> Ratios:
@@ -84,11 +90,14 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         fusable: list[Member] = []
         on_cpu: list[Member] = []
         on_device: list[Member] = []
+        cut: list[Member] = []
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
             state = self._state(parameter)
-            if parameter.device.type != "cpu":
+            if is_sharded(parameter):
+                cut.append(Member(parameter, local(parameter.grad), tuple(local(value) for value in state)))
+            elif parameter.device.type != "cpu":
                 on_device.append(Member(parameter, parameter.grad, state))
             elif self.can_fuse(group, parameter) and _same_layout(parameter, state):
                 fusable.append(Member(parameter, _laid_out_as(parameter, parameter.grad), state))
@@ -100,6 +109,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._keep(group, [member], self.plain(group, [member]))
         if on_device:
             self._keep(group, on_device, self.plain(group, on_device))
+        if cut:
+            parts = [member._replace(parameter=local(member.parameter)) for member in cut]
+            self._keep(group, cut, self.plain(group, parts, norms_over_ranks))
 
     def _state(self, parameter: Tensor) -> tuple[Tensor, ...]:
         state = self.state[parameter]

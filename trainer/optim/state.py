@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from megabatch.trainer.optim.groups import Group
+from megabatch.trainer.sharding import cut_like
 
 Tensors = dict[str, torch.Tensor]
 Plain = bool | int | float
@@ -51,7 +52,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: 
             of_groups[int(name.removeprefix(_GROUP))][key] = value
             continue
         if isinstance(value, torch.Tensor) and value.shape == named[name].shape:
-            value = torch.empty_like(named[name], dtype=value.dtype, device=value.device).copy_(value)
+            like = named[name]
+            value = torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(cut_like(like, value))
         state.setdefault(places[name], {})[key] = value
     state_dict = optimizer.state_dict()
     state_dict["state"] = state
