@@ -37,7 +37,7 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
-from megabatch.trainer.engines.ddp import DdpEngine
+from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.fp8 import convert_to_fp8
 from megabatch.trainer.ledger import Ledger
@@ -141,7 +141,9 @@ def _step_parts(
     network, changes = _network(recipe, arrangement, world.device, precision)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
-    engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
+    engine: Engine = implementation(recipe.engine)(
+        network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale
+    )
     groups = parameter_groups(network, recipe.optimizer)
     # Described before the optimizer is made, which rewrites the groups it is given.
     description = "\n".join([*changes, describe_parameters(network, groups)])
