@@ -229,6 +229,9 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
           "data.batch_transforms=[mixup, cutmix]"], described(1000), "data.batch_transforms has cutmix, and data.target is "
          "numbers: a number of an image does not go by the area that is left of it. Instead: mixup, which mixes the "
          "numbers as it does the images"),
+        (["engine={name: ddp, gradient_compression: bf16}", "precision=fp64"], described(1000),
+         "engine.gradient_compression=bf16 with precision=fp64: fp64 is there for exact comparisons, and the sums would "
+         "be rounded to three digits. Instead: engine.gradient_compression=none, or precision=fp32"),
     ]  # fmt: skip
 
 

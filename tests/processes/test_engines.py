@@ -17,6 +17,7 @@ pytestmark = pytest.mark.processes
 
 ENGINES = {
     "ddp": "ddp",
+    "ddp-static": "{name: ddp, static_graph: true}",
     "accelerate": "accelerate",
 }
 """What is compared, by a name for the test: what stands in the recipe at `engine`."""
