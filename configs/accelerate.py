@@ -6,7 +6,7 @@ asks for something else than the recipe or the cluster file, neither is silently
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from megabatch.configs.cluster import Cluster
@@ -27,14 +27,12 @@ Rule = Callable[[object, Recipe, Cluster], Objection | None]
 
 def environment_problems(recipe: Recipe, cluster: Cluster, environment: Mapping[str, str]) -> list[Problem]:
     """Return a problem for each ACCELERATE_* variable that contradicts recipe or cluster."""
-    return list(_environment_problems(recipe, cluster, environment))
-
-
-def _environment_problems(recipe: Recipe, cluster: Cluster, environment: Mapping[str, str]) -> Iterator[Problem]:
-    for name, rule in _VARIABLES.items():
-        found = rule(environment[name], recipe, cluster) if name in environment else None
-        if found is not None:
-            yield Problem("environment", told(f"{name}={environment[name]}", found))
+    found = {name: rule(environment[name], recipe, cluster) for name, rule in _VARIABLES.items() if name in environment}
+    return [
+        Problem("environment", told(f"{name}={environment[name]}", objection))
+        for name, objection in found.items()
+        if objection is not None
+    ]
 
 
 def told(setting: str, objection: Objection) -> str:
