@@ -7,8 +7,7 @@ every key must agree with them. Keys that only say how `accelerate launch` finds
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from megabatch.configs.accelerate import (
@@ -33,10 +32,13 @@ from megabatch.configs.recipe import Recipe
 from megabatch.configs.yaml_tree import Tree, read_tree
 
 
-def accelerate_problems(job: Job) -> list[Problem]:
-    """Return what of accelerate, its environment or its config file keeps a job from being launched."""
+def accelerate_problems(job: Job, environment: Mapping[str, str]) -> list[Problem]:
+    """Return what of accelerate, its variables or its config file keeps a job from being launched.
+
+    `environment` is the launcher's own, which the ranks inherit, below what the cluster file sets for them.
+    """
     engine = job.recipe.engine
-    problems = environment_problems(job.recipe, job.cluster, {**os.environ, **job.cluster.environment})
+    problems = environment_problems(job.recipe, job.cluster, {**environment, **job.cluster.environment})
     if not isinstance(engine, Accelerate):
         return problems
     if importlib.util.find_spec("accelerate") is None:

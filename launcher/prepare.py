@@ -51,7 +51,7 @@ def check(job: Job) -> Prepared:
         dataset = arrangement.whole
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
-        problems = [*(Problem("", message) for message in (*wrong, *world)), *accelerate_problems(job)]
+        problems = [*(Problem("", message) for message in (*wrong, *world)), *accelerate_problems(job, os.environ)]
         if problems:
             raise ConfigError(problems)
         plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())

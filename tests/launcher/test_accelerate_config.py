@@ -36,15 +36,10 @@ TWO_GPUS = ("precision=bf16", "cluster.device=cuda")
 CPU = "distributed_type: MULTI_CPU\n"
 
 
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-
-
 def told(folder: Path, text: str, *overrides: str) -> list[str]:
     (folder / "mine.yaml").write_text(text)
     engine = "engine={name: accelerate, config_file: mine.yaml}"
-    return [str(problem) for problem in accelerate_problems(job(folder, engine, *overrides))]
+    return [str(problem) for problem in accelerate_problems(job(folder, engine, *overrides), {})]
 
 
 def job(folder: Path, *overrides: str) -> Job:
@@ -144,7 +139,7 @@ def test_without_a_distributed_type_accelerate_itself_would_not_read_the_file(tm
 
 def test_a_file_that_is_not_there_or_no_yaml_is_told(tmp_path: Path) -> None:
     engine = "engine={name: accelerate, config_file: none.yaml}"
-    (problem,) = accelerate_problems(job(tmp_path, engine))
+    (problem,) = accelerate_problems(job(tmp_path, engine), {})
     assert str(problem) == (
         f"engine.config_file: {tmp_path}/none.yaml: no such file. `accelerate config --config_file FILE` writes one"
     )
@@ -152,13 +147,11 @@ def test_a_file_that_is_not_there_or_no_yaml_is_told(tmp_path: Path) -> None:
     assert told_of_yaml.startswith("mine.yaml:1:5: not valid YAML")
 
 
-def test_the_variables_are_checked_before_a_launch_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    (problem,) = accelerate_problems(job(tmp_path))
+def test_the_variables_are_checked_before_a_launch_too(tmp_path: Path) -> None:
+    (problem,) = accelerate_problems(job(tmp_path), {"ACCELERATE_MIXED_PRECISION": "fp16"})
     assert str(problem).startswith("environment: ACCELERATE_MIXED_PRECISION=fp16, but the recipe says precision=fp32")
-    (problem,) = accelerate_problems(
-        job(tmp_path, "precision=fp16", "cluster.environment={ACCELERATE_USE_FSDP: 'true'}")
-    )
+    set_for_the_ranks = "cluster.environment={ACCELERATE_USE_FSDP: 'true'}"
+    (problem,) = accelerate_problems(job(tmp_path, set_for_the_ranks), {"ACCELERATE_USE_FSDP": "false"})
     assert str(problem).startswith("environment: ACCELERATE_USE_FSDP=true, but the recipe says engine=ddp")
 
 
@@ -167,12 +160,12 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
 ) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "accelerate" else find_spec(name))
-    (problem,) = accelerate_problems(job(tmp_path, "engine=accelerate"))
+    (problem,) = accelerate_problems(job(tmp_path, "engine=accelerate"), {})
     assert str(problem) == (
         "engine=accelerate, and the package accelerate is not installed here. "
         "Instead: pip install 'megabatch[accelerate]', or engine=ddp"
     )
-    assert accelerate_problems(job(tmp_path)) == []
+    assert accelerate_problems(job(tmp_path), {}) == []
 
 
 def test_every_key_of_accelerate_is_known_and_no_other_but_those_it_converts() -> None:
