@@ -22,6 +22,7 @@ from megabatch.configs.load import Loaded, load
 from megabatch.configs.normalization import Auto, resolved
 from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.errors import DataError
+from megabatch.launcher.accelerate_config import accelerate_problems
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
 from megabatch.launcher.progress import progress_on_stderr
@@ -50,8 +51,9 @@ def check(job: Job) -> Prepared:
         dataset = arrangement.whole
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
-        if wrong or world:
-            raise ConfigError(Problem("", message) for message in dict.fromkeys((*wrong, *world)))
+        problems = [*(Problem("", message) for message in (*wrong, *world)), *accelerate_problems(job, os.environ)]
+        if problems:
+            raise ConfigError(problems)
         plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())
         return Prepared(job.model_copy(update={"data_fingerprint": arrangement.fingerprint()}), plan)
     except DataError as error:

@@ -23,7 +23,7 @@ from megabatch.trainer.build import Parts, build
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.process import StopSignal, exit_now, hold_lock, record_failure, redirect_output, write_json
 from megabatch.trainer.sharding import load_network
-from megabatch.trainer.world import join, leave, read_world
+from megabatch.trainer.world import join, leave, read_world, refuse_contradictions
 
 
 def main() -> int:
@@ -57,6 +57,7 @@ def main() -> int:
 
 def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
     job = read_job(arguments.job)
+    refuse_contradictions(job, os.environ)
     world = read_world(job.cluster, os.environ)
     if world.is_main:
         hold_lock(run_dir.lock)  # before anything is written: the logs may be another job's

@@ -15,7 +15,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from megabatch.configs.accelerate import environment_problems
 from megabatch.configs.cluster import Cluster
+from megabatch.configs.errors import ConfigError
+from megabatch.configs.job import Job
 from megabatch.trainer.errors import TrainingError
 
 
@@ -53,6 +56,13 @@ def read_world(cluster: Cluster, environment: Mapping[str, str]) -> World:
             f"megabatch launch RECIPE cluster.nodes=1 cluster.processes_per_node={num_ranks} --dry-run --write RUN_DIR"
         )
     return World(rank, num_ranks, rank_of_node, _device(cluster, rank_of_node))
+
+
+def refuse_contradictions(job: Job, environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where the variables that `accelerate launch` sets contradict the job, whatever its engine."""
+    problems = environment_problems(job.recipe, job.cluster, environment)
+    if problems:
+        raise ConfigError(problems)
 
 
 def _remedy(cluster: Cluster) -> str:

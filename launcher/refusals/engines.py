@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from megabatch.configs.cluster import Cluster
-from megabatch.configs.engines import Fsdp
+from megabatch.configs.engines import DdpOptions, Fsdp
 from megabatch.configs.optimizers import LibraryOptimizer
-from megabatch.configs.precision import Bf16, Fp8
+from megabatch.configs.precision import Bf16, Fp8, Fp64
 from megabatch.configs.recipe import Recipe
 from megabatch.data.dataset import Dataset
 from megabatch.launcher.refusals.table import Refusal
@@ -56,7 +56,19 @@ def _untried_optimizer(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> It
         yield f"optimizer.name={optimizer.name} with engine=fsdp"
 
 
+def _compressed_float64(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    engine = recipe.engine
+    if isinstance(engine, DdpOptions) and engine.gradient_compression != "none" and isinstance(recipe.precision, Fp64):
+        yield f"engine.gradient_compression={engine.gradient_compression} with precision=fp64"
+
+
 ENGINES: tuple[Refusal, ...] = (
+    Refusal(
+        "Gradients sent in 16 bits with fp64",
+        "fp64 is there for exact comparisons, and the sums would be rounded to three digits",
+        lambda r, c, d: "engine.gradient_compression=none, or precision=fp32",
+        _compressed_float64,
+    ),
     Refusal(
         "The noise scale with FSDP",
         "it compares a rank's own gradient with that of all ranks, and with FSDP no rank has a whole one",

@@ -243,6 +243,9 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["engine=fsdp", "optimizer={name: timm/muon, base_learning_rate: 0.01, scaling: none}"], described(1000),
          "optimizer.name=timm/muon with engine=fsdp: on parameters cut among ranks it fails, or takes another step without "
          "a word (timm/muon). Instead: engine=ddp, or one of: " + ", ".join(sorted(FSDP_OPTIMIZERS))),
+        (["engine={name: ddp, gradient_compression: bf16}", "precision=fp64"], described(1000),
+         "engine.gradient_compression=bf16 with precision=fp64: fp64 is there for exact comparisons, and the sums would "
+         "be rounded to three digits. Instead: engine.gradient_compression=none, or precision=fp32"),
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 
+from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import loop
 from support.engine_cells import FINISHED, train_together
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.processes
 ENGINES = {
     "ddp": "ddp",
     "fsdp": "{name: fsdp, min_parameters: 500}",
+    "ddp-static": "{name: ddp, static_graph: true}",
+    "accelerate": "accelerate",
 }
 """What is compared, by a name for the test: what stands in the recipe at `engine`."""
 
@@ -98,14 +101,17 @@ class Matrix:
         return run_dir
 
     def assert_equal(self, cell: Cell) -> None:
-        """The losses agree within the rounding of the number format, and the samples exactly."""
-        own, plain = losses(self.run(cell)), losses(self.reference(cell))
+        """The losses agree within the rounding of the number format; samples and learning rates exactly."""
+        runs = self.run(cell), self.reference(cell)
+        own, plain = (losses(run_dir) for run_dir in runs)
         assert len(own) == len(plain) == 2 * cell.epochs
         if cell.precision == "fp64":
             assert own == pytest.approx(plain, rel=1e-9, abs=0)
         else:
             assert own[:5] == pytest.approx(plain[:5], rel=1e-5, abs=0)
-        assert trained_samples(self.run(cell)) == trained_samples(self.reference(cell))
+        assert trained_samples(runs[0]) == trained_samples(runs[1])
+        rates = [[line["learning_rate"] for line in read_metrics(run_dir.metrics, "step")] for run_dir in runs]
+        assert rates[0] == rates[1]
 
 
 @pytest.fixture(scope="module")

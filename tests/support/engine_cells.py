@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STARTED, FINISHED = "cell-started", "cell-finished"
 
 
-def train_together(workplace: Workplace, run_dirs: Sequence[RunDir], num_ranks: int, timeout: int = 900) -> str:
+def train_together(workplace: Workplace, run_dirs: Sequence[RunDir], num_ranks: int) -> str:
     """Train the jobs of the run folders with one torchrun; return what went wrong, and in which of them, or ""."""
     from support.runs import environment
 
@@ -30,8 +30,9 @@ def train_together(workplace: Workplace, run_dirs: Sequence[RunDir], num_ranks: 
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
         __file__, *(str(run_dir.job) for run_dir in run_dirs),
     ]  # fmt: skip
+    limit = 300 + 60 * len(run_dirs)  # far more than any needs
     done = subprocess.run(
-        command, cwd=workplace.folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        command, cwd=workplace.folder, env=environment(), capture_output=True, text=True, timeout=limit, check=False
     )
     last = next((run.root.name for run in reversed(run_dirs) if (run.root / STARTED).exists()), "the start")
     return "" if done.returncode == 0 else f"{num_ranks} ranks failed in {last}\n{done.stderr[-6000:]}"

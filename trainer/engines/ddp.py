@@ -10,14 +10,14 @@ same as any other.
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from megabatch.configs.engines import Ddp
+from megabatch.configs.engines import DdpOptions
 from megabatch.configs.model import Compile
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import World
@@ -25,7 +25,8 @@ from megabatch.trainer.world import World
 _OLD_NAME, _NEW_NAME = "broadcast_buffers", "forward_sync_buffers"  # torch 2.15 renamed it
 _NAME = _NEW_NAME if _NEW_NAME in inspect.signature(DistributedDataParallel).parameters else _OLD_NAME
 _NOTHING = nullcontext()
-_LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which argument it is; batch_norm.py keeps them
+_SENT_IN = {"none": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which argument it is; batch_norm.py keeps them
 
 
 class DdpEngine:
@@ -36,7 +37,7 @@ class DdpEngine:
     def __init__(
         self,
         network: nn.Module,
-        settings: Ddp,
+        settings: DdpOptions,
         world: World,
         example_NCHW: torch.Tensor,
         compile_settings: Compile | None = None,
@@ -47,15 +48,9 @@ class DdpEngine:
         self._local_squares: list[torch.Tensor] = []
         self._parallel: DistributedDataParallel | None = None
         if world.num_ranks > 1:
-            self._parallel = DistributedDataParallel(
-                network,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                **_LEAVE_BUFFERS,
-                bucket_cap_mb=settings.bucket_megabytes,
-                find_unused_parameters=settings.find_unused_parameters,
-                gradient_as_bucket_view=True,
-            )
-            self._parallel.register_comm_hook(self._local_squares if measure_noise else None, _sum_bucket)
+            self._parallel = self.share(network, settings, world)
+            summing = _Summing(self._local_squares if measure_noise else None, _SENT_IN[settings.gradient_compression])
+            self._parallel.register_comm_hook(summing, _sum_bucket)
         forward: Callable[[torch.Tensor], torch.Tensor] = network if self._parallel is None else self._parallel
         if compile_settings is not None:
             # `dynamic`: the last micro-batch of an epoch is smaller, and must not be compiled anew each time.
@@ -64,6 +59,19 @@ class DdpEngine:
         self._forward = forward
         if self._parallel is not None:
             self._settle_buckets(example_NCHW)
+
+    @staticmethod
+    def share(network: nn.Module, settings: DdpOptions, world: World) -> DistributedDataParallel:
+        """Return the network as several ranks share it."""
+        return DistributedDataParallel(
+            network,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            **LEAVE_BUFFERS,
+            bucket_cap_mb=settings.bucket_megabytes,
+            find_unused_parameters=settings.find_unused_parameters,
+            static_graph=settings.static_graph,
+            gradient_as_bucket_view=True,
+        )
 
     def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Return logits_NK."""
@@ -101,7 +109,7 @@ class DdpEngine:
                 raise
             raise TrainingError(
                 "some parameters of the model take no part in its output, so their gradients never come. Freeze them "
-                "(requires_grad=False), or set engine={name: ddp, find_unused_parameters: true} (a search every step)"
+                "(requires_grad=False), or set engine.find_unused_parameters=true (a search every step)"
             ) from error
         self.network.zero_grad(set_to_none=True)
         self._local_squares.clear()
@@ -109,9 +117,24 @@ class DdpEngine:
             buffer.copy_(before)
 
 
-def _sum_bucket(state: list[torch.Tensor] | None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
-    if state is not None:
-        state.append(torch.linalg.vector_norm(bucket.buffer(), dtype=torch.float64).square())
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    future: torch.futures.Future[torch.Tensor] = work.get_future().then(lambda done: done.value()[0])
+class _Summing(NamedTuple):
+    """What the hook below is told, the same for every bucket."""
+
+    local_squares: list[torch.Tensor] | None
+    sent_in: torch.dtype | None
+
+
+def _sum_bucket(state: _Summing, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+    gradients = bucket.buffer()
+    if state.local_squares is not None:
+        state.local_squares.append(torch.linalg.vector_norm(gradients, dtype=torch.float64).square())
+    if state.sent_in is None:
+        sent, receive = gradients, _received
+    else:
+        sent, receive = gradients.to(state.sent_in), lambda done: gradients.copy_(done.value()[0])
+    future: torch.futures.Future[torch.Tensor] = dist.all_reduce(sent, async_op=True).get_future().then(receive)
     return future
+
+
+def _received(done: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
+    return done.value()[0]
