@@ -37,7 +37,7 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
-from megabatch.trainer.engines.ddp import DdpEngine
+from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.fp8 import convert_to_fp8
 from megabatch.trainer.ledger import Ledger
@@ -141,21 +141,26 @@ def _step_parts(
     network, changes = _network(recipe, arrangement, world.device, precision)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
-    engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
+    engine: Engine = implementation(recipe.engine)(
+        network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale
+    )
     groups = parameter_groups(network, recipe.optimizer)
     # Described before the optimizer is made, which rewrites the groups it is given.
     description = "\n".join([*changes, describe_parameters(network, groups)])
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
     scaling, batch_transforms = recipe.data.normalize, recipe.data.batch_transforms
     assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"
+    trained, decayed = [p for p in network.parameters() if p.requires_grad], decayed_parameters(network)
+    optimizer = implementation(recipe.optimizer)(groups, recipe.optimizer, peak)
+    engine.prepare(optimizer, recipe, precision)
     parts = StepParts(
         job=job,
         device=world.device,
         seed_network=NetworkSeed(recipe.seed, world.device),
         engine=engine,
-        parameters=tuple(parameter for parameter in network.parameters() if parameter.requires_grad),
-        decayed=tuple(decayed_parameters(network)),
-        optimizer=implementation(recipe.optimizer)(groups, recipe.optimizer, peak),
+        parameters=engine.held(trained),
+        decayed=engine.held(decayed),
+        optimizer=optimizer,
         precision=precision,
         normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
         augment=batch_chain(batch_transforms, arrangement.num_classes) if batch_transforms else None,
@@ -215,7 +220,7 @@ def _training_data(
     job: Job, world: World, arrangement: Arrangement, order: Order, steps: Steps
 ) -> Callable[[int], Iterator[MicroBatch]]:
     data = job.recipe.data
-    together = isinstance(job.recipe.model.batch_norm, SynchronizedNorm)
+    together = isinstance(job.recipe.model.batch_norm, SynchronizedNorm) or job.recipe.engine.together
 
     def from_step(step: int) -> Iterator[MicroBatch]:
         reader = _stream_reader(job, world, arrangement, step) or arrangement.reader(data.train_split)
@@ -247,7 +252,7 @@ def _evaluation(
         loader = split_loader(job, arrangement, arrangement.reader(split), transforms, job.cluster.loader_threads)
         chosen = arrangement.sample_ids(split)
         requests = evaluation_requests(len(chosen), micro_batch, world.rank, world.num_ranks, chosen)
-        with parts.average.in_network() if parts.average is not None else nullcontext():
+        with parts.engine.gathered(), parts.average.in_network() if parts.average is not None else nullcontext():
             what = Evaluated(split, len(chosen), micro_batch, job.recipe.data.target, arrangement.num_outputs)
             return evaluate(what, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,24 @@ def add_penalties(weights: Sequence[nn.Parameter], l1: float, l2: float) -> None
         torch._foreach_add_(gradients, torch._foreach_sign(trained), alpha=l1)  # type: ignore[arg-type]
 
 
-def clip(parameters: Sequence[nn.Parameter], settings: Regularization, measured: bool) -> Tensor | None:
+def clip(
+    parameters: Sequence[nn.Parameter],
+    settings: Regularization,
+    measured: bool,
+    sum_over_ranks: Callable[[Tensor], None] | None = None,
+) -> Tensor | None:
     """Clip the gradient as the recipe says; return its norm before, where `measured` or needed for it.
+
+    `sum_over_ranks` is given where the parameters are shards of the network's, and no rank has the whole gradient.
 
     `clip_norm` scales the whole gradient down to a norm (Pascanu et al. 2013), `clip_value` cuts each element, and
     `clip_adaptive` limits the norm of each row to a share of the norm of its weights (Brock et al. 2021, equation 3).
     """
-    if settings.clip_norm is not None:
+    if settings.clip_norm is not None and sum_over_ranks is None:
         return nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]) if measured else None
+    norm = _norm(parameters, sum_over_ranks) if measured or settings.clip_norm is not None else None
+    if settings.clip_norm is not None and norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
     if settings.clip_value is not None:
         nn.utils.clip_grad_value_(parameters, settings.clip_value)
     if settings.clip_adaptive is not None:
@@ -37,3 +46,13 @@ def clip(parameters: Sequence[nn.Parameter], settings: Regularization, measured:
 
         adaptive_clip_grad([p for p in parameters if p.grad is not None], settings.clip_adaptive)
     return norm
+
+
+def _norm(parameters: Sequence[nn.Parameter], sum_over_ranks: Callable[[Tensor], None] | None) -> Tensor:
+    """Return the norm of the whole gradient."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if sum_over_ranks is None:
+        return norm
+    square = norm.double().square()
+    sum_over_ranks(square)
+    return square.sqrt().to(norm.dtype)

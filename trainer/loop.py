@@ -17,7 +17,6 @@ from megabatch.trainer.noise_scale import advice
 from megabatch.trainer.norms.modes import other_ranks
 from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
-from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.rollback import carry_over, steps_to_keep, take_back
 from megabatch.trainer.state import TrainState
@@ -126,10 +125,12 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
 
 
 def save(parts: Parts) -> None:
-    """Write a checkpoint on rank 0, then delete those that the recipe does not keep."""
+    """Write a checkpoint on rank 0, then delete those that the recipe does not keep; all ranks together."""
+    work = parts.step_parts
+    network = work.engine.network_tensors()
+    tensors, numbers = work.engine.optimizer_state(work.optimizer)
     if not parts.world.is_main:
         return
-    work = parts.step_parts
     scaler = work.precision.scaler
     if work.average is not None:
         parts.state.average_updates = work.average.updates
@@ -138,10 +139,10 @@ def save(parts: Parts) -> None:
         "training": parts.state.to_json(),
         "scaler": scaler.state_dict() if scaler else None,
         "num_ranks": parts.world.num_ranks,
-        "optimizer": optimizer_numbers(work.optimizer),
+        "optimizer": numbers,
     }
     averaged = work.average.tensors() if work.average is not None else {}
-    snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state, averaged)
+    snapshot = Snapshot(network, tensors, state, averaged)
     try:
         checkpoint.save(parts.run_dir, parts.state.step, snapshot)
     except (OSError, SafetensorError) as error:
@@ -188,8 +189,8 @@ def go_back(parts: Parts, bad_step: int) -> None:
 def put_back(parts: Parts, snapshot: Snapshot) -> None:
     """Make everything that trains what it was when the snapshot was taken."""
     work = parts.step_parts
-    work.engine.network.load_state_dict(snapshot.network)
-    load_optimizer(work.optimizer, snapshot.optimizer, snapshot.state["optimizer"])
+    work.engine.load_network(snapshot.network)
+    work.engine.load_optimizer(work.optimizer, snapshot.optimizer, snapshot.state["optimizer"])
     if work.precision.scaler is not None:
         work.precision.scaler.load_state_dict(snapshot.state["scaler"])
     parts.state = TrainState.from_json(snapshot.state["training"])

@@ -109,11 +109,12 @@ def _greedy(
 
 def _prepared(parts: Parts, weights: Sequence[Tensors], batch_norm: str) -> Tensors:
     """Return the mean of the networks, with statistics of batch norm that fit it."""
-    network = parts.step_parts.engine.network
-    network.load_state_dict(mean_of(weights))
-    if batch_norm == "recompute" and has_batch_norm(network):
-        recompute_statistics(parts, _SAMPLES)
-    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    engine = parts.step_parts.engine
+    engine.load_network(mean_of(weights))
+    if batch_norm == "recompute" and has_batch_norm(engine.network):
+        with engine.gathered():
+            recompute_statistics(parts, _SAMPLES)
+    return {name: tensor.detach().cpu().clone() for name, tensor in engine.network_tensors().items()}
 
 
 def _validation(parts: Parts, tensors: Tensors) -> EvaluationResult:
@@ -123,7 +124,7 @@ def _validation(parts: Parts, tensors: Tensors) -> EvaluationResult:
 
 
 def _evaluated(parts: Parts, tensors: Tensors, split: str) -> EvaluationResult:
-    parts.step_parts.engine.network.load_state_dict(tensors)
+    parts.step_parts.engine.load_network(tensors)
     return parts.evaluate_split(split)
 
 

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from megabatch.configs.engines import Ddp
 from megabatch.configs.model import Compile
+from megabatch.trainer.engines.base import Replicated
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import World
 
@@ -28,7 +29,7 @@ _NOTHING = nullcontext()
 _LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which argument it is; batch_norm.py keeps them
 
 
-class DdpEngine:
+class DdpEngine(Replicated):
     """The engine `ddp`. With one rank there is nothing to share, and the network is used as it is."""
 
     def __init__(
