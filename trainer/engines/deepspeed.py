@@ -9,8 +9,9 @@ extension at its first start on a CPU, for a kind of inference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -119,14 +120,16 @@ class DeepSpeedEngine:
         if self.num_ranks > 1:
             dist.all_reduce(values)
 
-    def gathered(self) -> AbstractContextManager[Any]:
-        """Return the context in which every rank has all weights, and may use the network without the others."""
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Let every rank have all weights, and use the network without the others."""
         if self._stage < 3:
-            return _NOTHING
-        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+            yield
+            return
+        from deepspeed import zero
 
-        gathered: AbstractContextManager[Any] = unwrap_model_for_generation(self._engine)
-        return gathered
+        with zero.GatheredParameters(list(self.network.parameters())), _without_deepspeed_hooks(self.network):
+            yield
 
     def network_tensors(self) -> Tensors:
         """Return the network's state by name, whole; all ranks together."""
@@ -178,6 +181,27 @@ class _InAutocast(nn.Module):
         with self._precision.autocast():
             logits_NK: torch.Tensor = self.network(images_NCHW)
         return logits_NK
+
+
+def _is_of_deepspeed(hook: object) -> bool:
+    return (getattr(hook, "__module__", None) or "").startswith("deepspeed.")
+
+
+@contextmanager
+def _without_deepspeed_hooks(network: nn.Module) -> Iterator[None]:
+    """Take off the hooks that fetch the weights of a module from the other ranks, which may not be there."""
+    kept = []
+    for module in network.modules():
+        for name in ("_forward_pre_hooks", "_forward_hooks"):
+            hooks = getattr(module, name)
+            kept.append((module, name, hooks))
+            others = {key: hook for key, hook in hooks.items() if not _is_of_deepspeed(hook)}
+            setattr(module, name, OrderedDict(others))
+    try:
+        yield
+    finally:
+        for module, name, hooks in kept:
+            setattr(module, name, hooks)
 
 
 def _use_device(world: World) -> None:
