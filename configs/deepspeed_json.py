@@ -6,6 +6,7 @@ those that say what must agree with the recipe ("auto" always does); and those t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ _OF_ZERO = {
 
 
 class _Agreed(NamedTuple):
-    """A key of the JSON whose value follows from the recipe: from `recipe_key`, as told in `shown`."""
+    """A key of the JSON whose value follows from the recipe."""
 
     value: Any
     recipe_key: str
@@ -45,7 +46,8 @@ def deepspeed_json(recipe: Recipe) -> Json:
     """
     engine = recipe.engine
     assert isinstance(engine, DeepSpeed)
-    given = {key: value for key, value in engine.config.items() if key in _TOP_LEVEL and value != AUTO}
+    config = json.loads(json.dumps(engine.config))  # lists, which are tuples in a frozen recipe
+    given = {key: value for key, value in config.items() if key in _TOP_LEVEL and value != AUTO}
     zero = {key: value for key, value in given.pop(_ZERO, {}).items() if value != AUTO}
     zero |= {**engine.zero_options, "stage": engine.stage}
     if engine.stage in (1, 2) and "offload_optimizer" not in zero:
@@ -91,7 +93,7 @@ def not_taken(recipe: Recipe) -> Iterator[str]:
             yield f"{engine.shown_config}: {key}"
     zero = engine.config.get(_ZERO, {})
     for key, value in zero.items():
-        if key not in _OF_ZERO | {"stage", "compute_grad_norm"}:
+        if key not in _OF_ZERO | {"stage"}:
             yield f"{engine.shown_config}: {_ZERO}.{key}"
         elif key == "offload_optimizer" and isinstance(value, dict) and value.get("device") not in ("none", "cpu"):
             yield f"{engine.shown_config}: {_ZERO}.{key}.device={value.get('device')}"

@@ -10,8 +10,8 @@ from megabatch.configs.base import Frozen
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.recipe import Recipe
 
-# Where results are shown, how often state is written: changing these does not change what is trained.
-_NOT_TRAINED = ("name", "tracking", "checkpoint")
+# Where results are shown, how often state is written, who shares it out: these do not change what is trained.
+_NOT_TRAINED = ("name", "tracking", "checkpoint", "engine")
 
 
 class Job(Frozen):

@@ -84,7 +84,7 @@ class DeepSpeedEngine:
         return _NOTHING
 
     def backward(self, precision: PrecisionPolicy, losses_N: torch.Tensor, factors_N: torch.Tensor) -> None:
-        """Add the gradient of a micro-batch; DeepSpeed then takes the mean over the ranks, so it is multiplied first."""
+        """Add the gradient of a micro-batch, times the ranks, as DeepSpeed takes their mean."""
         loss = losses_N.dot(factors_N) * self.num_ranks
         self._engine.backward(loss if precision.scaler is None else precision.scaler.scale(loss), scale_wrt_gas=False)
         if self._last and self._shards is not None:

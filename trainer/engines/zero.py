@@ -136,9 +136,7 @@ class Shards:
             self._zero._hp_optimizer_states_linked = False  # its own view of the state, made at the next step
 
 
-def shards_of(
-    zero: Any, optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], stage: int
-) -> Shards:
+def shards_of(zero: Any, optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], stage: int) -> Shards:
     """Return the shards of the optimizer that DeepSpeed put in the place of ours."""
     made = _stage_3_shards(zero, names) if stage == 3 else _stage_1_shards(zero, names)
     return Shards(zero, optimizer, made)
