@@ -23,6 +23,7 @@ from megabatch.configs.normalization import Auto, resolved
 from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.errors import DataError
 from megabatch.launcher.accelerate_config import accelerate_problems
+from megabatch.launcher.engine_file import with_engine_file
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
 from megabatch.launcher.progress import progress_on_stderr
@@ -47,7 +48,7 @@ def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
     try:
         arrangement = _arrange(job)
-        job = _with_statistics(job, arrangement)
+        job = _with_statistics(with_engine_file(job), arrangement)
         dataset = arrangement.whole
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]

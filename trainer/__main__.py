@@ -22,7 +22,6 @@ from megabatch.trainer import checkpoint, loop, study
 from megabatch.trainer.build import Parts, build
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.process import StopSignal, exit_now, hold_lock, record_failure, redirect_output, write_json
-from megabatch.trainer.sharding import load_network
 from megabatch.trainer.world import join, leave, read_world, refuse_contradictions
 
 
@@ -104,7 +103,7 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
     step = parts.state.best_step or parts.state.step
     if step != parts.state.step:
         tensors = checkpoint.load_network(parts.run_dir.checkpoint(step))
-        load_network(parts.step_parts.engine.network, tensors)
+        parts.step_parts.engine.load_network(tensors)
         if parts.step_parts.average is not None:
             parts.step_parts.average.forget()
     result = parts.evaluate_split(split)
@@ -114,7 +113,7 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
 
 def _evaluate(parts: Parts, split: str, which: str, averaged: bool) -> None:
     folder = checkpoint.chosen(parts.run_dir, which)
-    load_network(parts.step_parts.engine.network, checkpoint.load_network(folder, averaged))
+    parts.step_parts.engine.load_network(checkpoint.load_network(folder, averaged))
     result = parts.evaluate_split(split)
     if parts.world.is_main:
         write_json(parts.run_dir.evaluation(split, which), {**result.to_json(), "checkpoint": folder.name})

@@ -12,6 +12,7 @@ import socket
 import torch
 
 from megabatch.configs.cluster import Cluster
+from megabatch.configs.engines import DeepSpeed
 from megabatch.configs.errors import nearest
 from megabatch.configs.model import Compile
 from megabatch.configs.precision import Bf16, Fp8, Fp16, Fp32, Fp64
@@ -77,6 +78,11 @@ def _packages_missing(recipe: Recipe, kind: str) -> list[str]:
         problems.append(
             f"precision: fp8 needs the package torchao, which {socket.gethostname()} does not have. "
             "Instead: pip install torchao, or precision=bf16"
+        )
+    if isinstance(recipe.engine, DeepSpeed) and importlib.util.find_spec("deepspeed") is None:
+        problems.append(
+            f"engine: deepspeed needs the package deepspeed, which {socket.gethostname()} does not have. "
+            "Instead: DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed, or engine=ddp"
         )
     if recipe.model.compile is not None:
         problems += _compiler_missing(recipe.model.compile.backend, kind)

@@ -150,14 +150,17 @@ def _step_parts(
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
     scaling, batch_transforms = recipe.data.normalize, recipe.data.batch_transforms
     assert not isinstance(scaling, Auto), "the launcher writes the numbers into the job"
+    trained, decayed = [p for p in network.parameters() if p.requires_grad], decayed_parameters(network)
+    optimizer = implementation(recipe.optimizer)(groups, recipe.optimizer, peak)
+    engine.prepare(optimizer, recipe, precision)
     parts = StepParts(
         job=job,
         device=world.device,
         seed_network=NetworkSeed(recipe.seed, world.device),
         engine=engine,
-        parameters=tuple(parameter for parameter in network.parameters() if parameter.requires_grad),
-        decayed=tuple(decayed_parameters(network)),
-        optimizer=implementation(recipe.optimizer)(groups, recipe.optimizer, peak),
+        parameters=engine.held(trained),
+        decayed=engine.held(decayed),
+        optimizer=optimizer,
         precision=precision,
         normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
         augment=batch_chain(batch_transforms, arrangement.num_classes) if batch_transforms else None,
@@ -251,7 +254,7 @@ def _evaluation(
         requests = evaluation_requests(
             len(chosen), micro_batch, world.rank, world.num_ranks, chosen, parts.engine.same_number_of_passes
         )
-        with parts.average.in_network() if parts.average is not None else nullcontext(), parts.engine.forward_only():
+        with parts.engine.forward_only(), parts.average.in_network() if parts.average is not None else nullcontext():
             what = Evaluated(split, len(chosen), micro_batch, job.recipe.data.target, arrangement.num_outputs)
             return evaluate(what, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +22,22 @@ def add_penalties(weights: Sequence[nn.Parameter], l1: float, l2: float) -> None
         torch._foreach_add_(gradients, torch._foreach_sign(trained), alpha=l1)  # type: ignore[arg-type]
 
 
-def clip(parameters: Sequence[nn.Parameter], settings: Regularization, measured: bool) -> Tensor | None:
+def clip(
+    parameters: Sequence[nn.Parameter],
+    settings: Regularization,
+    measured: bool,
+    sum_over_ranks: Callable[[Tensor], None] | None = None,
+) -> Tensor | None:
     """Clip the gradient as the recipe says; return its norm before, where `measured` or needed for it.
+
+    `sum_over_ranks` is given where the parameters are shards of the network's, and no rank has the whole gradient.
 
     `clip_norm` scales the whole gradient down to a norm (Pascanu et al. 2013), `clip_value` cuts each element, and
     `clip_adaptive` limits the norm of each row to a share of the norm of its weights (Brock et al. 2021, equation 3).
     """
-    norm = None
-    if measured or settings.clip_norm is not None:
-        norm = in_one_piece(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    norm = _norm(parameters, sum_over_ranks) if measured or settings.clip_norm is not None else None
     if settings.clip_norm is not None and norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
-        return norm
     if settings.clip_value is not None:
         nn.utils.clip_grad_value_(parameters, settings.clip_value)
     if settings.clip_adaptive is not None:
@@ -62,3 +66,13 @@ def _with_whole_rows(parameter: nn.Parameter) -> nn.Parameter:
     plain = nn.Parameter(part(parameter.detach()))
     plain.grad = part(parameter.grad)
     return plain
+
+
+def _norm(parameters: Sequence[nn.Parameter], sum_over_ranks: Callable[[Tensor], None] | None) -> Tensor:
+    """Return the norm of the whole gradient."""
+    norm = in_one_piece(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    if sum_over_ranks is None:
+        return norm
+    square = norm.double().square()
+    sum_over_ranks(square)
+    return square.sqrt().to(norm.dtype)

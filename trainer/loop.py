@@ -17,10 +17,9 @@ from megabatch.trainer.noise_scale import advice
 from megabatch.trainer.norms.modes import other_ranks
 from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
-from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.rollback import carry_over, steps_to_keep, take_back
-from megabatch.trainer.sharding import load_network, whole
+from megabatch.trainer.sharding import whole
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
 
@@ -129,7 +128,8 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
 def save(parts: Parts) -> None:
     """Write a checkpoint on rank 0, then delete those that the recipe does not keep; on all ranks together."""
     work = parts.step_parts
-    network, optimizer = whole(work.engine.network.state_dict()), whole(optimizer_tensors(work.optimizer))
+    tensors, numbers = work.engine.optimizer_state(work.optimizer)
+    network, optimizer = whole(work.engine.network_tensors()), whole(tensors)
     averaged = whole(work.average.tensors()) if work.average is not None else {}
     if not parts.world.is_main:
         return
@@ -142,7 +142,7 @@ def save(parts: Parts) -> None:
         "scaler": scaler.state_dict() if scaler else None,
         "num_ranks": parts.world.num_ranks,
         "engine": parts.job.recipe.engine.name,
-        "optimizer": optimizer_numbers(work.optimizer),
+        "optimizer": numbers,
     }
     snapshot = Snapshot(network, optimizer, state, averaged)
     try:
@@ -191,8 +191,8 @@ def go_back(parts: Parts, bad_step: int) -> None:
 def put_back(parts: Parts, snapshot: Snapshot) -> None:
     """Make everything that trains what it was when the snapshot was taken."""
     work = parts.step_parts
-    load_network(work.engine.network, snapshot.network)
-    load_optimizer(work.optimizer, snapshot.optimizer, snapshot.state["optimizer"])
+    work.engine.load_network(snapshot.network)
+    work.engine.load_optimizer(work.optimizer, snapshot.optimizer, snapshot.state["optimizer"])
     if work.precision.scaler is not None:
         work.precision.scaler.load_state_dict(snapshot.state["scaler"])
     parts.state = TrainState.from_json(snapshot.state["training"])

@@ -48,15 +48,9 @@ def in_one_piece(tensor: Any) -> Tensor:  # Any: a DTensor has methods that a Te
 
 def cut_like(tensor: Tensor, value: Tensor) -> Tensor:
     """Return `value`, a tensor in one piece, cut among the ranks as `tensor` is; no rank sends anything."""
-    if not is_sharded(tensor):
+    if not is_sharded(tensor) or is_sharded(value):
         return value
     from torch.distributed.tensor import distribute_tensor
 
     like: Any = tensor
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-
-
-def load_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors in one piece each into a network, whose own may be cut."""
-    own = network.state_dict()
-    network.load_state_dict({name: cut_like(own[name], t) if name in own else t for name, t in tensors.items()})

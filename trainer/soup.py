@@ -23,7 +23,7 @@ from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.norms.precise import recompute_statistics, tracked_batch_norms
 from megabatch.trainer.process import write_json
-from megabatch.trainer.sharding import load_network
+from megabatch.trainer.sharding import whole
 from megabatch.trainer.state import TrainState
 
 _SAMPLES = 16_384  # for batch-norm statistics: their error is far below that of one micro-batch
@@ -110,11 +110,12 @@ def _greedy(
 
 def _prepared(parts: Parts, weights: Sequence[Tensors], batch_norm: str) -> Tensors:
     """Return the mean of the networks, with statistics of batch norm that fit it."""
-    network = parts.step_parts.engine.network
-    network.load_state_dict(mean_of(weights))
-    if batch_norm == "recompute" and has_batch_norm(network):
-        recompute_statistics(parts, _SAMPLES)
-    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    engine = parts.step_parts.engine
+    engine.load_network(mean_of(weights))
+    if batch_norm == "recompute" and has_batch_norm(engine.network):
+        with engine.forward_only():
+            recompute_statistics(parts, _SAMPLES)
+    return {name: tensor.detach().cpu().clone() for name, tensor in whole(engine.network_tensors()).items()}
 
 
 def _validation(parts: Parts, tensors: Tensors) -> EvaluationResult:
@@ -124,7 +125,7 @@ def _validation(parts: Parts, tensors: Tensors) -> EvaluationResult:
 
 
 def _evaluated(parts: Parts, tensors: Tensors, split: str) -> EvaluationResult:
-    load_network(parts.step_parts.engine.network, tensors)
+    parts.step_parts.engine.load_network(tensors)
     return parts.evaluate_split(split)
 
 

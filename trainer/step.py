@@ -126,6 +126,7 @@ def take_step(
     ratio = _update(parts, request.step) if harm is None else None
     if harm is not None:
         parts.precision.pass_over()
+        parts.engine.pass_over()
         parts.batch_norm.undo()
     for parameter in parts.parameters:
         parameter.grad = None
@@ -142,9 +143,10 @@ def _update(parts: StepParts, step: int) -> float | None:
     ratio = None
     tracking = parts.job.recipe.tracking
     if tracking.update_ratio and (step + 1) % tracking.every_steps == 0:
-        ratio = update_ratio(parts.parameters, lambda: parts.precision.step(parts.optimizer))
+        shared = parts.engine.sum_over_ranks if parts.engine.sharded else None
+        ratio = update_ratio(parts.parameters, lambda: parts.engine.step(parts.precision, parts.optimizer), shared)
     else:
-        parts.precision.step(parts.optimizer)
+        parts.engine.step(parts.precision, parts.optimizer)
     if parts.average is not None:
         parts.average.after_step(step + 1)
     return ratio
@@ -192,7 +194,7 @@ def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor
             factors_N = _equal_factors(losses_N.shape[0], request.step_samples, losses_N.dtype, parts.device)
         else:
             factors_N = micro_batch.weights_N.to(losses_N, non_blocking=True) / request.step_samples
-        parts.precision.backward(losses_N, factors_N)
+        parts.engine.backward(parts.precision, losses_N, factors_N)
     return losses_N.detach().dot(factors_N)
 
 
@@ -246,7 +248,8 @@ def _finish_gradient(parts: StepParts, request: Request, num_skipped: int) -> fl
     measured = recipe.tracking.gradient_norm or recipe.stability.guards
     if not (settings.clips or measured):
         return None
-    norm = clip(parts.parameters, settings, measured)
+    shared = parts.engine.sum_over_ranks if parts.engine.sharded else None
+    norm = clip(parts.parameters, settings, measured, shared)
     return None if norm is None else float(norm)
 
 

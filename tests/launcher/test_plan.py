@@ -136,6 +136,9 @@ def test_a_plan_for_a_very_large_world_takes_a_moment() -> None:
 
 
 PLAIN = ("regularization.label_smoothing=0", "evaluation.metric=null")
+ZERO_0, ZERO_1, ZERO_3 = (f"engine={{name: deepspeed, zero_stage: {stage}}}" for stage in (0, 1, 3))
+SGD = "optimizer={name: sgd, base_learning_rate: 0.1}"
+
 REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["data.validation_split=val"], described(100), "data.validation_split is 'val', but data has train, validation, "
          "test: there is nothing to read. Instead: name one of them, or write null for validation_split or test_split to "
@@ -246,6 +249,49 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["engine={name: ddp, gradient_compression: bf16}", "precision=fp64"], described(1000),
          "engine.gradient_compression=bf16 with precision=fp64: fp64 is there for exact comparisons, and the sums would "
          "be rounded to three digits. Instead: engine.gradient_compression=none, or precision=fp32"),
+        ([ZERO_1], described(1000), "optimizer=lamb and engine=deepspeed with zero_stage 1: a shard has pieces of several "
+         "layers, and its norm is that of none of them: wrong trust ratios. Instead: engine.zero_stage=0, or engine=ddp"),
+        ([ZERO_1, "optimizer={name: torch/Muon, base_learning_rate: 0.1}"], described(1000), "optimizer=torch/Muon and "
+         "engine=deepspeed with zero_stage 1: it sees flat shards with pieces of several parameters instead of their "
+         "matrices. Instead: engine.zero_stage=0, engine=ddp, or one of adam, adamw, rmsprop, sgd, torch/ASGD, torch/Adadelta, "
+         "torch/Adam, torch/AdamW, torch/Adamax, torch/NAdam, torch/RAdam, torch/RMSprop, torch/Rprop, torch/SGD"),
+        ([ZERO_1, "optimizer={name: adagrad, base_learning_rate: 0.1}"], described(1000), "optimizer=adagrad and "
+         "engine=deepspeed with zero_stage 1: DeepSpeed makes an Adagrad of its own there, without the groups of the recipe. "
+         "Instead: engine.zero_stage=0, or engine=ddp"),
+        ([ZERO_3, SGD, "precision=fp64"], described(1000), "precision=fp64 and engine=deepspeed with zero_stage 3: DeepSpeed "
+         "keeps the weights that the optimizer updates in float32. Instead: engine.zero_stage=0, engine=ddp, or "
+         "precision=fp32"),
+        ([ZERO_1, SGD, "precision=fp16"], described(1000), "precision=fp16 and engine=deepspeed with zero_stage 1: an overflow "
+         "in the gradient of one rank's shard would not be known to the others. Instead: precision=bf16, "
+         "engine.zero_stage=0, or engine=ddp"),
+        ([ZERO_1, SGD, "regularization.clip_adaptive=0.1"], described(1000), "regularization.clip_adaptive and "
+         "engine=deepspeed with zero_stage 1: it needs the norm of each row, and a shard has pieces of rows. Instead: "
+         "regularization.clip_norm, engine.zero_stage=0, or engine=ddp"),
+        ([ZERO_0, "tracking.noise_scale=true"], described(1000), "tracking.noise_scale and engine=deepspeed: a rank's own "
+         "gradient is gone once it is summed over the ranks, which DeepSpeed does in the backward pass. Instead: "
+         "tracking.noise_scale=false, or engine=ddp"),
+        ([ZERO_0, "model.compile={backend: aot_eager}"], described(1000), "model.compile and engine=deepspeed: neither was ever "
+         "tried together with its hooks. Instead: leave it out, or engine=ddp"),
+        ([ZERO_1, SGD, "model.channels_last=true"], described(1000), "model.channels_last and engine=deepspeed with "
+         "zero_stage 1: weights are pieces of a flat line there, in the usual order. Instead: model.channels_last=false, "
+         "engine.zero_stage=0, or engine=ddp"),
+        ([ZERO_3, SGD, "averaging=ema"], described(1000), "averaging=ema and engine=deepspeed with zero_stage 3: no rank has "
+         "the whole weights between the steps. Instead: averaging=null, engine.zero_stage=2, or engine=ddp"),
+        (["engine={name: deepspeed, zero_stage: 0, config: {gradient_clipping: 1.0}}"], described(1000), "engine.config: "
+         "gradient_clipping=1.0, and regularization.clip_norm makes it 0: the recipe says what is trained. Instead: write "
+         '"auto" there, or leave it out'),
+        (["engine={name: deepspeed, zero_stage: 0, config: {bf16: {enabled: true}}}"], described(1000), "engine.config: "
+         "bf16.enabled, and the recipe has precision=fp32: the recipe says what is trained. Instead: write "
+         '"auto" there, or leave it out'),
+        (["engine={name: deepspeed, zero_stage: 0, config: {zero_optimization: {stage: 2}}}"], described(1000), "engine.config: "
+         "zero_optimization.stage=2, and engine.zero_stage makes it 0: the recipe says what is trained. Instead: write "
+         '"auto" there, or leave it out'),
+        (["engine={name: deepspeed, zero_stage: 0, config: {curriculum_learning: {enabled: true}}}"], described(1000),
+         "engine.config: curriculum_learning: with it the training would not be the one of the recipe, or it would be ignored. "
+         "Instead: leave it out; docs/engines.md lists the keys that are taken"),
+        (["engine={name: deepspeed, zero_stage: 0, config: {train_batch_size: 256}}",
+          "batch.ramp=[{epoch: 5, global_batch: 512}]"], described(1000), "engine.config: train_batch_size, and batch.ramp: the "
+         'JSON has one batch for the whole training. Instead: write "auto" there, or leave it out'),
     ]  # fmt: skip
 
 

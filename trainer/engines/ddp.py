@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from megabatch.configs.engines import DdpOptions
 from megabatch.configs.model import Compile
+from megabatch.trainer.engines.base import Replicated
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import World
 
@@ -29,10 +30,8 @@ _SENT_IN = {"none": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which argument it is; batch_norm.py keeps them
 
 
-class DdpEngine:
+class DdpEngine(Replicated):
     """The engine `ddp`. With one rank there is nothing to share, and the network is used as it is."""
-
-    same_number_of_passes = False
 
     def __init__(
         self,
@@ -81,10 +80,6 @@ class DdpEngine:
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Return the context of one micro-batch."""
         return _NOTHING if last or self._parallel is None else self._parallel.no_sync()
-
-    def forward_only(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: every rank has the whole network."""
-        return _NOTHING
 
     def take_local_squares(self) -> torch.Tensor | None:
         """Return the sum of squares of this rank's own gradient, taken bucket by bucket before the sum over ranks."""

@@ -17,19 +17,22 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from typing_extensions import override
 
 from megabatch.configs.engines import Fsdp
 from megabatch.configs.model import Compile
+from megabatch.trainer.engines.base import Replicated, Tensors
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.optim.groups import NORMALIZATIONS
+from megabatch.trainer.sharding import cut_like
 from megabatch.trainer.world import World
 
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, None: None}
 
 
-class FsdpEngine:
-    """The engine `fsdp`."""
+class FsdpEngine(Replicated):
+    """The engine `fsdp`. To the rest of the program the parameters are as if they were whole: DTensors."""
 
     same_number_of_passes = True
 
@@ -66,6 +69,7 @@ class FsdpEngine:
                 group.set_requires_gradient_sync(last, recurse=False)
         return nullcontext()
 
+    @override
     @contextmanager
     def forward_only(self) -> Iterator[None]:
         """Take the parameters apart afterwards: without a backward pass the outermost ones would stay as they are."""
@@ -74,6 +78,13 @@ class FsdpEngine:
         finally:
             for group in self._groups:
                 group.reshard()
+
+    @override
+    def load_network(self, tensors: Tensors) -> None:
+        """Load tensors in one piece, or cut like the network's own."""
+        own = self.network.state_dict()
+        cut = {name: cut_like(own[name], tensor) if name in own else tensor for name, tensor in tensors.items()}
+        self.network.load_state_dict(cut)
 
     def take_local_squares(self) -> torch.Tensor | None:
         """Return nothing: a rank's own gradient is never whole. `tracking.noise_scale` is refused."""

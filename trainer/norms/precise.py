@@ -33,7 +33,7 @@ def refresh_statistics(parts: Parts) -> None:
     settings, average = parts.job.recipe.model.precise_statistics, parts.step_parts.average
     if settings is None:
         return
-    with average.in_network() if average is not None else nullcontext(), parts.step_parts.engine.forward_only():
+    with parts.step_parts.engine.forward_only(), average.in_network() if average is not None else nullcontext():
         recompute_statistics(parts, settings.samples)
 
 

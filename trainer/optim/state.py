@@ -33,8 +33,13 @@ def optimizer_numbers(optimizer: torch.optim.Optimizer) -> dict[str, Any]:  # An
     """Return what the optimizer remembers beside tensors: `{"state": {"layer.weight/step": 3}, "groups": [...]}`."""
     return {
         "state": {path: value for path, value in _state(optimizer).items() if isinstance(value, Plain)},
-        "groups": [_numbers(group) for group in optimizer.param_groups],
+        "groups": group_numbers(optimizer),
     }
+
+
+def group_numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, Plain]]:
+    """Return the settings and running numbers of each group of parameters, but for the learning rate."""
+    return [_numbers(group) for group in optimizer.param_groups]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: dict[str, Any]) -> None:
