@@ -21,7 +21,6 @@ ENGINES = {
     "fsdp": "{name: fsdp, min_parameters: 500}",
     "ddp-static": "{name: ddp, static_graph: true}",
     "accelerate": "accelerate",
-    "zero-0": "{name: deepspeed, zero_stage: 0}",
 }
 """What is compared, by a name for the test: what stands in the recipe at `engine`."""
 
