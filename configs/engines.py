@@ -16,6 +16,7 @@ from megabatch.configs.base import (
 class DdpOptions(Choice):
     """What torch's DistributedDataParallel can be told, whoever makes it."""
 
+    name: str
     bucket_megabytes: PositiveInt = 25
     find_unused_parameters: bool = False
     static_graph: bool = False
