@@ -20,6 +20,7 @@ Even = Annotated[int, Field(gt=0, multiple_of=2)]
 class DdpOptions(Choice):
     """What torch's DistributedDataParallel can be told, whoever makes it."""
 
+    name: str
     bucket_megabytes: PositiveInt = 25
     find_unused_parameters: bool = False
     static_graph: bool = False

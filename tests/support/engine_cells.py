@@ -43,7 +43,7 @@ def main() -> int:
     from megabatch.configs.load import read_job
     from megabatch.trainer.world import join, leave, read_world
 
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: users' networks lie there
+    sys.path[0] = str(Path.cwd())  # as `python -m` does: users' networks lie there
     files = [Path(text) for text in sys.argv[1:]]
     first = read_job(files[0])
     join(read_world(first.cluster, os.environ), first.cluster)
