@@ -38,9 +38,9 @@ def _left_out(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[st
     yield from not_taken(recipe)
 
 
-def _float64_shards(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
-    if _stage(recipe) and isinstance(recipe.precision, Fp64):
-        yield f"precision=fp64 and {_shown(recipe)}"
+def _float64(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if _stage(recipe) is not None and isinstance(recipe.precision, Fp64):
+        yield "precision=fp64 and engine=deepspeed"
 
 
 def _scaled_shards(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
@@ -123,10 +123,10 @@ DEEPSPEED: tuple[Refusal, ...] = (
         _another_count,
     ),
     Refusal(
-        "float64 with ZeRO stages 1 to 3",
-        "DeepSpeed keeps the weights that the optimizer updates in float32",
-        lambda r, c, d: f"engine.zero_stage=0, {_OTHER_ENGINE}, or precision=fp32",
-        _float64_shards,
+        "float64 with DeepSpeed",
+        "it sums no float64 gradients over the ranks, and from stage 1 on keeps the weights to update in float32",
+        lambda r, c, d: f"precision=fp32, or {_OTHER_ENGINE}",
+        _float64,
     ),
     Refusal(
         "float16 with ZeRO stages 1 to 3",

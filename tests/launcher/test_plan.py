@@ -258,9 +258,8 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         ([ZERO_1, "optimizer={name: adagrad, base_learning_rate: 0.1}"], described(1000), "optimizer=adagrad and "
          "engine=deepspeed with zero_stage 1: DeepSpeed makes an Adagrad of its own there, without the groups of the recipe. "
          "Instead: engine.zero_stage=0, or engine=ddp"),
-        ([ZERO_3, SGD, "precision=fp64"], described(1000), "precision=fp64 and engine=deepspeed with zero_stage 3: DeepSpeed "
-         "keeps the weights that the optimizer updates in float32. Instead: engine.zero_stage=0, engine=ddp, or "
-         "precision=fp32"),
+        ([ZERO_0, "precision=fp64"], described(1000), "precision=fp64 and engine=deepspeed: it sums no float64 gradients over "
+         "the ranks, and from stage 1 on keeps the weights to update in float32. Instead: precision=fp32, or engine=ddp"),
         ([ZERO_1, SGD, "precision=fp16"], described(1000), "precision=fp16 and engine=deepspeed with zero_stage 1: an overflow "
          "in the gradient of one rank's shard would not be known to the others. Instead: precision=bf16, "
          "engine.zero_stage=0, or engine=ddp"),

@@ -68,8 +68,6 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_json(recipe), dist_init_required=False
         )
-        if precision.parameter_dtype == torch.float64:
-            self._engine.communication_data_type = torch.float64  # it would add up in float32
         if self.sharded:
             self._shards = shards_of(self._engine.optimizer, optimizer, names, self._stage)
 
