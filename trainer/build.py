@@ -44,6 +44,7 @@ from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.network import build_network
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, freeze, parameter_groups
+from megabatch.trainer.outputs import record_outputs
 from megabatch.trainer.precision import PrecisionPolicy, precision_policy
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.seeding import NetworkSeed
@@ -110,6 +111,8 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         sample_log=samples,
         bad_steps=BadSteps(recipe.stability, steps, find, run_dir.bad_steps, world, step_parts.engine),
     )
+    if world.is_main:
+        record_outputs(run_dir, arrangement)
     parts.trackers.message(description)
     _tell_of_data(parts, arrangement)
     return parts
