@@ -45,6 +45,11 @@ class RunDir:
         return self.root / "outputs.json"
 
     @property
+    def pretrained(self) -> Path:
+        """Return pretrained.json, which tensors the training began with and which it did not find."""
+        return self.root / "pretrained.json"
+
+    @property
     def exports(self) -> Path:
         """Return the folder that `megabatch export` writes to if it is not told another."""
         return self.root / "exports"

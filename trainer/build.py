@@ -46,6 +46,8 @@ from megabatch.trainer.network import build_network
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, freeze, parameter_groups
 from megabatch.trainer.outputs import record_outputs
 from megabatch.trainer.precision import PrecisionPolicy, precision_policy
+from megabatch.trainer.pretrained.read import weights_to_begin_with
+from megabatch.trainer.process import write_json
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
@@ -94,7 +96,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     samples = SampleLog(run_dir.sample_log(world.rank)) if recipe.tracking.sample_log else None
     ledger = Ledger(run_dir.data_errors, recipe.data.on_error, world)
     step_parts, description = _step_parts(
-        job, world, arrangement, steps, ledger, stop_requested, samples.write if samples else _ignore
+        job, world, run_dir, arrangement, steps, ledger, stop_requested, samples.write if samples else _ignore
     )
     find = samples_finder(job, arrangement, order)
     parts = Parts(
@@ -131,6 +133,7 @@ def _unchanged_arrangement(job: Job, run_dir: RunDir) -> Arrangement:
 def _step_parts(
     job: Job,
     world: World,
+    run_dir: RunDir,
     arrangement: Arrangement,
     steps: Steps,
     ledger: Ledger,
@@ -141,7 +144,7 @@ def _step_parts(
     recipe = job.recipe
     require_abilities(recipe, world.device)
     precision = precision_policy(recipe.precision, world.device)
-    network, changes = _network(recipe, arrangement, world.device, precision)
+    network, changes = _network(job, world, run_dir, arrangement, precision)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
     engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
@@ -173,11 +176,14 @@ def _step_parts(
 
 
 def _network(
-    recipe: Recipe, arrangement: Arrangement, device: torch.device, precision: PrecisionPolicy
+    job: Job, world: World, run_dir: RunDir, arrangement: Arrangement, precision: PrecisionPolicy
 ) -> tuple[torch.nn.Module, Sequence[str]]:
     """Return the network where and as it is trained, and in words what was changed in it."""
-    built = build_network(recipe, arrangement.num_outputs)
-    network = built.network.to(device, precision.parameter_dtype)
+    recipe = job.recipe
+    built = build_network(recipe, arrangement.num_outputs, weights_to_begin_with(job, run_dir))
+    if built.began is not None and world.is_main:
+        write_json(run_dir.pretrained, built.began.to_json())
+    network = built.network.to(world.device, precision.parameter_dtype)
     if recipe.model.channels_last:
         network = network.to(memory_format=torch.channels_last)
     freeze(network, recipe.optimizer)

@@ -12,6 +12,11 @@ from megabatch.trainer.export.card import FILE, Card
 from megabatch.trainer.export.formats import Predict
 
 SUFFIX = ""
+# What timm's configuration says of its own weights of a model, and not of ours.
+_OF_TIMMS_WEIGHTS = (
+    "url", "file", "hf_hub_id", "tag", "license", "origin_url", "paper_name", "paper_ids", "notes", "label_names",
+    "label_descriptions", "label_offset", "test_input_size", "test_crop_pct", "pool_size",
+)  # fmt: skip
 
 
 def refuse(card: Card) -> None:
@@ -37,8 +42,8 @@ def write(network: nn.Module, card: Card, target: Path) -> None:
     from timm.models import save_for_hf
 
     config: dict[str, Any] = {**network.pretrained_cfg, **_preprocessing(card), "num_classes": card.outputs}  # type: ignore[dict-item]
-    for key in ("label_names", "label_descriptions", "test_input_size", "test_crop_pct", "url", "hf_hub_id", "file"):
-        config.pop(key, None)  # those of the weights that timm has for this model
+    for key in _OF_TIMMS_WEIGHTS:
+        config.pop(key, None)
     network.pretrained_cfg = config  # type: ignore[assignment]
     names = {"label_names": list(card.names)} if card.names else {}
     save_for_hf(network, str(target), model_config=names, model_args=card.model["options"], safe_serialization=True)
