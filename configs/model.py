@@ -93,10 +93,10 @@ class Model(Frozen):
     """`timm/NAME`, `torchvision/NAME`, or `package.module:callable`, called with num_classes and the options.
 
     What follows changes any of them: `activation` and `replace_batch_norm` replace modules, `initialization` draws the
-    weights anew, `zero_init_residual` starts every residual block as the identity, `pretrained` starts from the weights
-    of another training. `batch_norm` says whose statistics
-    the batch norms normalize with, `precise_statistics` which ones an evaluation uses. `checkpoint_activations` has
-    patterns of module names (`layer?.*`) whose insides are computed again in the backward pass instead of kept.
+    weights anew, `zero_init_residual` starts every residual block as the identity, `pretrained` begins with the weights
+    of another training. `batch_norm` says whose statistics the batch norms normalize with, `precise_statistics` which
+    ones an evaluation uses. `checkpoint_activations` has patterns of module names (`layer?.*`) whose insides are
+    computed again in the backward pass instead of kept.
     """
 
     name: Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]

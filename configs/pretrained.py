@@ -18,6 +18,7 @@ class Pretrained(Frozen):
     Of a run folder the best checkpoint is taken, with averaged weights where it has some. `timm` stands for timm's own
     weights of `model.name`, `timm:NAME` for those of another model or tag; both are fetched from the internet. The
     launcher writes into job.yaml which checkpoint it is, and the SHA-256 of the file or of the checkpoint's manifest.
+    `pretrained: SOURCE` is short for `pretrained: {source: SOURCE}`.
     """
 
     source: Annotated[str, Field(min_length=1)]

@@ -50,12 +50,15 @@ class Began:
 
 @torch.no_grad()
 def load_weights(network: nn.Module, weights: Weights) -> Began:
-    """Copy every tensor that fits in name and shape, whatever its dtype. Raises TrainingError if no parameter does."""
+    """Copy every tensor that fits in name and shape, whatever its dtype. Raises TrainingError if no weight does.
+
+    A bias or a norm alone is no weight: another model with the same number of classes would have one that fits.
+    """
     own = network.state_dict()
     found = match(_shapes(weights.tensors), _shapes(own))
     parameters = dict(network.named_parameters())
     fitting = [name for name in found.pairs if name in parameters]
-    if not fitting:
+    if not any(parameters[name].dim() > 1 for name in fitting):
         raise TrainingError(_nothing_fits(weights, own, found))
     for name, its in found.pairs.items():
         own[name].copy_(weights.tensors[its])
@@ -79,9 +82,10 @@ def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 def _nothing_fits(weights: Weights, own: dict[str, torch.Tensor], found: Match) -> str:
     if found.other_shape:
         shown = ", ".join(_both(one) for one in found.other_shape[:_SHOWN])
-        why = f"{len(found.other_shape)} names are the same, but not one parameter has the same shape: {shown}"
+        why = f"{len(found.other_shape)} names are the same, but not one weight has the same shape: {shown}"
     else:
-        why = f"no name is the same. There: {_first(weights.tensors)}. Here: {_first(own)}"
+        there, here = ([name for name in tensors if tensors[name].dim() > 1] for tensors in (weights.tensors, own))
+        why = f"no weight has the same name. There: {_first(there)}. Here: {_first(here)}"
     return f"model.pretrained: nothing of {weights.origin} fits this network: {why}. Is it of another model?"
 
 

@@ -71,11 +71,14 @@ def _read(path: Path) -> Any:  # Any: whatever somebody saved
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TrainingError(
-            f"model.pretrained: {path} has Python objects in it beside tensors, and to load them is to run code. Where "
-            "you trust it, write its weights alone: safetensors.torch.save_file(network.state_dict(), FILE)"
+            f"model.pretrained: {path} cannot be read: it is damaged, or has Python objects beside its tensors, and to "
+            "load those is to run code. Where you trust it, write its weights alone: "
+            "safetensors.torch.save_file(network.state_dict(), FILE)"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "TorchScript" in problem:
+            problem = "it is a TorchScript program, not weights (megabatch export --format safetensors writes those)"
         raise TrainingError(f"model.pretrained: {path} cannot be read: {problem}") from error
 
 
