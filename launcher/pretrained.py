@@ -26,8 +26,7 @@ def with_pretrained(job: Job) -> Job:
         return job
     chosen, hashed = _checkpoint(path) if path.is_dir() else (path, path)
     _require_weights(hashed, settings)
-    with hashed.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = _sha256(hashed)
     if settings.sha256 not in (None, found):
         raise _problem(
             f"{settings.source} is not what it was: its SHA-256 is {found}, model.pretrained.sha256 is "
@@ -50,8 +49,10 @@ def _checkpoint(folder: Path) -> tuple[Path, Path]:
     if not complete:
         raise _problem(f"{folder} has no checkpoint yet: train it first, or name another source")
     newest = complete[-1].parent
-    state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
-    best = state["training"]["best_step"]
+    try:
+        best = json.loads((newest / "state.json").read_text(encoding="utf-8"))["training"]["best_step"]
+    except (OSError, ValueError, KeyError) as error:
+        raise _problem(f"{newest} is damaged ({error}): name another checkpoint of the run") from None
     chosen = newest if best is None else RunDir(folder).checkpoint(best)
     return chosen, chosen / "manifest.json"
 
@@ -61,6 +62,14 @@ def _require_weights(file: Path, settings: Pretrained) -> None:
         raise _problem(f"{file}: no such file or folder. Paths start at the folder of the launch")
     if file.name != "manifest.json" and file.suffix not in SUFFIXES:
         raise _problem(f"{settings.source}: weights are in a file of type {', '.join(SUFFIXES)}, or in a run folder")
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise _problem(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _files(folder: Path) -> str:

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import torch
 
 from megabatch.configs.job import Job
+from megabatch.configs.load import validate
 from megabatch.configs.model import Model
+from megabatch.configs.yaml_tree import Tree
 from megabatch.trainer.outputs import Outputs
 
 KEY = "megabatch"  # of the metadata of safetensors and ONNX files
@@ -42,7 +44,7 @@ class Card:
     @property
     def settings(self) -> Model:
         """Return the network as a recipe would write it."""
-        return Model.model_validate_json(json.dumps(self.model))
+        return validate(Model, Tree(self.model, {(): FILE}))
 
     def to_json(self) -> str:
         """Return the card as JSON text."""
