@@ -15,7 +15,6 @@ from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.norms import SynchronizedNorm
-from megabatch.configs.precision import Fp8
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.targets import ClassTarget
@@ -39,21 +38,18 @@ from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.ddp import DdpEngine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
-from megabatch.trainer.fp8 import convert_to_fp8
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
-from megabatch.trainer.network import build_network
-from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, freeze, parameter_groups
+from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
 from megabatch.trainer.outputs import record_outputs
-from megabatch.trainer.precision import PrecisionPolicy, precision_policy
-from megabatch.trainer.pretrained.read import weights_to_begin_with
-from megabatch.trainer.process import write_json
+from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepParts
 from megabatch.trainer.trackers.base import Tracker, Trackers
 from megabatch.trainer.trackers.jsonl import JsonlTracker
+from megabatch.trainer.trained_network import trained_network
 from megabatch.trainer.world import World
 
 
@@ -144,7 +140,7 @@ def _step_parts(
     recipe = job.recipe
     require_abilities(recipe, world.device)
     precision = precision_policy(recipe.precision, world.device)
-    network, changes = _network(job, world, run_dir, arrangement, precision)
+    network, changes = trained_network(job, world, run_dir, arrangement, precision)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
     engine = DdpEngine(network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale)
@@ -173,23 +169,6 @@ def _step_parts(
         on_micro_batch=on_micro_batch,
     )
     return parts, description
-
-
-def _network(
-    job: Job, world: World, run_dir: RunDir, arrangement: Arrangement, precision: PrecisionPolicy
-) -> tuple[torch.nn.Module, Sequence[str]]:
-    """Return the network where and as it is trained, and in words what was changed in it."""
-    recipe = job.recipe
-    built = build_network(recipe, arrangement.num_outputs, weights_to_begin_with(job, run_dir))
-    if built.began is not None and world.is_main:
-        write_json(run_dir.pretrained, built.began.to_json())
-    network = built.network.to(world.device, precision.parameter_dtype)
-    if recipe.model.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    freeze(network, recipe.optimizer)
-    if isinstance(recipe.precision, Fp8):
-        convert_to_fp8(network, arrangement.num_classes)
-    return network, built.changes
 
 
 def _tell_of_data(parts: Parts, arrangement: Arrangement) -> None:

@@ -58,7 +58,7 @@ def test_the_plan_says_what_a_run_begins_with_and_how_much_of_it_fits(workplace:
     model = json.loads(done.stdout)["model"]
     assert len(model["pretrained"]["loaded"]) == len(checkpoint.load_network(checkpoint.chosen(source, "best")))
     assert model["changes"][0].startswith(
-        "pretrained: 14 of 14 tensors, 743 of 743 parameters, from source/checkpoints/step-"
+        "pretrained: 16 of 16 tensors, 663 of 663 parameters, from source/checkpoints/step-"
     )
     shown = workplace.megabatch("plan", "recipe.yaml", "model.pretrained=source")
     assert "begins with" in shown.stdout
@@ -72,8 +72,7 @@ def test_a_killed_run_goes_on_without_its_source_and_refuses_another_file_under_
     exported = workplace.megabatch("export", "source", "--format", "safetensors", "--output", str(file))
     assert exported.returncode == 0, exported.stderr
     uninterrupted = workplace.train("uninterrupted-pretrained", 1, *LONG)
-    without = workplace.train("without-pretrained", 1, *LONG[:2], "epochs=1")
-    assert losses(uninterrupted)[0] != losses(without)[0]
+    assert losses(uninterrupted)[0] < 0.9 * losses(source)[0]
     run_dir = workplace.job("killed-pretrained", 1, *LONG)
     kill_after_step(workplace.start(run_dir, 1), run_dir, 8, 0)
     file.rename(workplace.folder / "away.safetensors")
