@@ -54,6 +54,7 @@ _PATTERNS = {
     r"^torch/\w+$": "write torch/NAME with the name of a class of torch.optim",
     r"^timm/\w+$": "write timm/NAME with one of the names in timm.optim.list_optimizers()",
     r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}$": "use letters, digits, '.', '_' and '-' only, at most 80 of them",
+    r"^[0-9a-f]{64}$": "write the 64 digits that sha256sum prints",
     r"^[A-Za-z]\w*$": "not the name of an argument (write a space after the colon, as in {width: 3})",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "not the name of an environment variable",
 }

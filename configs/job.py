@@ -38,5 +38,8 @@ class Job(Frozen):
         for file in ("subset", "mask"):  # the data fingerprint has what they choose
             recipe["data"].pop(file)
         recipe["data"]["sampling"].pop("file", None)
+        pretrained = recipe["model"]["pretrained"]
+        if pretrained is not None and pretrained["sha256"]:
+            pretrained.pop("source")
         text = json.dumps({"recipe": recipe, "data": self.data_fingerprint}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from megabatch.configs.base import Choice, Frozen, NonNegativeFloat, PositiveInt, name_only
 from megabatch.configs.initialization import Default, Initialization
 from megabatch.configs.norms import BatchNorm, FrozenNorm, PreciseStatistics
+from megabatch.configs.pretrained import StartingWeights
 
 # `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
@@ -92,9 +93,10 @@ class Model(Frozen):
     """`timm/NAME`, `torchvision/NAME`, or `package.module:callable`, called with num_classes and the options.
 
     What follows changes any of them: `activation` and `replace_batch_norm` replace modules, `initialization` draws the
-    weights anew, `zero_init_residual` starts every residual block as the identity. `batch_norm` says whose statistics
-    the batch norms normalize with, `precise_statistics` which ones an evaluation uses. `checkpoint_activations` has
-    patterns of module names (`layer?.*`) whose insides are computed again in the backward pass instead of kept.
+    weights anew, `zero_init_residual` starts every residual block as the identity, `pretrained` begins with the weights
+    of another training. `batch_norm` says whose statistics the batch norms normalize with, `precise_statistics` which
+    ones an evaluation uses. `checkpoint_activations` has patterns of module names (`layer?.*`) whose insides are
+    computed again in the backward pass instead of kept.
     """
 
     name: Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
@@ -105,9 +107,23 @@ class Model(Frozen):
     precise_statistics: PreciseStatistics | None = None
     initialization: Initialization = Default()
     zero_init_residual: bool = False
+    pretrained: StartingWeights | None = None
     channels_last: bool = False
     compile: Compile | None = None
     checkpoint_activations: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> Self:
+        library, _, _ = self.name.partition("/")
+        of_library = {"timm": ("pretrained", "checkpoint_path"), "torchvision": ("weights",)}.get(library, ())
+        named = [option for option in of_library if option in self.options]
+        if named and (self.pretrained is not None or named[0] != "checkpoint_path"):
+            raise ValueError(
+                f"options.{named[0]} loads weights unchecked: leave it out and write model.pretrained alone"
+            )
+        if self.pretrained is not None and self.pretrained.source == "timm" and library != "timm":
+            raise ValueError(f"pretrained: timm is for models of timm, not {self.name}: write timm:NAME or a file")
+        return self
 
     @model_validator(mode="after")
     def _norms_that_are_there(self) -> Self:

@@ -40,6 +40,21 @@ class RunDir:
         return self.root / "result.json"
 
     @property
+    def outputs(self) -> Path:
+        """Return outputs.json, what the outputs of the network stand for."""
+        return self.root / "outputs.json"
+
+    @property
+    def pretrained(self) -> Path:
+        """Return pretrained.json, which tensors the training began with and which it did not find."""
+        return self.root / "pretrained.json"
+
+    @property
+    def exports(self) -> Path:
+        """Return the folder that `megabatch export` writes to if it is not told another."""
+        return self.root / "exports"
+
+    @property
     def study_result(self) -> Path:
         """Return what `megabatch tune` and `megabatch soup` have the ranks write."""
         return self.root / "study-result.json"

@@ -14,6 +14,7 @@ from megabatch.launcher.arguments import fail as _fail
 from megabatch.launcher.arguments import or_exit as _or_exit
 from megabatch.launcher.arguments import split as _split
 from megabatch.launcher.data_commands import app as data_app
+from megabatch.launcher.export_command import export
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.tune_commands import app as tune_app
@@ -32,6 +33,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(tune_app, name="tune")
 app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
 app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
+app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)
 
 
 @app.command(epilog="Example: megabatch plan imagenet-resnet50 --cluster one-node-8gpu batch.global_batch=8192")

@@ -25,7 +25,7 @@ _MEBIBYTE = 1 << 20
 def print_plan(job: Job, plan: Plan, model: dict[str, Any] | None) -> None:
     """Print the plan as two columns, every derived number with how it came about."""
     table = _table(f"plan: {job.recipe.name} on {job.cluster.name}")
-    for row in [*_data_rows(job, plan), *_batch_rows(plan), *_rate_rows(job, plan)]:
+    for row in [*_data_rows(job, plan), *_start_rows(job), *_batch_rows(plan), *_rate_rows(job, plan)]:
         table.add_row(*row)
     if model is not None:
         for row in _model_rows(job, model):
@@ -62,6 +62,14 @@ def _data_rows(job: Job, plan: Plan) -> list[tuple[str, str]]:
 
 def _names(*choices: Any) -> str:  # Any: transforms and normalizations, which all have a name
     return ", ".join(choice.name for choice in choices)
+
+
+def _start_rows(job: Job) -> list[tuple[str, str]]:
+    pretrained = job.recipe.model.pretrained
+    if pretrained is None:
+        return []
+    hashed = f", SHA-256 {pretrained.sha256[:12]}..." if pretrained.sha256 else ""
+    return [("begins with", f"the weights of {pretrained.source}{hashed}")]
 
 
 def _batch_rows(plan: Plan) -> list[tuple[str, str]]:

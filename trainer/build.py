@@ -15,7 +15,6 @@ from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.norms import SynchronizedNorm
-from megabatch.configs.precision import Fp8
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.targets import ClassTarget
@@ -39,18 +38,18 @@ from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
-from megabatch.trainer.fp8 import convert_to_fp8
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
-from megabatch.trainer.network import build_network
-from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, freeze, parameter_groups
-from megabatch.trainer.precision import PrecisionPolicy, precision_policy
+from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
+from megabatch.trainer.outputs import record_outputs
+from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepParts
 from megabatch.trainer.trackers.base import Tracker, Trackers
 from megabatch.trainer.trackers.jsonl import JsonlTracker
+from megabatch.trainer.trained_network import trained_network
 from megabatch.trainer.world import World
 
 
@@ -93,7 +92,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     samples = SampleLog(run_dir.sample_log(world.rank)) if recipe.tracking.sample_log else None
     ledger = Ledger(run_dir.data_errors, recipe.data.on_error, world)
     step_parts, description = _step_parts(
-        job, world, arrangement, steps, ledger, stop_requested, samples.write if samples else _ignore
+        job, world, run_dir, arrangement, steps, ledger, stop_requested, samples.write if samples else _ignore
     )
     find = samples_finder(job, arrangement, order)
     parts = Parts(
@@ -110,6 +109,8 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         sample_log=samples,
         bad_steps=BadSteps(recipe.stability, steps, find, run_dir.bad_steps, world, step_parts.engine),
     )
+    if world.is_main:
+        record_outputs(run_dir, arrangement)
     parts.trackers.message(description)
     _tell_of_data(parts, arrangement)
     return parts
@@ -128,6 +129,7 @@ def _unchanged_arrangement(job: Job, run_dir: RunDir) -> Arrangement:
 def _step_parts(
     job: Job,
     world: World,
+    run_dir: RunDir,
     arrangement: Arrangement,
     steps: Steps,
     ledger: Ledger,
@@ -138,7 +140,7 @@ def _step_parts(
     recipe = job.recipe
     require_abilities(recipe, world.device)
     precision = precision_policy(recipe.precision, world.device)
-    network, changes = _network(recipe, arrangement, world.device, precision)
+    network, changes = trained_network(job, world, run_dir, arrangement, precision)
     size = recipe.data.image_size
     example_NCHW = torch.zeros(2, 3, size, size, device=world.device, dtype=precision.parameter_dtype)
     engine: Engine = implementation(recipe.engine)(
@@ -172,20 +174,6 @@ def _step_parts(
         on_micro_batch=on_micro_batch,
     )
     return parts, description
-
-
-def _network(
-    recipe: Recipe, arrangement: Arrangement, device: torch.device, precision: PrecisionPolicy
-) -> tuple[torch.nn.Module, Sequence[str]]:
-    """Return the network where and as it is trained, and in words what was changed in it."""
-    built = build_network(recipe, arrangement.num_outputs)
-    network = built.network.to(device, precision.parameter_dtype)
-    if recipe.model.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    freeze(network, recipe.optimizer)
-    if isinstance(recipe.precision, Fp8):
-        convert_to_fp8(network, arrangement.num_classes)
-    return network, built.changes
 
 
 def _tell_of_data(parts: Parts, arrangement: Arrangement) -> None:

@@ -30,6 +30,7 @@ from megabatch.trainer.norms.modes import smallest_group
 from megabatch.trainer.optim.groups import describe_parameters, freeze, parameter_groups
 from megabatch.trainer.optim.library import check_library_optimizer
 from megabatch.trainer.optim.state import optimizer_tensors
+from megabatch.trainer.pretrained.read import weights_to_begin_with
 
 _SAMPLES_TRIED = 8
 
@@ -50,7 +51,7 @@ def main() -> int:
 def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
     arrangement = arrange(job)
-    built = build_network(job.recipe, arrangement.num_outputs)
+    built = build_network(job.recipe, arrangement.num_outputs, weights_to_begin_with(job))
     network = built.network
     freeze(network, job.recipe.optimizer)
     if isinstance(job.recipe.optimizer, LibraryOptimizer):
@@ -70,6 +71,7 @@ def inspect(job: Job) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "trainable_parameters": sum(parameter.numel() for parameter in trained),
         "groups": description,
+        "pretrained": built.began.to_json() if built.began is not None else None,
         "changes": [*built.changes, *unreplaced_activations(network, job.recipe)],
         "state_bytes": weights + _bytes(trained) + optimizer_bytes,
         "checkpoint_bytes": weights + optimizer_bytes,

@@ -1,7 +1,8 @@
 """Builds the network of a recipe: loads it, then changes in it what the recipe asks for, and says what was changed.
 
-In this order: activations, norms, dropout and stochastic depth, weights, residual blocks. All of it is a function of
-recipe and seed. The launcher's inspection and the ranks build with the same function.
+In this order: activations, norms, dropout and stochastic depth, weights, residual blocks, pretrained weights, whose
+statistics batch norm uses. All of it is a function of recipe, seed and those weights. The launcher's inspection and the
+ranks build with the same function.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from megabatch.trainer.models.load import load_model
 from megabatch.trainer.models.regularize import set_dropout, set_stochastic_depth
 from megabatch.trainer.models.residual import zero_residual_blocks
 from megabatch.trainer.norms.modes import announce_precise, set_batch_norm
+from megabatch.trainer.pretrained.load import Began, load_weights
+from megabatch.trainer.pretrained.read import Weights
 
 # By name, as timm has activations of its own. Sigmoid and tanh are not among them: in most networks they are gates.
 _REPLACED = frozenset(
@@ -41,10 +44,14 @@ class Built:
 
     network: nn.Module
     changes: tuple[str, ...]
+    began: Began | None = None
 
 
-def build_network(recipe: Recipe, num_classes: int) -> Built:
-    """Return the recipe's network on the CPU, in float32. Raises TrainingError for what the model does not have."""
+def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = None) -> Built:
+    """Return the recipe's network on the CPU, in float32. Raises TrainingError for what the model does not have.
+
+    `weights` are those that `model.pretrained` names; None if there are none, or if a checkpoint will be loaded.
+    """
     settings, regularization = recipe.model, recipe.regularization
     torch.manual_seed(recipe.seed)
     network = load_model(settings, num_classes, regularization)
@@ -53,8 +60,6 @@ def build_network(recipe: Recipe, num_classes: int) -> Built:
         changes.append(replace_activations(network, settings.activation, recipe.data.image_size))
     if settings.replace_batch_norm is not None:
         changes.append(replace_batch_norms(network, settings.replace_batch_norm))
-    if settings.batch_norm is not None:
-        changes.append(set_batch_norm(network, settings.batch_norm))
     if settings.precise_statistics is not None:
         changes.append(announce_precise(network, settings.precise_statistics))
     if regularization.dropout is not None:
@@ -65,11 +70,18 @@ def build_network(recipe: Recipe, num_classes: int) -> Built:
         changes.append(initialize_weights(network, settings.initialization, settings.activation, recipe.seed))
     if settings.zero_init_residual:
         changes.append(zero_residual_blocks(network))
+    began = None
+    if weights is not None:
+        began = load_weights(network, weights)
+        changes += began.lines()
+    if settings.batch_norm is not None:
+        resumed = settings.pretrained is not None and weights is None
+        changes.append(set_batch_norm(network, settings.batch_norm, statistics_follow=resumed))
     if settings.checkpoint_activations:
         changes.append(checkpoint_activations(network, settings.checkpoint_activations))
     if isinstance(recipe.precision, Fp8):
         changes.append(announce_fp8(network, num_classes))
-    return Built(network, tuple(changes))
+    return Built(network, tuple(changes), began)
 
 
 def replace_activations(network: nn.Module, settings: Activation, image_size: int) -> str:

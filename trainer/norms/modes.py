@@ -21,8 +21,13 @@ from megabatch.trainer.norms.synchronized import synchronize
 _KNOWN = frozenset({"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchNormAct2d"})
 
 
-def set_batch_norm(network: nn.Module, settings: GhostNorm | SynchronizedNorm | FrozenNorm) -> str:
-    """Change the batch norms in place; return what was done in words. Raises TrainingError for what cannot be done."""
+def set_batch_norm(
+    network: nn.Module, settings: GhostNorm | SynchronizedNorm | FrozenNorm, statistics_follow: bool = False
+) -> str:
+    """Change the batch norms in place; return what was done in words. Raises TrainingError for what cannot be done.
+
+    `statistics_follow`: trained ones come later, with the checkpoint that a run goes on from.
+    """
     modules = _batch_norms(network, "batch_norm")
     for name, module in modules.items():
         if type(module).__name__ not in _KNOWN:
@@ -38,7 +43,8 @@ def set_batch_norm(network: nn.Module, settings: GhostNorm | SynchronizedNorm | 
     if isinstance(settings, SynchronizedNorm):
         synchronize(list(modules.values()))
         return f"{found} normalize a micro-batch of each rank together: the result depends on the number of ranks"
-    _refuse_untrained(modules)
+    if not statistics_follow:
+        _refuse_untrained(modules)
     for module in modules.values():
         _freeze(module, settings.affine == "frozen")
     return f"{found} keep their statistics" + (", scale and shift" if settings.affine == "frozen" else "")
@@ -115,8 +121,7 @@ def _refuse_untrained(modules: dict[str, _BatchNorm]) -> None:
             return
     raise TrainingError(
         "model.batch_norm: frozen keeps the running statistics, but those of this network are new (mean 0, variance "
-        "1), so nothing would be normalized. Load trained weights (for timm model.options={checkpoint_path: FILE}; a "
-        "model of your own can load what it likes), or leave frozen out"
+        "1), so nothing would be normalized. Load trained weights (model.pretrained), or leave frozen out"
     )
 
 

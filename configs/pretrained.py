@@ -1,0 +1,51 @@
+"""Where the weights of a network come from before its training begins."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from megabatch.configs.base import Frozen
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_TIMM = "timm"
+
+
+class Pretrained(Frozen):
+    """A file (.safetensors; .pt, .pth or .bin without Python objects), a run folder or one of its checkpoints, or timm.
+
+    Of a run folder the best checkpoint is taken, with averaged weights where it has some. `timm` stands for timm's own
+    weights of `model.name`, `timm:NAME` for those of another model or tag; both are fetched from the internet. The
+    launcher writes into job.yaml which checkpoint it is, and the SHA-256 of the file or of the checkpoint's manifest.
+    `pretrained: SOURCE` is short for `pretrained: {source: SOURCE}`.
+    """
+
+    source: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @property
+    def of_timm(self) -> bool:
+        """Return whether timm is asked for the weights."""
+        return self.source == _TIMM or self.source.startswith(f"{_TIMM}:")
+
+    @property
+    def timm_name(self) -> str | None:
+        """Return the name that timm is asked for, or None for that of the model."""
+        return self.source.partition(":")[2] or None
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        if "://" in self.source:
+            raise ValueError("is a URL: fetch the file first, and write its path")
+        if self.of_timm and self.sha256 is not None:
+            raise ValueError("sha256 is that of a file, and timm chooses its files itself: leave it out")
+        return self
+
+
+def source_only(value: Any) -> Any:  # Any: whatever stands in the YAML file
+    """Let `pretrained: weights.safetensors` stand for `pretrained: {source: weights.safetensors}`."""
+    return {"source": value} if isinstance(value, str) else value
+
+
+StartingWeights = Annotated[Pretrained, BeforeValidator(source_only)]

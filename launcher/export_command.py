@@ -1,0 +1,44 @@
+"""`megabatch export`: reads arguments, has a network written, prints what was compared."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megabatch.launcher.arguments import or_exit_study
+
+
+class FormatChoice(StrEnum):
+    """In which form a network is written."""
+
+    SAFETENSORS = "safetensors"
+    TORCHSCRIPT = "torchscript"
+    ONNX = "onnx"
+    EXPORTED_PROGRAM = "exported-program"
+    TIMM = "timm"
+
+
+def export(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.")],
+    format_name: Annotated[FormatChoice, typer.Option("--format", help="What is written (docs/export.md).")],
+    checkpoint: Annotated[str, typer.Option(help="best, last, or the step of a checkpoint.")] = "best",
+    raw: Annotated[bool, typer.Option("--raw", help="The weights themselves, where the recipe averages them.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="New file, or folder for timm (default: in RUN_DIR/exports).")
+    ] = None,
+) -> None:
+    """Write the network of a run alone, read it back, and compare what both predict."""
+    from megabatch.launcher.export import export as export_network
+
+    found = or_exit_study(lambda: export_network(run_dir, format_name.value, checkpoint, raw, output))
+    typer.echo(f"network:   {found['checkpoint']}, {found['weights']} weights")
+    if found["trained_in"] not in ("fp32", "fp64"):
+        typer.echo(f"           trained in {found['trained_in']}; as exported it computes in float32")
+    typer.echo(f"written:   {found['output']}, {found['bytes']:,} bytes")
+    typer.echo(
+        f"read back: the largest difference is {found['difference']:.3g} in outputs of up to {found['largest']:.3g} "
+        f"({found['tolerance']:g} of that is allowed), on {found['images']}"
+    )

@@ -1,0 +1,81 @@
+"""Settles what `model.pretrained` means before a job is written: which checkpoint of a run, and which bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.job import Job
+from megabatch.configs.pretrained import SUFFIXES, Pretrained
+from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
+
+
+def with_pretrained(job: Job) -> Job:
+    """Return the job with the checkpoint and the SHA-256 that `model.pretrained` stands for.
+
+    Raises ConfigError if there is no such thing, or if it has another SHA-256 than the job says. A file that is gone
+    is no mistake in a run that has begun: its checkpoints have all that it needs.
+    """
+    settings = job.recipe.model.pretrained
+    if settings is None or settings.of_timm:
+        return job
+    path = Path(job.working_folder) / settings.source
+    if not path.exists() and job.data_fingerprint:
+        return job
+    chosen, hashed = _checkpoint(path) if path.is_dir() else (path, path)
+    _require_weights(hashed, settings)
+    found = _sha256(hashed)
+    if settings.sha256 not in (None, found):
+        raise _problem(
+            f"{settings.source} is not what it was: its SHA-256 is {found}, model.pretrained.sha256 is "
+            f"{settings.sha256}. Put the old file back, or start a new run with this one"
+        )
+    source = settings.source if chosen == path else str(Path(settings.source) / chosen.relative_to(path))
+    model = job.recipe.model.model_copy(update={"pretrained": Pretrained(source=source, sha256=found)})
+    return job.model_copy(update={"recipe": job.recipe.model_copy(update={"model": model})})
+
+
+def _checkpoint(folder: Path) -> tuple[Path, Path]:
+    """Return a checkpoint folder, of a run folder the best one, and its manifest, which has the hashes of all files."""
+    if (folder / "manifest.json").is_file():
+        return folder, folder / "manifest.json"
+    if not RunDir(folder).job.is_file():
+        raise _problem(
+            f"{folder} is no run folder and no checkpoint. Of another folder name the file: {_files(folder)}"
+        )
+    complete = sorted(RunDir(folder).checkpoints.glob(f"{CHECKPOINT_PREFIX}*/manifest.json"))
+    if not complete:
+        raise _problem(f"{folder} has no checkpoint yet: train it first, or name another source")
+    newest = complete[-1].parent
+    try:
+        best = json.loads((newest / "state.json").read_text(encoding="utf-8"))["training"]["best_step"]
+    except (OSError, ValueError, KeyError) as error:
+        raise _problem(f"{newest} is damaged ({error}): name another checkpoint of the run") from None
+    chosen = newest if best is None else RunDir(folder).checkpoint(best)
+    return chosen, chosen / "manifest.json"
+
+
+def _require_weights(file: Path, settings: Pretrained) -> None:
+    if not file.is_file():
+        raise _problem(f"{file}: no such file or folder. Paths start at the folder of the launch")
+    if file.name != "manifest.json" and file.suffix not in SUFFIXES:
+        raise _problem(f"{settings.source}: weights are in a file of type {', '.join(SUFFIXES)}, or in a run folder")
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise _problem(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _files(folder: Path) -> str:
+    found = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
+    return ", ".join(found) or f"it has none of type {', '.join(SUFFIXES)}"
+
+
+def _problem(message: str) -> ConfigError:
+    return ConfigError([Problem("model.pretrained", message)])

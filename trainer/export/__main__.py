@@ -1,0 +1,108 @@
+"""`python -m megabatch.trainer.export RUN_DIR FORMAT ...`: writes a network, reads it back, prints one line of JSON.
+
+The launcher runs this in a process of its own. What was written gets its name only when its predictions were compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.load import read_job
+from megabatch.configs.run_dir import RunDir
+from megabatch.data.errors import DataError
+from megabatch.trainer import checkpoint
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.export.card import Card, card_of
+from megabatch.trainer.export.compare import TOLERANCE, compare, images_of
+from megabatch.trainer.export.formats import format_of
+from megabatch.trainer.export.network import network_of
+from megabatch.trainer.outputs import read_outputs
+
+
+def main() -> int:
+    """Print what was written, or why nothing was; the exit code is 0 either way."""
+    parser = argparse.ArgumentParser(prog="python -m megabatch.trainer.export", description=__doc__.splitlines()[0])
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("format")
+    parser.add_argument("--checkpoint", default="best")
+    parser.add_argument("--weights", choices=["averaged", "raw"], default="averaged")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    try:
+        found = export(
+            RunDir(arguments.run_dir), arguments.format, arguments.checkpoint, arguments.weights, arguments.output
+        )
+    except (ConfigError, DataError) as error:
+        found = {"error": str(error), "code": 2}
+    except (TrainingError, OSError) as error:
+        found = {"error": str(error), "code": 1}
+    print(json.dumps(found))
+    return 0
+
+
+def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: Path | None) -> dict[str, Any]:
+    """Write a checkpoint's network and return what was written. Raises ConfigError, DataError or TrainingError."""
+    job, used = read_job(run_dir.job), format_of(format_name)
+    sys.path.insert(0, job.working_folder)
+    torch.set_num_threads(job.cluster.threads_per_process)
+    folder = checkpoint.chosen(run_dir, which)
+    averaged = weights == "averaged" and checkpoint.read_state(folder)["training"]["average_updates"] > 0
+    card = card_of(job, read_outputs(run_dir, job), folder.name, "averaged" if averaged else "raw")
+    used.refuse(card)
+    target = output or _default_target(run_dir, card, used.SUFFIX)
+    _require_new(target, used.SUFFIX)
+    network = network_of(card, checkpoint.load_network(folder, averaged))
+    images = images_of(job)
+    with _hidden(target) as hidden:
+        used.write(network, card, hidden)
+        found = compare(network, used.read(hidden), images.images_NCHW)
+        hidden.rename(target)
+    return {
+        "output": str(target),
+        "bytes": sum(file.stat().st_size for file in (target, *target.glob("*")) if file.is_file()),
+        "checkpoint": card.checkpoint,
+        "weights": card.weights,
+        "trained_in": card.trained_in,
+        "images": images.origin,
+        "tolerance": TOLERANCE,
+        **found._asdict(),
+    }
+
+
+def _default_target(run_dir: RunDir, card: Card, suffix: str) -> Path:
+    """Return RUN_DIR/exports/RUN-step-00001250.onnx; a folder of timm ends in -timm."""
+    raw = "-raw" if card.weights == "raw" else ""
+    return run_dir.exports / f"{card.run}-{card.checkpoint}{raw}{suffix or '-timm'}"
+
+
+def _require_new(target: Path, suffix: str) -> None:
+    if suffix and target.suffix != suffix:
+        raise ConfigError([Problem("--output", f"{target}: the name of such a file ends in {suffix}")])
+    if target.exists():
+        raise ConfigError([Problem(str(target), "exists: choose another --output, or remove it")])
+
+
+@contextmanager
+def _hidden(target: Path) -> Iterator[Path]:
+    """Yield a path beside the target, with the same ending; what is still there afterwards is removed."""
+    hidden = target.with_name(f".{os.getpid()}.{target.name}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield hidden
+    finally:
+        hidden.unlink(missing_ok=True) if hidden.is_file() else shutil.rmtree(hidden, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""The network of a card, without what only training needs: no dropout rates, no ghost or frozen norms, float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from megabatch.trainer.export.card import Card
+from megabatch.trainer.models.load import load_model
+from megabatch.trainer.network import replace_activations, replace_batch_norms
+
+Tensors = dict[str, torch.Tensor]
+
+
+def network_of(card: Card, tensors: Tensors) -> nn.Module:
+    """Return the network with these weights, in evaluation mode. Raises TrainingError for a model that is not there."""
+    settings = card.settings
+    network = load_model(settings, card.outputs)
+    if settings.activation is not None:
+        replace_activations(network, settings.activation, card.image_size)
+    if settings.replace_batch_norm is not None:
+        replace_batch_norms(network, settings.replace_batch_norm)
+    network.load_state_dict(tensors)
+    return network.float().eval().requires_grad_(False)
+
+
+def example_images(card: Card) -> torch.Tensor:
+    """Return two images to capture the network with; with one, torch.export would take 1 for the only number."""
+    return torch.zeros(2, 3, card.image_size, card.image_size)

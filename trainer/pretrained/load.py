@@ -1,0 +1,104 @@
+"""Puts weights into a network, as far as they fit, and tells exactly what did and what did not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.pretrained.match import Match, OtherShape, match
+from megabatch.trainer.pretrained.read import Weights
+
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Began:
+    """What a training began with. `loaded` leads from names of the network to those of the source."""
+
+    origin: str
+    parameters: int
+    parameters_loaded: int
+    removed_prefix: str
+    added_prefix: str
+    loaded: dict[str, str]
+    other_shape: tuple[OtherShape, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values, shapes with their names."""
+        return {**asdict(self), "other_shape": [one._asdict() for one in self.other_shape]}
+
+    def lines(self) -> list[str]:
+        """Return it in words, with the first few names of each kind."""
+        here = len(self.loaded) + len(self.other_shape) + len(self.missing)
+        names = [f"prefix {self.removed_prefix} left out"] * bool(self.removed_prefix)
+        names += [f"prefix {self.added_prefix} put before its names"] * bool(self.added_prefix)
+        return [
+            f"pretrained: {len(self.loaded):,} of {here:,} tensors, {self.parameters_loaded:,} of {self.parameters:,} "
+            + f"parameters, from {', '.join([self.origin, *names])}",
+            *_listed("left out, as the shape is another", (_both(one) for one in self.other_shape)),
+            *_listed("not there, so as they were", self.missing),
+            *_listed("there, but not in this network", self.unused),
+        ]
+
+
+@torch.no_grad()
+def load_weights(network: nn.Module, weights: Weights) -> Began:
+    """Copy every tensor that fits in name and shape, whatever its dtype. Raises TrainingError if no weight does.
+
+    A bias or a norm alone is no weight: another model with the same number of classes would have one that fits.
+    """
+    own = network.state_dict()
+    found = match(_shapes(weights.tensors), _shapes(own))
+    parameters = dict(network.named_parameters())
+    fitting = [name for name in found.pairs if name in parameters]
+    if not any(parameters[name].dim() > 1 for name in fitting):
+        raise TrainingError(_nothing_fits(weights, own, found))
+    for name, its in found.pairs.items():
+        own[name].copy_(weights.tensors[its])
+    return Began(
+        weights.origin,
+        sum(parameter.numel() for parameter in parameters.values()),
+        sum(parameters[name].numel() for name in fitting),
+        found.removed,
+        found.added,
+        found.pairs,
+        found.other_shape,
+        found.missing,
+        found.unused,
+    )
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _nothing_fits(weights: Weights, own: dict[str, torch.Tensor], found: Match) -> str:
+    if found.other_shape:
+        shown = ", ".join(_both(one) for one in found.other_shape[:_SHOWN])
+        why = f"{len(found.other_shape)} names are the same, but not one weight has the same shape: {shown}"
+    else:
+        there, here = ([name for name in tensors if tensors[name].dim() > 1] for tensors in (weights.tensors, own))
+        why = f"no weight has the same name. There: {_first(there)}. Here: {_first(here)}"
+    return f"model.pretrained: nothing of {weights.origin} fits this network: {why}. Is it of another model?"
+
+
+def _both(one: OtherShape) -> str:
+    return f"{one.name} {one.there} there, {one.here} here"
+
+
+def _listed(what: str, names: Iterable[str]) -> list[str]:
+    names = list(names)
+    return [f"  {what}: {_first(names, '; ' if 'shape' in what else ', ')}"] if names else []
+
+
+def _first(names: Iterable[str], between: str = ", ") -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return between.join(names[:_SHOWN]) + more
