@@ -100,6 +100,11 @@ def _train(parts: Parts) -> None:
 def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
     """Evaluate the best checkpoint, or the network as it is where there was no validation."""
     step = parts.state.best_step or parts.state.step
+    if step != parts.state.step and not loop.is_there(parts, step):
+        parts.trackers.message(
+            f"warning: the best checkpoint, of step {step}, could not be written: the test is that of the last step"
+        )
+        step = parts.state.step
     if step != parts.state.step:
         tensors = checkpoint.load_network(parts.run_dir.checkpoint(step))
         parts.step_parts.engine.network.load_state_dict(tensors)

@@ -46,6 +46,7 @@ from megabatch.trainer.network import build_network
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, freeze, parameter_groups
 from megabatch.trainer.precision import PrecisionPolicy, precision_policy
 from megabatch.trainer.sample_log import SampleLog
+from megabatch.trainer.saver import Saver
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepParts
@@ -70,9 +71,11 @@ class Parts:
     evaluate_split: Callable[[str], EvaluationResult]
     sample_log: SampleLog | None
     bad_steps: BadSteps
+    saver: Saver
 
     def close(self) -> None:
         """Write what is still pending and close the logs."""
+        self.saver.close()
         self.trackers.close()
         if self.sample_log is not None:
             self.sample_log.close()
@@ -96,6 +99,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         job, world, arrangement, steps, ledger, stop_requested, samples.write if samples else _ignore
     )
     find = samples_finder(job, arrangement, order)
+    trackers = _trackers(job, world, run_dir, steps)
     parts = Parts(
         job=job,
         world=world,
@@ -104,11 +108,12 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         state=TrainState(),
         rate=learning_rate_of(recipe, steps),
         step_parts=step_parts,
-        trackers=_trackers(job, world, run_dir, steps),
+        trackers=trackers,
         micro_batches_from=_training_data(job, world, arrangement, order, steps),
         evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
         bad_steps=BadSteps(recipe.stability, steps, find, run_dir.bad_steps, world, step_parts.engine),
+        saver=Saver(run_dir, recipe.checkpoint, world, trackers),
     )
     parts.trackers.message(description)
     _tell_of_data(parts, arrangement)

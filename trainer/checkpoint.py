@@ -1,31 +1,31 @@
 """Checkpoints: one folder each, invisible until complete, verified before use. safetensors and JSON, never pickle.
 
 A checkpoint is written to a hidden folder, fsynced, listed with sizes and SHA-256 in manifest.json, and renamed into
-place. Only a folder whose manifest fits is ever loaded or counted as kept. Knows files; engines hand it tensors.
+place. Only a folder whose manifest fits is ever loaded or counted as kept. Knows files; engines hand it tensors, and
+saver.py calls it from the background.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.tensor_files import Described, Tensors, describe_file, tensor_pieces, write_file
 
-Tensors = dict[str, torch.Tensor]
 _NETWORK, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 _AVERAGED = "averaged.safetensors"  # only where weights are averaged
-_CHUNK_BYTES = 1 << 22
+
+DamageOf = Callable[[Path], str | None]
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,19 @@ class Snapshot:
 
 
 def save(run_dir: RunDir, step: int, snapshot: Snapshot) -> Path:
-    """Write the checkpoint of `step` and return its folder. Nothing appears under that name before it is complete."""
+    """Write the checkpoint of `step` and return its folder. Nothing appears under that name before it is complete.
+
+    Raises OSError if it cannot be written: then nothing of it is left, and all other checkpoints are as they were.
+    """
     target = run_dir.checkpoint(step)
     if target.exists() and not damage(target):
         return target
     with _hidden_folder(run_dir.checkpoints, target.name) as hidden:
-        save_file(_storable(snapshot.network), hidden / _NETWORK)
-        save_file(_storable(snapshot.optimizer), hidden / _OPTIMIZER)
-        (hidden / _STATE).write_text(json.dumps(snapshot.state, indent=1), encoding="utf-8")
-        if snapshot.averaged:
-            save_file(_storable(snapshot.averaged), hidden / _AVERAGED)
-        manifest = {file.name: _describe(file) for file in sorted(hidden.iterdir())}
-        (hidden / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for file in hidden.iterdir():
-            _sync(file)
+        manifest = _write_files(hidden, snapshot)
+        write_file(hidden / _MANIFEST, [_json(manifest)])
         _sync(hidden)
         if target.exists():  # a damaged one of the same step, found above
-            shutil.rmtree(target)
+            _delete(target)
         hidden.rename(target)
     _sync(run_dir.checkpoints)
     return target
@@ -93,7 +89,7 @@ def damage(folder: Path) -> str | None:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest.items():
-            if _describe(folder / name) != expected:
+            if describe_file(folder / name) != expected:
                 return f"{name} is not as it was written (size or SHA-256 differ)"
     except (OSError, ValueError, AttributeError) as error:
         return f"incomplete: {error}"
@@ -136,15 +132,14 @@ def prune(run_dir: RunDir, keep_last: int, keep: Collection[int]) -> None:
         if good < keep_last:
             good += damage(folder) is None
         elif _step_of(folder) not in keep:
-            shutil.rmtree(folder)
+            _delete(folder)
 
 
 def delete_after(run_dir: RunDir, step: int) -> None:
-    """Delete the checkpoints of later steps. A kill in the middle leaves none half deleted under its name."""
+    """Delete the checkpoints of later steps."""
     for folder in _folders(run_dir):
         if _step_of(folder) > step:
-            hidden = folder.rename(run_dir.checkpoints / f".{folder.name}.{os.getpid()}")
-            shutil.rmtree(hidden)
+            _delete(folder)
 
 
 def steps_saved(run_dir: RunDir) -> list[int]:
@@ -161,7 +156,9 @@ def clear_hidden(run_dir: RunDir) -> None:
 @contextmanager
 def _hidden_folder(parent: Path, name: str) -> Iterator[Path]:
     hidden = parent / f".{name}.{os.getpid()}"
-    parent.mkdir(parents=True, exist_ok=True)
+    if not parent.exists():
+        parent.mkdir(parents=True)
+        _sync(parent.parent)
     hidden.mkdir()
     try:
         yield hidden
@@ -178,16 +175,23 @@ def _step_of(folder: Path) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def _storable(tensors: Tensors) -> Tensors:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _write_files(folder: Path, snapshot: Snapshot) -> dict[str, Described]:
+    """Write what a checkpoint consists of and return the manifest's entry for each file."""
+    groups = {_NETWORK: snapshot.network, _OPTIMIZER: snapshot.optimizer}
+    if snapshot.averaged:
+        groups[_AVERAGED] = snapshot.averaged
+    manifest = {name: write_file(folder / name, tensor_pieces(tensors)) for name, tensors in groups.items()}
+    manifest[_STATE] = write_file(folder / _STATE, [_json(snapshot.state)])
+    return manifest
 
 
-def _describe(file: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, indent=1).encode()
+
+
+def _delete(folder: Path) -> None:
+    """Delete a checkpoint. A kill in the middle leaves nothing half deleted under its name."""
+    shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.deleted.{os.getpid()}")))
 
 
 def _sync(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from safetensors import SafetensorError
+import torch
 
 from megabatch.configs.schedules import Plateau
 from megabatch.configs.targets import higher_is_better
@@ -19,7 +19,7 @@ from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
-from megabatch.trainer.rollback import carry_over, steps_to_keep, take_back
+from megabatch.trainer.rollback import carry_over, keep_rule, take_back
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
 
@@ -28,6 +28,12 @@ Outcome = Literal["finished", "stopped"]
 
 def train(parts: Parts) -> Outcome:
     """Train from where `parts.state` stands. Ends "stopped", with a checkpoint, if a rank was asked to stop."""
+    outcome = _train(parts)
+    parts.saver.wait()
+    return outcome
+
+
+def _train(parts: Parts) -> Outcome:
     state, steps = parts.state, parts.steps
     if parts.job.recipe.stability.rolls_back and state.step == 0:
         save(parts)  # something to go back to
@@ -46,6 +52,7 @@ def train(parts: Parts) -> Outcome:
         seldom = report.passed_over is not None or report.skipped_samples > 0
         if seldom or state.step % log_every == 0 or state.step == steps.total:
             parts.trackers.step(report, state)
+            parts.saver.tell()
         if log_ratios_every is not None and state.step % log_ratios_every == 0:
             parts.trackers.trust_ratios(trust_ratios(parts.step_parts.optimizer), state)
         if bad:
@@ -126,8 +133,8 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
 
 
 def save(parts: Parts) -> None:
-    """Write a checkpoint on rank 0, then delete those that the recipe does not keep."""
-    if not parts.world.is_main:
+    """Write a checkpoint in the background, then delete those that the recipe does not keep."""
+    if not parts.saver.takes_part:
         return
     work = parts.step_parts
     scaler = work.precision.scaler
@@ -142,15 +149,15 @@ def save(parts: Parts) -> None:
     }
     averaged = work.average.tensors() if work.average is not None else {}
     snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state, averaged)
-    try:
-        checkpoint.save(parts.run_dir, parts.state.step, snapshot)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"{parts.run_dir.checkpoints}: the checkpoint of step {parts.state.step} could not be written: {error}. "
-            "Earlier checkpoints are as they were: make room, then go on with --resume"
-        ) from error
-    best = set() if parts.state.best_step is None else {parts.state.best_step}
-    checkpoint.prune(parts.run_dir, parts.job.recipe.checkpoint.keep_last, best | steps_to_keep(parts))
+    parts.saver.save(parts.state, snapshot, keep_rule(parts))
+
+
+def is_there(parts: Parts, step: int) -> bool:
+    """Return whether rank 0 has written the checkpoint of a step. Every rank must ask together: they wait for it."""
+    there = parts.world.is_main and checkpoint.damage(parts.run_dir.checkpoint(step)) is None
+    told = torch.tensor(float(there), device=parts.world.device)
+    parts.step_parts.engine.sum_over_ranks(told)
+    return bool(told.item())
 
 
 def restore(parts: Parts) -> None:

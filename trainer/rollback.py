@@ -9,10 +9,11 @@ PaLM was trained in this way (Chowdhery et al. 2022, section 5.1): back by about
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 
+from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import Snapshot
@@ -41,6 +42,7 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
     Later checkpoints have updates of those steps in them: they are deleted. Every rank must call this together.
     """
     left_out = _next_left_out(parts, bad_step)
+    parts.saver.wait()
     step = _agreed_checkpoint(parts, left_out[0])
     if step is None:
         raise TrainingError(
@@ -64,16 +66,25 @@ def carry_over(state: TrainState, before: TrainState, left_out: list[int]) -> No
     state.guard.left_out = sorted({*before.guard.left_out, *left_out})
 
 
-def steps_to_keep(parts: Parts) -> set[int]:
-    """Return the checkpoints that the run may go back to, or find to be the best one there, after any later step."""
+def keep_rule(parts: Parts) -> Callable[[], set[int]]:
+    """Return what tells, once the checkpoint of this moment is there, which ones to keep beside the last ones.
+
+    They are the best one, and after any later step those to go back to, or to find to be the best one there.
+    """
+    best = set() if parts.state.best_step is None else {parts.state.best_step}
     if not parts.job.recipe.stability.rolls_back:
-        return set()
+        return lambda: best
     earliest = _next_left_out(parts, parts.state.step) or [0]  # none if all before are left out already
-    oldest = _newest_before(parts, earliest[0])
+    return lambda: best | _steps_since(parts.run_dir, earliest[0])
+
+
+def _steps_since(run_dir: RunDir, step: int) -> set[int]:
+    """Return the newest checkpoint of `step` or before, all later ones, and the best one as it was at the first."""
+    oldest = _newest_before(run_dir, step)
     if oldest is None:
         return set()
-    best = checkpoint.read_state(parts.run_dir.checkpoint(oldest))["training"]["best_step"]
-    since = {step for step in checkpoint.steps_saved(parts.run_dir) if step >= oldest}
+    best = checkpoint.read_state(run_dir.checkpoint(oldest))["training"]["best_step"]
+    since = {saved for saved in checkpoint.steps_saved(run_dir) if saved >= oldest}
     return since if best is None else since | {best}
 
 
@@ -81,9 +92,9 @@ def _next_left_out(parts: Parts, bad_step: int) -> list[int]:
     return steps_to_leave_out(parts.state.guard.left_out, bad_step, parts.job.recipe.stability.roll_back_steps)
 
 
-def _newest_before(parts: Parts, step: int) -> int | None:
+def _newest_before(run_dir: RunDir, step: int) -> int | None:
     """Return the newest checkpoint without an update of `step` or later, as the number of its step."""
-    folder, _ = checkpoint.newest(parts.run_dir, at_most=step)
+    folder, _ = checkpoint.newest(run_dir, at_most=step)
     return None if folder is None else int(checkpoint.read_state(folder)["training"]["step"])
 
 
@@ -95,7 +106,7 @@ def _shown(steps: list[int]) -> str:
 
 def _agreed_checkpoint(parts: Parts, step: int) -> int | None:
     """Return what rank 0 finds of `_newest_before`: on a slow file system another rank might see other checkpoints."""
-    found = _newest_before(parts, step) if parts.world.is_main else None
+    found = _newest_before(parts.run_dir, step) if parts.world.is_main else None
     told = torch.tensor(0 if found is None else found + 1, device=parts.world.device)
     parts.step_parts.engine.sum_over_ranks(told)
     return int(told.item()) - 1 if told.item() else None

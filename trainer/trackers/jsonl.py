@@ -38,16 +38,21 @@ class JsonlTracker:
         """Write a line of kind "trust_ratios"."""
         self._write("trust_ratios", state, {"step": state.step, "ratios": ratios})
 
+    def checkpoint(self, values: dict[str, Any]) -> None:
+        """Write a line of kind "checkpoint"."""
+        self._append({"kind": "checkpoint", "time": round(time.time(), 3), **values})
+
     def message(self, text: str) -> None:
         """Write a line of kind "message"."""
-        self._file.write(json.dumps({"kind": "message", "time": time.time(), "text": text}) + "\n")
-        self._file.flush()
+        self._append({"kind": "message", "time": time.time(), "text": text})
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def _write(self, kind: str, state: TrainState, values: dict[str, Any]) -> None:
-        line = {"kind": kind, "attempt": state.attempt, "time": round(time.time(), 3), **values}
+        self._append({"kind": kind, "attempt": state.attempt, "time": round(time.time(), 3), **values})
+
+    def _append(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()

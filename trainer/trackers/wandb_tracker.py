@@ -60,6 +60,9 @@ class WandbTracker:
         """Send them as trust_ratio/PARAMETER."""
         self._put({"samples_seen": state.samples_seen, **{f"trust_ratio/{name}": r for name, r in ratios.items()}})
 
+    def checkpoint(self, values: dict[str, Any]) -> None:
+        """Leave it to metrics.jsonl."""
+
     def message(self, text: str) -> None:
         """Leave messages to the terminal and metrics.jsonl."""
 
