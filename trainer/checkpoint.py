@@ -38,13 +38,50 @@ class Snapshot:
     averaged: Tensors = field(default_factory=dict)
 
 
-def save(run_dir: RunDir, step: int, snapshot: Snapshot) -> Path:
+def damage(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint folder, or None if every file is as it was written."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in manifest.items():
+            if describe_file(folder / name) != expected:
+                return f"{name} is not as it was written (size or SHA-256 differ)"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"incomplete: {error}"
+    return None if _STATE in manifest else "incomplete: the manifest lists no state"
+
+
+class Verified:
+    """Remembers which checkpoints this process has found or written whole, so that it hashes each of them once.
+
+    A file that was touched since has another size or time of change, and is hashed again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Path, list[tuple[str, int, int]]] = {}
+
+    def damage(self, folder: Path) -> str | None:
+        """Return what `damage` does."""
+        files = _files_as_they_are(folder)
+        if self._known.get(folder) == files:
+            return None
+        problem = damage(folder)
+        if problem is None:
+            self._known[folder] = files
+        return problem
+
+    def add(self, folder: Path) -> None:
+        """Take note of a checkpoint that was hashed while it was written."""
+        self._known[folder] = _files_as_they_are(folder)
+
+
+def save(run_dir: RunDir, step: int, snapshot: Snapshot, verified: Verified | None = None) -> Path:
     """Write the checkpoint of `step` and return its folder. Nothing appears under that name before it is complete.
 
     Raises OSError if it cannot be written: then nothing of it is left, and all other checkpoints are as they were.
     """
     target = run_dir.checkpoint(step)
-    if target.exists() and not damage(target):
+    verified = verified or Verified()
+    if target.exists() and not verified.damage(target):
         return target
     with _hidden_folder(run_dir.checkpoints, target.name) as hidden:
         manifest = _write_files(hidden, snapshot)
@@ -54,12 +91,13 @@ def save(run_dir: RunDir, step: int, snapshot: Snapshot) -> Path:
             _delete(target)
         hidden.rename(target)
     _sync(run_dir.checkpoints)
+    verified.add(target)
     return target
 
 
-def load(folder: Path) -> Snapshot:
+def load(folder: Path, damage_of: DamageOf = damage) -> Snapshot:
     """Read a checkpoint. Raises TrainingError if it is not complete and unchanged."""
-    problem = damage(folder)
+    problem = damage_of(folder)
     if problem:
         raise TrainingError(f"{folder}: {problem}. Use another checkpoint of the run")
     state = read_state(folder)
@@ -84,25 +122,13 @@ def load_network(folder: Path, averaged: bool = True) -> Tensors:
     return load_file(folder / (_AVERAGED if averaged and (folder / _AVERAGED).exists() else _NETWORK))
 
 
-def damage(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint folder, or None if every file is as it was written."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in manifest.items():
-            if describe_file(folder / name) != expected:
-                return f"{name} is not as it was written (size or SHA-256 differ)"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"incomplete: {error}"
-    return None if _STATE in manifest else "incomplete: the manifest lists no state"
-
-
-def newest(run_dir: RunDir, at_most: int | None = None) -> tuple[Path | None, list[str]]:
+def newest(run_dir: RunDir, at_most: int | None = None, damage_of: DamageOf = damage) -> tuple[Path | None, list[str]]:
     """Return the newest undamaged checkpoint, of step `at_most` or before, and a message for each damaged newer one."""
     messages: list[str] = []
     for folder in sorted(_folders(run_dir), key=_step_of, reverse=True):
         if at_most is not None and _step_of(folder) > at_most:
             continue
-        problem = damage(folder)
+        problem = damage_of(folder)
         if problem is None:
             return folder, messages
         messages.append(f"{folder} is damaged ({problem}): falling back to an older checkpoint")
@@ -125,12 +151,12 @@ def chosen(run_dir: RunDir, which: str) -> Path:
     raise TrainingError(f"{run_dir.root} has no checkpoint {which!r}: write best, last, or the step of one of {kept}")
 
 
-def prune(run_dir: RunDir, keep_last: int, keep: Collection[int]) -> None:
+def prune(run_dir: RunDir, keep_last: int, keep: Collection[int], damage_of: DamageOf = damage) -> None:
     """Delete what is older than the newest `keep_last` undamaged checkpoints, except those of the steps `keep`."""
     good = 0
     for folder in sorted(_folders(run_dir), key=_step_of, reverse=True):
         if good < keep_last:
-            good += damage(folder) is None
+            good += damage_of(folder) is None
         elif _step_of(folder) not in keep:
             _delete(folder)
 
@@ -183,6 +209,12 @@ def _write_files(folder: Path, snapshot: Snapshot) -> dict[str, Described]:
     manifest = {name: write_file(folder / name, tensor_pieces(tensors)) for name, tensors in groups.items()}
     manifest[_STATE] = write_file(folder / _STATE, [_json(snapshot.state)])
     return manifest
+
+
+def _files_as_they_are(folder: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of every file, without reading any."""
+    found = [(file, file.stat()) for file in sorted(folder.rglob("*"))]
+    return [(str(file), status.st_size, status.st_mtime_ns) for file, status in found]
 
 
 def _json(values: dict[str, Any]) -> bytes:

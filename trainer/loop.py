@@ -154,7 +154,7 @@ def save(parts: Parts) -> None:
 
 def is_there(parts: Parts, step: int) -> bool:
     """Return whether rank 0 has written the checkpoint of a step. Every rank must ask together: they wait for it."""
-    there = parts.world.is_main and checkpoint.damage(parts.run_dir.checkpoint(step)) is None
+    there = parts.world.is_main and parts.saver.verified.damage(parts.run_dir.checkpoint(step)) is None
     told = torch.tensor(float(there), device=parts.world.device)
     parts.step_parts.engine.sum_over_ranks(told)
     return bool(told.item())
@@ -162,12 +162,13 @@ def is_there(parts: Parts, step: int) -> bool:
 
 def restore(parts: Parts) -> None:
     """Go on from the newest undamaged checkpoint of the run folder, if there is one."""
-    folder, messages = checkpoint.newest(parts.run_dir)
+    damage_of = parts.saver.verified.damage
+    folder, messages = checkpoint.newest(parts.run_dir, damage_of=damage_of)
     for message in messages:
         parts.trackers.message(f"warning: {message}")
     if folder is None:
         return
-    snapshot = checkpoint.load(folder)
+    snapshot = checkpoint.load(folder, damage_of)
     if snapshot.state["fingerprint"] != parts.job.fingerprint():
         raise TrainingError(
             f"{folder} was written by another recipe or with other data than {parts.run_dir.job} names now. "

@@ -16,7 +16,7 @@ import torch
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
-from megabatch.trainer.checkpoint import Snapshot
+from megabatch.trainer.checkpoint import DamageOf, Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.state import TrainState
 
@@ -49,7 +49,7 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
             f"step {bad_step + 1} was bad, and {parts.run_dir.checkpoints} has no undamaged checkpoint to go back to, "
             f"from before step {left_out[0] + 1}: start a new run"
         )
-    snapshot = checkpoint.load(parts.run_dir.checkpoint(step))
+    snapshot = checkpoint.load(parts.run_dir.checkpoint(step), parts.saver.verified.damage)
     if parts.world.is_main:
         checkpoint.delete_after(parts.run_dir, step)
     parts.trackers.message(
@@ -75,12 +75,13 @@ def keep_rule(parts: Parts) -> Callable[[], set[int]]:
     if not parts.job.recipe.stability.rolls_back:
         return lambda: best
     earliest = _next_left_out(parts, parts.state.step) or [0]  # none if all before are left out already
-    return lambda: best | _steps_since(parts.run_dir, earliest[0])
+    damage_of = parts.saver.verified.damage
+    return lambda: best | _steps_since(parts.run_dir, earliest[0], damage_of)
 
 
-def _steps_since(run_dir: RunDir, step: int) -> set[int]:
+def _steps_since(run_dir: RunDir, step: int, damage_of: DamageOf) -> set[int]:
     """Return the newest checkpoint of `step` or before, all later ones, and the best one as it was at the first."""
-    oldest = _newest_before(run_dir, step)
+    oldest = _newest_before(run_dir, step, damage_of)
     if oldest is None:
         return set()
     best = checkpoint.read_state(run_dir.checkpoint(oldest))["training"]["best_step"]
@@ -92,9 +93,9 @@ def _next_left_out(parts: Parts, bad_step: int) -> list[int]:
     return steps_to_leave_out(parts.state.guard.left_out, bad_step, parts.job.recipe.stability.roll_back_steps)
 
 
-def _newest_before(run_dir: RunDir, step: int) -> int | None:
+def _newest_before(run_dir: RunDir, step: int, damage_of: DamageOf) -> int | None:
     """Return the newest checkpoint without an update of `step` or later, as the number of its step."""
-    folder, _ = checkpoint.newest(run_dir, at_most=step)
+    folder, _ = checkpoint.newest(run_dir, step, damage_of)
     return None if folder is None else int(checkpoint.read_state(folder)["training"]["step"])
 
 
@@ -106,7 +107,7 @@ def _shown(steps: list[int]) -> str:
 
 def _agreed_checkpoint(parts: Parts, step: int) -> int | None:
     """Return what rank 0 finds of `_newest_before`: on a slow file system another rank might see other checkpoints."""
-    found = _newest_before(parts.run_dir, step) if parts.world.is_main else None
+    found = _newest_before(parts.run_dir, step, parts.saver.verified.damage) if parts.world.is_main else None
     told = torch.tensor(0 if found is None else found + 1, device=parts.world.device)
     parts.step_parts.engine.sum_over_ranks(told)
     return int(told.item()) - 1 if told.item() else None

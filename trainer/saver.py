@@ -41,6 +41,9 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[_Saved] | None = None
         self._told: dict[str, Any] = {}
+        self._failures = 0  # in a row
+        self.verified = checkpoint.Verified()
+        """Which checkpoints of the run are known to be whole."""
         self.takes_part = world.is_main
         """Whether this rank has anything to write."""
 
@@ -81,8 +84,8 @@ class Saver:
         began = time.perf_counter()
         there()
         try:
-            checkpoint.save(self._run_dir, step, copy)
-            checkpoint.prune(self._run_dir, self._settings.keep_last, keep())
+            checkpoint.save(self._run_dir, step, copy, self.verified)
+            checkpoint.prune(self._run_dir, self._settings.keep_last, keep(), self.verified.damage)
         except OSError as error:
             return _Saved(time.perf_counter() - began, error)
         return _Saved(time.perf_counter() - began, None)

@@ -21,7 +21,7 @@ from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.saver import Saver
 from megabatch.trainer.state import TrainState
-from megabatch.trainer.tensor_files import _NAMES, tensor_pieces
+from megabatch.trainer.tensor_files import _NAMES, describe_file, tensor_pieces
 from megabatch.trainer.trackers.base import Trackers
 from megabatch.trainer.world import World
 
@@ -161,3 +161,27 @@ def test_the_library_reads_what_is_written(wanted: dict[str, tuple[tuple[int, ..
     for name, tensor in tensors.items():
         assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
         assert bytes(found[name].reshape(-1).view(torch.uint8)) == bytes(tensor.reshape(-1).view(torch.uint8))
+
+
+def test_a_checkpoint_is_hashed_once_in_a_run_however_often_there_is_a_save(
+    saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, hashed = RunDir(tmp_path / "run"), []
+    before = checkpoint.save(run_dir, 1, Snapshot({"w": torch.ones(3)}, {}, {}))
+
+    def describe(file: Path) -> dict[str, Any]:
+        hashed.append(file)
+        return describe_file(file)
+
+    monkeypatch.setattr(checkpoint, "describe_file", describe)
+    assert checkpoint.newest(run_dir, damage_of=saver.verified.damage) == (before, [])
+    assert {file.parent for file in hashed} == {before}
+    hashed.clear()
+    for step in (2, 3, 4):
+        saver.save(TrainState(step=step), Snapshot({"w": torch.ones(3)}, {}, {}), lambda: {1})
+        saver.wait()
+    assert hashed == []
+    assert checkpoint.steps_saved(run_dir) == [1, 3, 4]
+    (run_dir.checkpoint(4) / "model.safetensors").write_bytes(b"harmed")
+    checkpoint.prune(run_dir, 2, {1}, saver.verified.damage)
+    assert {file.parent.name for file in hashed} == {"step-00000004"}
