@@ -106,8 +106,10 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
         )
         step = parts.state.step
     if step != parts.state.step:
-        tensors = checkpoint.load_network(parts.run_dir.checkpoint(step))
-        parts.step_parts.engine.network.load_state_dict(tensors)
+        network = parts.step_parts.engine.network
+        network.load_state_dict(
+            checkpoint.load_network(parts.run_dir.checkpoint(step), like=dict(network.state_dict()))
+        )
         if parts.step_parts.average is not None:
             parts.step_parts.average.forget()
     result = parts.evaluate_split(split)
@@ -117,7 +119,8 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
 
 def _evaluate(parts: Parts, split: str, which: str, averaged: bool) -> None:
     folder = checkpoint.chosen(parts.run_dir, which)
-    parts.step_parts.engine.network.load_state_dict(checkpoint.load_network(folder, averaged))
+    network = parts.step_parts.engine.network
+    network.load_state_dict(checkpoint.load_network(folder, averaged, dict(network.state_dict())))
     result = parts.evaluate_split(split)
     if parts.world.is_main:
         write_json(parts.run_dir.evaluation(split, which), {**result.to_json(), "checkpoint": folder.name})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from megabatch.trainer.optim.groups import decayed_parameters, describe_paramete
 from megabatch.trainer.precision import PrecisionPolicy, precision_policy
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.saver import Saver
+from megabatch.trainer.saving_ranks import saving_ranks
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepParts
@@ -100,6 +101,9 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
     )
     find = samples_finder(job, arrangement, order)
     trackers = _trackers(job, world, run_dir, steps)
+    saver = Saver(run_dir, recipe.checkpoint, saving_ranks(world, step_parts.engine.network), trackers)
+    if recipe.checkpoint.every_minutes is not None:
+        step_parts = replace(step_parts, save_due=saver.due)
     parts = Parts(
         job=job,
         world=world,
@@ -113,7 +117,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
         bad_steps=BadSteps(recipe.stability, steps, find, run_dir.bad_steps, world, step_parts.engine),
-        saver=Saver(run_dir, recipe.checkpoint, world, trackers),
+        saver=saver,
     )
     parts.trackers.message(description)
     _tell_of_data(parts, arrangement)

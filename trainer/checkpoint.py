@@ -10,20 +10,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.tensor_files import Described, Tensors, describe_file, tensor_pieces, write_file
+from megabatch.trainer.saving_ranks import Alone, SavingRanks
+from megabatch.trainer.sharding import Offsets, Tensors, parts_to_write
+from megabatch.trainer.tensor_files import Described, describe_file, read_tensors, tensor_pieces, write_file
 
-_NETWORK, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
-_AVERAGED = "averaged.safetensors"  # only where weights are averaged
+# Tensors are in NAME.safetensors, or in NAME/rank-00000.safetensors and so on where each rank wrote its own.
+_NETWORK, _OPTIMIZER, _AVERAGED = "model", "optimizer", "averaged"  # the last only where weights are averaged
+_STATE, _MANIFEST = "state.json", "manifest.json"
+_WHOLE: Tensors = {}
 
 DamageOf = Callable[[Path], str | None]
 
@@ -36,6 +37,16 @@ class Snapshot:
     optimizer: Tensors
     state: dict[str, Any]
     averaged: Tensors = field(default_factory=dict)
+    offsets: dict[str, Offsets] | None = None  # where the parts begin, by file, if this is the share of one rank
+
+    def share(self, is_main: bool) -> Snapshot:
+        """Return what this rank writes, where the tensors are shared out."""
+        parts: dict[str, Tensors] = {}
+        offsets: dict[str, Offsets] = {}
+        groups = {_NETWORK: self.network, _OPTIMIZER: self.optimizer, _AVERAGED: self.averaged}
+        for group, tensors in groups.items():
+            parts[group], offsets[group] = parts_to_write(tensors, is_main)
+        return Snapshot(parts[_NETWORK], parts[_OPTIMIZER], self.state, parts[_AVERAGED], offsets)
 
 
 def damage(folder: Path) -> str | None:
@@ -74,35 +85,44 @@ class Verified:
         self._known[folder] = _files_as_they_are(folder)
 
 
-def save(run_dir: RunDir, step: int, snapshot: Snapshot, verified: Verified | None = None) -> Path:
+def save(
+    run_dir: RunDir,
+    step: int,
+    snapshot: Snapshot,
+    verified: Verified | None = None,
+    ranks: SavingRanks = Alone(),  # noqa: B008  # it has no state
+) -> Path:
     """Write the checkpoint of `step` and return its folder. Nothing appears under that name before it is complete.
 
-    Raises OSError if it cannot be written: then nothing of it is left, and all other checkpoints are as they were.
+    Where several `ranks` write together, each has its share in `snapshot` and all of them call this. Raises OSError if
+    it cannot be written: then nothing of it is left, and all other checkpoints are as they were.
     """
-    target = run_dir.checkpoint(step)
-    verified = verified or Verified()
-    if target.exists() and not verified.damage(target):
+    target, verified = run_dir.checkpoint(step), verified or Verified()
+    hidden = run_dir.checkpoints / f".{target.name}.saving"
+    if ranks.all_do(lambda: _begin(hidden, target, verified) if ranks.is_main else {}):
         return target
-    with _hidden_folder(run_dir.checkpoints, target.name) as hidden:
-        manifest = _write_files(hidden, snapshot)
-        write_file(hidden / _MANIFEST, [_json(manifest)])
-        _sync(hidden)
-        if target.exists():  # a damaged one of the same step, found above
-            _delete(target)
-        hidden.rename(target)
-    _sync(run_dir.checkpoints)
-    verified.add(target)
+    try:
+        manifest = ranks.all_do(lambda: _write_files(hidden, snapshot, ranks))
+        ranks.all_do(lambda: _commit(hidden, target, manifest) if ranks.is_main else {})
+    finally:
+        if ranks.is_main:
+            shutil.rmtree(hidden, ignore_errors=True)
+    if ranks.is_main:
+        verified.add(target)
     return target
 
 
-def load(folder: Path, damage_of: DamageOf = damage) -> Snapshot:
-    """Read a checkpoint. Raises TrainingError if it is not complete and unchanged."""
+def load(folder: Path, damage_of: DamageOf = damage, like: Tensors = _WHOLE) -> Snapshot:
+    """Read a checkpoint. Raises TrainingError if it is not complete and unchanged.
+
+    What `like` has shared out among ranks, by the name of the parameter, is read and shared out like that.
+    """
     problem = damage_of(folder)
     if problem:
         raise TrainingError(f"{folder}: {problem}. Use another checkpoint of the run")
-    state = read_state(folder)
-    averaged = load_file(folder / _AVERAGED) if (folder / _AVERAGED).exists() else {}
-    return Snapshot(load_file(folder / _NETWORK), load_file(folder / _OPTIMIZER), state, averaged)
+    network, averaged = (read_tensors(_tensor_files(folder, group), like.get) for group in (_NETWORK, _AVERAGED))
+    optimizer = read_tensors(_tensor_files(folder, _OPTIMIZER), lambda path: like.get(path.rpartition("/")[0]))
+    return Snapshot(network, optimizer, read_state(folder), averaged)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -111,7 +131,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_network(folder: Path, averaged: bool = True) -> Tensors:
+def load_network(folder: Path, averaged: bool = True, like: Tensors = _WHOLE) -> Tensors:
     """Read only the network's tensors: their average where there is one and `averaged` is wished.
 
     Raises TrainingError if the checkpoint is damaged.
@@ -119,7 +139,8 @@ def load_network(folder: Path, averaged: bool = True) -> Tensors:
     problem = damage(folder)
     if problem:
         raise TrainingError(f"{folder}: {problem}. Use another checkpoint of the run")
-    return load_file(folder / (_AVERAGED if averaged and (folder / _AVERAGED).exists() else _NETWORK))
+    files = (averaged and _tensor_files(folder, _AVERAGED)) or _tensor_files(folder, _NETWORK)
+    return read_tensors(files, like.get)
 
 
 def newest(run_dir: RunDir, at_most: int | None = None, damage_of: DamageOf = damage) -> tuple[Path | None, list[str]]:
@@ -179,19 +200,6 @@ def clear_hidden(run_dir: RunDir) -> None:
         shutil.rmtree(folder)
 
 
-@contextmanager
-def _hidden_folder(parent: Path, name: str) -> Iterator[Path]:
-    hidden = parent / f".{name}.{os.getpid()}"
-    if not parent.exists():
-        parent.mkdir(parents=True)
-        _sync(parent.parent)
-    hidden.mkdir()
-    try:
-        yield hidden
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-
-
 def _folders(run_dir: RunDir) -> list[Path]:
     return [f for f in run_dir.checkpoints.glob(f"{CHECKPOINT_PREFIX}*") if _step_of(f) >= 0]
 
@@ -201,14 +209,49 @@ def _step_of(folder: Path) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def _write_files(folder: Path, snapshot: Snapshot) -> dict[str, Described]:
-    """Write what a checkpoint consists of and return the manifest's entry for each file."""
-    groups = {_NETWORK: snapshot.network, _OPTIMIZER: snapshot.optimizer}
-    if snapshot.averaged:
-        groups[_AVERAGED] = snapshot.averaged
-    manifest = {name: write_file(folder / name, tensor_pieces(tensors)) for name, tensors in groups.items()}
-    manifest[_STATE] = write_file(folder / _STATE, [_json(snapshot.state)])
+def _begin(hidden: Path, target: Path, verified: Verified) -> dict[str, Any]:
+    """Make the hidden folder; or return that there is nothing to do."""
+    if target.exists() and not verified.damage(target):
+        return {"saved": True}
+    if not hidden.parent.exists():
+        hidden.parent.mkdir(parents=True)
+        _sync(hidden.parent.parent)
+    if hidden.exists():
+        shutil.rmtree(hidden)
+    hidden.mkdir()
+    return {}
+
+
+def _write_files(hidden: Path, snapshot: Snapshot, ranks: SavingRanks) -> dict[str, Described]:
+    """Write this rank's files and return the manifest's entry for each of them."""
+    groups = {_NETWORK: snapshot.network, _OPTIMIZER: snapshot.optimizer, _AVERAGED: snapshot.averaged}
+    manifest = {}
+    for group, tensors in groups.items():
+        if group == _AVERAGED and not tensors:
+            continue
+        name = f"{group}/rank-{ranks.rank:05d}.safetensors" if ranks.shared else f"{group}.safetensors"
+        (hidden / name).parent.mkdir(exist_ok=True)
+        offsets = snapshot.offsets[group] if snapshot.offsets is not None else None
+        manifest[name] = write_file(hidden / name, tensor_pieces(tensors, offsets))
+        _sync((hidden / name).parent)
+    if ranks.is_main:
+        manifest[_STATE] = write_file(hidden / _STATE, [_json(snapshot.state)])
     return manifest
+
+
+def _commit(hidden: Path, target: Path, manifest: dict[str, Described]) -> dict[str, Any]:
+    write_file(hidden / _MANIFEST, [_json(manifest)])
+    _sync(hidden)
+    if target.exists():  # a damaged one of the same step, found before
+        _delete(target)
+    hidden.rename(target)
+    _sync(target.parent)
+    return {}
+
+
+def _tensor_files(folder: Path, group: str) -> list[Path]:
+    whole = folder / f"{group}.safetensors"
+    return [whole] if whole.exists() else sorted((folder / group).glob("rank-*.safetensors"))
 
 
 def _files_as_they_are(folder: Path) -> list[tuple[str, int, int]]:

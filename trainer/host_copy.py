@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from megabatch.trainer.checkpoint import Snapshot
-from megabatch.trainer.tensor_files import Tensors
+from megabatch.trainer.sharding import Tensors
 
 
 class HostCopy:
@@ -27,9 +27,9 @@ class HostCopy:
         """Return the snapshot with its tensors copied, and what waits until the copies are there."""
         groups = {"network": snapshot.network, "optimizer": snapshot.optimizer, "averaged": snapshot.averaged}
         kept: Tensors = {}
-        copies = {name: self._copies(name, tensors, kept) for name, tensors in groups.items()}
+        network, optimizer, averaged = (self._copies(name, tensors, kept) for name, tensors in groups.items())
         self._kept = kept
-        return replace(snapshot, **copies), _event(groups)
+        return replace(snapshot, network=network, optimizer=optimizer, averaged=averaged), _event(groups)
 
     def _copies(self, group: str, tensors: Mapping[str, torch.Tensor], kept: Tensors) -> Tensors:
         copies = {}

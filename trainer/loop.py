@@ -29,7 +29,7 @@ Outcome = Literal["finished", "stopped"]
 def train(parts: Parts) -> Outcome:
     """Train from where `parts.state` stands. Ends "stopped", with a checkpoint, if a rank was asked to stop."""
     outcome = _train(parts)
-    parts.saver.wait()
+    parts.saver.finish()
     return outcome
 
 
@@ -65,20 +65,20 @@ def _train(parts: Parts) -> Outcome:
             save(parts)
             return "stopped"
         if finished_epochs is not None:
-            _end_epoch(parts, finished_epochs)
-        elif save_every is not None and state.step % save_every == 0:
+            _end_epoch(parts, finished_epochs, report.save_due)
+        elif report.save_due or (save_every is not None and state.step % save_every == 0):
             save(parts)
     return "finished"
 
 
-def _end_epoch(parts: Parts, epoch: int) -> None:
+def _end_epoch(parts: Parts, epoch: int, save_due: bool) -> None:
     """Evaluate and save what is due after `epoch` whole epochs."""
     state, settings = parts.state, parts.job.recipe.checkpoint
     if parts.job.recipe.tracking.noise_scale:
         _tell_noise_scale(parts)
     improved = _evaluate_if_due(parts)
     by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
-    due = by_step or epoch % settings.every_epochs == 0 or state.step == parts.steps.total
+    due = save_due or by_step or settings.due_after(epoch) or state.step == parts.steps.total
     if improved or state.stopped_early or due:
         save(parts)
 
@@ -168,7 +168,7 @@ def restore(parts: Parts) -> None:
         parts.trackers.message(f"warning: {message}")
     if folder is None:
         return
-    snapshot = checkpoint.load(folder, damage_of)
+    snapshot = checkpoint.load(folder, damage_of, dict(parts.step_parts.engine.network.state_dict()))
     if snapshot.state["fingerprint"] != parts.job.fingerprint():
         raise TrainingError(
             f"{folder} was written by another recipe or with other data than {parts.run_dir.job} names now. "

@@ -49,7 +49,8 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
             f"step {bad_step + 1} was bad, and {parts.run_dir.checkpoints} has no undamaged checkpoint to go back to, "
             f"from before step {left_out[0] + 1}: start a new run"
         )
-    snapshot = checkpoint.load(parts.run_dir.checkpoint(step), parts.saver.verified.damage)
+    like = dict(parts.step_parts.engine.network.state_dict())
+    snapshot = checkpoint.load(parts.run_dir.checkpoint(step), parts.saver.verified.damage, like)
     if parts.world.is_main:
         checkpoint.delete_after(parts.run_dir, step)
     parts.trackers.message(
@@ -69,14 +70,23 @@ def carry_over(state: TrainState, before: TrainState, left_out: list[int]) -> No
 def keep_rule(parts: Parts) -> Callable[[], set[int]]:
     """Return what tells, once the checkpoint of this moment is there, which ones to keep beside the last ones.
 
-    They are the best one, and after any later step those to go back to, or to find to be the best one there.
+    They are the best one, those kept for good, and after any later step those to go back to, or to find to be the best
+    one there.
     """
     best = set() if parts.state.best_step is None else {parts.state.best_step}
     if not parts.job.recipe.stability.rolls_back:
-        return lambda: best
+        return lambda: best | _kept_for_good(parts)
     earliest = _next_left_out(parts, parts.state.step) or [0]  # none if all before are left out already
     damage_of = parts.saver.verified.damage
-    return lambda: best | _steps_since(parts.run_dir, earliest[0], damage_of)
+    return lambda: best | _kept_for_good(parts) | _steps_since(parts.run_dir, earliest[0], damage_of)
+
+
+def _kept_for_good(parts: Parts) -> set[int]:
+    settings, steps = parts.job.recipe.checkpoint, parts.steps
+    if settings.keep_every_epochs is None:
+        return set()
+    epochs = {step: steps.progress(step)[1] for step in checkpoint.steps_saved(parts.run_dir)}
+    return {step for step, epoch in epochs.items() if epoch and settings.kept_for_good(epoch)}
 
 
 def _steps_since(run_dir: RunDir, step: int, damage_of: DamageOf) -> set[int]:

@@ -23,8 +23,8 @@ from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.norms.precise import recompute_statistics, tracked_batch_norms
 from megabatch.trainer.process import write_json
+from megabatch.trainer.sharding import Tensors
 from megabatch.trainer.state import TrainState
-from megabatch.trainer.tensor_files import Tensors
 
 _SAMPLES = 16_384  # for batch-norm statistics: their error is far below that of one micro-batch
 

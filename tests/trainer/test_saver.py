@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +21,10 @@ from megabatch.trainer import checkpoint
 from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.saver import Saver
+from megabatch.trainer.saving_ranks import Alone
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.tensor_files import _NAMES, describe_file, tensor_pieces
 from megabatch.trainer.trackers.base import Trackers
-from megabatch.trainer.world import World
-
-ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
 class Told:
@@ -49,7 +48,7 @@ def told() -> Told:
 
 @pytest.fixture
 def saver(tmp_path: Path, told: Told) -> Iterator[Saver]:
-    saver = Saver(RunDir(tmp_path / "run"), Checkpoint(), ALONE, Trackers((told,)))  # type: ignore[arg-type]
+    saver = Saver(RunDir(tmp_path / "run"), Checkpoint(), Alone(), Trackers((told,)))  # type: ignore[arg-type]
     yield saver
     saver.close()
 
@@ -161,6 +160,39 @@ def test_the_library_reads_what_is_written(wanted: dict[str, tuple[tuple[int, ..
     for name, tensor in tensors.items():
         assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
         assert bytes(found[name].reshape(-1).view(torch.uint8)) == bytes(tensor.reshape(-1).view(torch.uint8))
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_three_failures_in_a_row_end_the_run_and_a_success_between_counts_anew(
+    saver: Saver, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(1, 100))
+
+    def save(works: bool) -> None:
+        with monkeypatch.context() as patch:
+            if not works:
+                patch.setattr(checkpoint, "save", no_room)
+            saver.save(TrainState(step=next(steps)), Snapshot({}, {}, {}), nothing_more)
+            saver.wait()
+
+    for works in (False, False, True, False, False):
+        save(works)
+    assert ["error" in line for line in told.checkpoints] == [True, True, False, True, True]
+    assert len(told.messages) == 4
+    assert "the checkpoint of step 5 could not be written: [Errno 28] No space left on device" in told.messages[-1]
+    assert told.messages[-1].endswith("the training goes on: failure 2 in a row, number 3 ends it")
+    with pytest.raises(TrainingError, match=r"step 6 .* This was failure 3 in a row, checkpoint\.max_failures allows"):
+        save(False)
+
+
+def test_a_run_does_not_end_well_without_its_last_checkpoint(saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "save", no_room)
+    saver.save(TrainState(step=1), Snapshot({}, {}, {}), nothing_more)
+    with pytest.raises(TrainingError, match="the last checkpoint could not be written"):
+        saver.finish()
 
 
 def test_a_checkpoint_is_hashed_once_in_a_run_however_often_there_is_a_save(
