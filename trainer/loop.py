@@ -19,6 +19,7 @@ from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
+from megabatch.trainer.provenance import other_versions, provenance
 from megabatch.trainer.rollback import carry_over, keep_rule, take_back
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
@@ -146,6 +147,7 @@ def save(parts: Parts) -> None:
         "scaler": scaler.state_dict() if scaler else None,
         "num_ranks": parts.world.num_ranks,
         "optimizer": optimizer_numbers(work.optimizer),
+        **provenance(parts.job, parts.run_dir),
     }
     averaged = work.average.tensors() if work.average is not None else {}
     snapshot = Snapshot(dict(work.engine.network.state_dict()), optimizer_tensors(work.optimizer), state, averaged)
@@ -174,6 +176,8 @@ def restore(parts: Parts) -> None:
             f"{folder} was written by another recipe or with other data than {parts.run_dir.job} names now. "
             "Going on would mix two trainings: start a new run folder, or put the old job.yaml back"
         )
+    if changed := other_versions(snapshot.state.get("versions", {})):
+        parts.trackers.message(f"warning: {folder} was {changed}")
     put_back(parts, snapshot)
     parts.state.attempt += 1
     parts.trackers.message(
