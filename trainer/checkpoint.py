@@ -146,8 +146,8 @@ def load_network(folder: Path, averaged: bool = True, like: Tensors = _WHOLE) ->
 def newest(run_dir: RunDir, at_most: int | None = None, damage_of: DamageOf = damage) -> tuple[Path | None, list[str]]:
     """Return the newest undamaged checkpoint, of step `at_most` or before, and a message for each damaged newer one."""
     messages: list[str] = []
-    for folder in sorted(_folders(run_dir), key=_step_of, reverse=True):
-        if at_most is not None and _step_of(folder) > at_most:
+    for folder in sorted(_folders(run_dir), key=step_of, reverse=True):
+        if at_most is not None and step_of(folder) > at_most:
             continue
         problem = damage_of(folder)
         if problem is None:
@@ -175,23 +175,29 @@ def chosen(run_dir: RunDir, which: str) -> Path:
 def prune(run_dir: RunDir, keep_last: int, keep: Collection[int], damage_of: DamageOf = damage) -> None:
     """Delete what is older than the newest `keep_last` undamaged checkpoints, except those of the steps `keep`."""
     good = 0
-    for folder in sorted(_folders(run_dir), key=_step_of, reverse=True):
+    for folder in sorted(_folders(run_dir), key=step_of, reverse=True):
         if good < keep_last:
             good += damage_of(folder) is None
-        elif _step_of(folder) not in keep:
+        elif step_of(folder) not in keep:
             _delete(folder)
 
 
 def delete_after(run_dir: RunDir, step: int) -> None:
     """Delete the checkpoints of later steps."""
     for folder in _folders(run_dir):
-        if _step_of(folder) > step:
+        if step_of(folder) > step:
             _delete(folder)
 
 
 def steps_saved(run_dir: RunDir) -> list[int]:
     """Return the steps that have a checkpoint, damaged or not, in rising order."""
-    return sorted(_step_of(folder) for folder in _folders(run_dir))
+    return sorted(step_of(folder) for folder in _folders(run_dir))
+
+
+def step_of(folder: Path) -> int:
+    """Return the step that a checkpoint folder is named after; -1 for any other folder."""
+    digits = folder.name.removeprefix(CHECKPOINT_PREFIX)
+    return int(digits) if digits.isdigit() else -1
 
 
 def clear_hidden(run_dir: RunDir) -> None:
@@ -201,12 +207,7 @@ def clear_hidden(run_dir: RunDir) -> None:
 
 
 def _folders(run_dir: RunDir) -> list[Path]:
-    return [f for f in run_dir.checkpoints.glob(f"{CHECKPOINT_PREFIX}*") if _step_of(f) >= 0]
-
-
-def _step_of(folder: Path) -> int:
-    digits = folder.name.removeprefix(CHECKPOINT_PREFIX)
-    return int(digits) if digits.isdigit() else -1
+    return [f for f in run_dir.checkpoints.glob(f"{CHECKPOINT_PREFIX}*") if step_of(f) >= 0]
 
 
 def _begin(hidden: Path, target: Path, verified: Verified) -> dict[str, Any]:

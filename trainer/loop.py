@@ -20,7 +20,7 @@ from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.provenance import other_versions, provenance
-from megabatch.trainer.rollback import carry_over, keep_rule, take_back
+from megabatch.trainer.rollback import agreed_checkpoint, carry_over, keep_rule, take_back
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
 
@@ -164,13 +164,12 @@ def is_there(parts: Parts, step: int) -> bool:
 
 def restore(parts: Parts) -> None:
     """Go on from the newest undamaged checkpoint of the run folder, if there is one."""
-    damage_of = parts.saver.verified.damage
-    folder, messages = checkpoint.newest(parts.run_dir, damage_of=damage_of)
+    folder, messages = agreed_checkpoint(parts)
     for message in messages:
         parts.trackers.message(f"warning: {message}")
     if folder is None:
         return
-    snapshot = checkpoint.load(folder, damage_of, dict(parts.step_parts.engine.network.state_dict()))
+    snapshot = checkpoint.load(folder, parts.saver.verified.damage, dict(parts.step_parts.engine.network.state_dict()))
     if snapshot.state["fingerprint"] != parts.job.fingerprint():
         raise TrainingError(
             f"{folder} was written by another recipe or with other data than {parts.run_dir.job} names now. "

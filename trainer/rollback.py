@@ -10,6 +10,7 @@ PaLM was trained in this way (Chowdhery et al. 2022, section 5.1): back by about
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import torch
 
@@ -43,14 +44,15 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
     """
     left_out = _next_left_out(parts, bad_step)
     parts.saver.wait()
-    step = _agreed_checkpoint(parts, left_out[0])
-    if step is None:
+    folder, _ = agreed_checkpoint(parts, left_out[0])
+    if folder is None:
         raise TrainingError(
             f"step {bad_step + 1} was bad, and {parts.run_dir.checkpoints} has no undamaged checkpoint to go back to, "
             f"from before step {left_out[0] + 1}: start a new run"
         )
     like = dict(parts.step_parts.engine.network.state_dict())
-    snapshot = checkpoint.load(parts.run_dir.checkpoint(step), parts.saver.verified.damage, like)
+    snapshot = checkpoint.load(folder, parts.saver.verified.damage, like)
+    step = checkpoint.step_of(folder)
     if parts.world.is_main:
         checkpoint.delete_after(parts.run_dir, step)
     parts.trackers.message(
@@ -58,6 +60,20 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
         "as they were"
     )
     return snapshot, left_out
+
+
+def agreed_checkpoint(parts: Parts, at_most: int | None = None) -> tuple[Path | None, list[str]]:
+    """Return what `checkpoint.newest` finds on rank 0: on a slow file system another rank might see other checkpoints.
+
+    Every rank must call this together. The messages are rank 0's.
+    """
+    folder: Path | None = None
+    messages: list[str] = []
+    if parts.world.is_main:
+        folder, messages = checkpoint.newest(parts.run_dir, at_most, parts.saver.verified.damage)
+    told = torch.tensor(0 if folder is None else checkpoint.step_of(folder) + 1, device=parts.world.device)
+    parts.step_parts.engine.sum_over_ranks(told)
+    return (parts.run_dir.checkpoint(int(told.item()) - 1) if told.item() else None), messages
 
 
 def carry_over(state: TrainState, before: TrainState, left_out: list[int]) -> None:
@@ -91,11 +107,11 @@ def _kept_for_good(parts: Parts) -> set[int]:
 
 def _steps_since(run_dir: RunDir, step: int, damage_of: DamageOf) -> set[int]:
     """Return the newest checkpoint of `step` or before, all later ones, and the best one as it was at the first."""
-    oldest = _newest_before(run_dir, step, damage_of)
+    oldest, _ = checkpoint.newest(run_dir, step, damage_of)
     if oldest is None:
         return set()
-    best = checkpoint.read_state(run_dir.checkpoint(oldest))["training"]["best_step"]
-    since = {saved for saved in checkpoint.steps_saved(run_dir) if saved >= oldest}
+    best = checkpoint.read_state(oldest)["training"]["best_step"]
+    since = {saved for saved in checkpoint.steps_saved(run_dir) if saved >= checkpoint.step_of(oldest)}
     return since if best is None else since | {best}
 
 
@@ -103,21 +119,7 @@ def _next_left_out(parts: Parts, bad_step: int) -> list[int]:
     return steps_to_leave_out(parts.state.guard.left_out, bad_step, parts.job.recipe.stability.roll_back_steps)
 
 
-def _newest_before(run_dir: RunDir, step: int, damage_of: DamageOf) -> int | None:
-    """Return the newest checkpoint without an update of `step` or later, as the number of its step."""
-    folder, _ = checkpoint.newest(run_dir, step, damage_of)
-    return None if folder is None else int(checkpoint.read_state(folder)["training"]["step"])
-
-
 def _shown(steps: list[int]) -> str:
     """Return the numbers of steps as people count them, from 1; of many the first and the last."""
     numbers = [str(step + 1) for step in steps]
     return ", ".join(numbers if len(numbers) <= 6 else [*numbers[:3], "...", numbers[-1]])
-
-
-def _agreed_checkpoint(parts: Parts, step: int) -> int | None:
-    """Return what rank 0 finds of `_newest_before`: on a slow file system another rank might see other checkpoints."""
-    found = _newest_before(parts.run_dir, step, parts.saver.verified.damage) if parts.world.is_main else None
-    told = torch.tensor(0 if found is None else found + 1, device=parts.world.device)
-    parts.step_parts.engine.sum_over_ranks(told)
-    return int(told.item()) - 1 if told.item() else None

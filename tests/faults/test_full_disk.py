@@ -6,6 +6,7 @@ from typing import Any
 
 from megabatch.configs.metrics import read_metrics
 from megabatch.trainer import checkpoint, loop
+from megabatch.trainer.__main__ import _evaluate_test
 from megabatch.trainer.build import Parts
 from megabatch.trainer.trackers.base import Trackers
 from support.disks import fill, small_disk
@@ -52,3 +53,15 @@ def test_training_goes_on_while_the_disk_is_full_and_loses_neither_checkpoints_n
         with training(workplace, "roomy", *EVERY_5) as parts:
             loop.train(parts)
             assert losses(run_dir) == losses(parts.run_dir)
+
+
+def test_where_the_best_checkpoint_could_not_be_written_the_test_is_that_of_the_last_step(workplace: Workplace) -> None:
+    with training(workplace, "no-best", "epochs=2", "data.test_split=test") as parts:
+        loop.train(parts)
+        parts.state.best_step = 1  # whose checkpoint is not there
+        result = _evaluate_test(parts, "test")
+        assert result["checkpoint_step"] == parts.state.step == 6
+        said = "warning: the best checkpoint, of step 1, could not be written: the test is that of the last step"
+        assert said in parts.run_dir.metrics.read_text()
+        parts.state.best_step = 3
+        assert _evaluate_test(parts, "test")["checkpoint_step"] == 3

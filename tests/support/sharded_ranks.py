@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,12 +23,14 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from megabatch.configs.evaluation import Checkpoint
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
+from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.optim.state import optimizer_tensors
+from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
 from megabatch.trainer.saver import Saver
 from megabatch.trainer.saving_ranks import Together, saving_ranks
 from megabatch.trainer.state import TrainState
+from megabatch.trainer.step import _agree, _Sums
 from megabatch.trainer.trackers.base import Trackers
 from megabatch.trainer.world import World
 
@@ -146,6 +149,8 @@ def saved_in_the_background_while_training_goes_on(run_dir: RunDir, mesh: Device
             assert torch.equal(tensor.to_local(), wanted[name]), name
         assert {name.rpartition("/")[2] for name in found.optimizer} == {"step", "exp_avg", "exp_avg_sq"}
         model.load_state_dict(found.network)
+        load_optimizer(optimizer, found.optimizer, optimizer_numbers(optimizer))
+        require_equal(optimizer_tensors(optimizer), found.optimizer)
     saver.close()
     dist.barrier()
     if dist.get_rank() == 0:
@@ -164,6 +169,22 @@ def damaged_part_is_seen(run_dir: RunDir) -> None:
             checkpoint.load(run_dir.checkpoint(14))
 
 
+def a_save_that_is_due_on_rank_0_is_known_to_all() -> None:
+    """By the one reduction that a step has, in which all else stays what it was."""
+    rank = dist.get_rank()
+    request = SimpleNamespace(step_samples=6)
+    for due in (True, False):
+        parts = SimpleNamespace(
+            engine=SimpleNamespace(num_ranks=3, sum_over_ranks=dist.all_reduce), device=torch.device("cpu"),
+            stop_requested=lambda: False, save_due=lambda due=due: due and rank == 0,
+            batch_norm=StepBatchNorm(torch.nn.BatchNorm1d(2)),
+        )  # fmt: skip
+        parts.batch_norm.begin()
+        own = _Sums([torch.tensor(0.5 + rank)], skipped=["a sample"] * rank)  # type: ignore[list-item]
+        loss, skipped, stop, save = _agree(parts, own, request)  # type: ignore[arg-type]
+        assert (loss, skipped, stop, save) == (4.5 * 6 / 3, 3, False, due), (loss, skipped, stop, save)
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     folder = Path(sys.argv[1])
@@ -175,6 +196,7 @@ def main() -> None:
     dcp_reads_what_we_write(run_dir.checkpoint(1), [three, two])
     copies_are_written_once(run_dir, together)
     a_full_disk_on_one_rank_stops_all(run_dir, together, three)
+    a_save_that_is_due_on_rank_0_is_known_to_all()
     saved_in_the_background_while_training_goes_on(RunDir(folder / "background"), three)
     (folder / f"rank-{dist.get_rank()}.json").write_text(json.dumps("done"))
     dist.barrier()
