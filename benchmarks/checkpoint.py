@@ -3,10 +3,11 @@
     python benchmarks/checkpoint.py [--rounds 5] [--millions 100] [--data DATA_FOLDER]
 
 A network of --millions parameters is trained with SGD and momentum on one core. What is timed is a save and the step
-after it, less a step alone: with a save in the background, what it takes from the step counts too. Every round has
-every variant, each time in another order, and waits for what is still being written before the next one. Medians,
-and the medians of the ratios within a round. The limit is the bare copy of weights and momentum into memory that is
-there already. Files go to the folder of --folder (default: a temporary one), synced where the variant does so.
+after it, less the mean of a step before and one after all is written: what a save in the background takes from the
+step counts too. Every round has every variant, each time in another order, and waits for what is still being written
+before the next one. Medians, and the medians of the ratios within a round. The limit is the bare copy of weights and
+momentum into memory that is there already. Files go to --folder (default: a temporary one), synced where the variant
+does so.
 
 With --data (a data set of megabatch with a split train): the time to a first batch at the beginning and at 90 % of an
 epoch, and webdataset's, which skips by reading.
@@ -98,19 +99,24 @@ def stalls(training: Training, saves: dict[str, Save], rounds: int) -> dict[str,
     """Return the seconds that each save added, round by round; the first round, which makes room, is left out."""
     added: dict[str, list[float]] = {name: [] for name in saves}
     for number in range(rounds + 1):
-        began = time.perf_counter()
-        training.step()
-        alone = time.perf_counter() - began
         names = list(saves)
         for name in names[number % len(names) :] + names[: number % len(names)]:
+            alone = timed(training.step)
             began = time.perf_counter()
             wait = saves[name](number)
             training.step()
-            seconds = time.perf_counter() - began - alone
+            seconds = time.perf_counter() - began
             wait()
             if number:
-                added[name].append(seconds)
+                added[name].append(seconds - (alone + timed(training.step)) / 2)
     return added
+
+
+def timed(act: Callable[[], None]) -> float:
+    """Return the seconds that it takes."""
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
 
 
 def tell_stalls(added: dict[str, list[float]]) -> None:

@@ -51,8 +51,8 @@ from megabatch.trainer.saving_ranks import saving_ranks
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepParts
-from megabatch.trainer.trackers.base import Tracker, Trackers
-from megabatch.trainer.trackers.jsonl import JsonlTracker
+from megabatch.trainer.trackers.base import Trackers
+from megabatch.trainer.trackers.of_run import trackers_of
 from megabatch.trainer.world import World
 
 
@@ -100,7 +100,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         job, world, arrangement, steps, ledger, stop_requested, samples.write if samples else _ignore
     )
     find = samples_finder(job, arrangement, order)
-    trackers = _trackers(job, world, run_dir, steps)
+    trackers = trackers_of(job, world, run_dir, steps)
     saver = Saver(run_dir, recipe.checkpoint, saving_ranks(world, step_parts.engine.network), trackers)
     if recipe.checkpoint.every_minutes is not None:
         step_parts = replace(step_parts, save_due=saver.due)
@@ -278,21 +278,6 @@ def split_loader(
         skip_errors=data.on_error.name == "skip",
         outputs=None if isinstance(data.target, ClassTarget) else arrangement.num_outputs,
     )
-
-
-def _trackers(job: Job, world: World, run_dir: RunDir, steps: Steps) -> Trackers:
-    if not world.is_main:
-        return Trackers(())
-    from megabatch.trainer.trackers.terminal import TerminalTracker
-
-    tracking = job.recipe.tracking
-    terminal = TerminalTracker(steps, tracking.print_every_seconds, job.recipe.data.validation_split)
-    members: list[Tracker] = [JsonlTracker(run_dir.metrics), terminal]
-    if tracking.wandb is not None:
-        from megabatch.trainer.trackers.wandb_tracker import WandbTracker
-
-        members.append(WandbTracker(tracking.wandb, job, run_dir, terminal.message))
-    return Trackers(tuple(members))
 
 
 def _set_determinism(deterministic: bool) -> None:

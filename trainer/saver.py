@@ -8,6 +8,9 @@ live and errors can be raised.
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +29,9 @@ from megabatch.trainer.trackers.base import Trackers
 KeepRule = Callable[[], Collection[int]]  # which steps to keep, asked for when the new checkpoint is there
 
 
+_NICE = 5  # a quarter of a core that the training and this thread both want
+
+
 class _Saved(NamedTuple):
     seconds: float
     error: OSError | None
@@ -40,7 +46,7 @@ class Saver:
         self._settings = settings
         self._trackers = trackers
         self._copy = HostCopy()
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
         self._pending: Future[_Saved] | None = None
         self._told: dict[str, Any] = {}
         self._failures = 0  # in a row
@@ -146,3 +152,10 @@ class Saver:
         problem += f". This was failure {self._failures} in a row, checkpoint.max_failures allows no more"
         self._trackers.message(problem)  # the file for causes of failures may be on the same disk
         raise TrainingError(f"{problem}: make room, then go on with --resume") from saved.error
+
+
+def _give_way() -> None:
+    """Let this thread have less of a busy core than the training; on Linux a thread has a priority of its own."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
