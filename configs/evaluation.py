@@ -9,6 +9,7 @@ from pydantic import Field
 from megabatch.configs.base import (
     Frozen,
     NonNegativeFloat,
+    PositiveFloat,
     PositiveInt,
 )
 
@@ -36,8 +37,24 @@ class Evaluation(Frozen):
 
 
 class Checkpoint(Frozen):
-    """When state is written to the run folder and how much of it stays."""
+    """When state is written to the run folder and how much of it stays (docs/checkpoints.md).
+
+    `every_minutes` counts from the last save, whatever it was for. The newest `keep_last` stay, the best one by
+    `evaluation.metric`, and for good that of every `keep_every_epochs`-th epoch.
+    A checkpoint that cannot be written (a full disk) is told and the training goes on; `max_failures` in a row end it.
+    """
 
     every_epochs: PositiveInt = 1
     every_steps: PositiveInt | None = None
+    every_minutes: PositiveFloat | None = None
     keep_last: Annotated[int, Field(ge=2)] = 2
+    keep_every_epochs: PositiveInt | None = None
+    max_failures: PositiveInt = 3
+
+    def due_after(self, epoch: int) -> bool:
+        """Return whether a checkpoint is written after `epoch` whole epochs."""
+        return epoch % self.every_epochs == 0 or self.kept_for_good(epoch)
+
+    def kept_for_good(self, epoch: int) -> bool:
+        """Return whether the checkpoint after `epoch` whole epochs is never deleted."""
+        return self.keep_every_epochs is not None and epoch % self.keep_every_epochs == 0

@@ -49,8 +49,9 @@ class Recipe(Frozen):
 
     @property
     def kept_checkpoints(self) -> int:
-        """Return how many checkpoints a run keeps: the last, the best, and those it may go back to."""
-        return self.checkpoint.keep_last + (3 if self.stability.rolls_back else 1)
+        """Return how many checkpoints a run keeps: the last, the best, those it may go back to, those kept for good."""
+        for_good = self.epochs // (self.checkpoint.keep_every_epochs or self.epochs + 1)
+        return self.checkpoint.keep_last + (3 if self.stability.rolls_back else 1) + for_good
 
     @property
     def metric(self) -> str:

@@ -101,9 +101,15 @@ def _train(parts: Parts) -> None:
 def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
     """Evaluate the best checkpoint, or the network as it is where there was no validation."""
     step = parts.state.best_step or parts.state.step
+    if step != parts.state.step and not loop.is_there(parts, step):
+        parts.trackers.message(
+            f"warning: the best checkpoint, of step {step}, could not be written: the test is that of the last step"
+        )
+        step = parts.state.step
     if step != parts.state.step:
-        tensors = checkpoint.load_network(parts.run_dir.checkpoint(step))
-        parts.step_parts.engine.load_network(tensors)
+        engine = parts.step_parts.engine
+        like = dict(engine.network.state_dict())
+        engine.load_network(checkpoint.load_network(parts.run_dir.checkpoint(step), like=like))
         if parts.step_parts.average is not None:
             parts.step_parts.average.forget()
     result = parts.evaluate_split(split)
@@ -113,7 +119,8 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
 
 def _evaluate(parts: Parts, split: str, which: str, averaged: bool) -> None:
     folder = checkpoint.chosen(parts.run_dir, which)
-    parts.step_parts.engine.load_network(checkpoint.load_network(folder, averaged))
+    engine = parts.step_parts.engine
+    engine.load_network(checkpoint.load_network(folder, averaged, dict(engine.network.state_dict())))
     result = parts.evaluate_split(split)
     if parts.world.is_main:
         write_json(parts.run_dir.evaluation(split, which), {**result.to_json(), "checkpoint": folder.name})

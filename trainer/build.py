@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,13 @@ from megabatch.trainer.optim.groups import decayed_parameters, describe_paramete
 from megabatch.trainer.outputs import record_outputs
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
+from megabatch.trainer.saver import Saver
+from megabatch.trainer.saving_ranks import saving_ranks
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepParts
-from megabatch.trainer.trackers.base import Tracker, Trackers
-from megabatch.trainer.trackers.jsonl import JsonlTracker
+from megabatch.trainer.trackers.base import Trackers
+from megabatch.trainer.trackers.of_run import trackers_of
 from megabatch.trainer.trained_network import trained_network
 from megabatch.trainer.world import World
 
@@ -69,9 +71,11 @@ class Parts:
     evaluate_split: Callable[[str], EvaluationResult]
     sample_log: SampleLog | None
     bad_steps: BadSteps
+    saver: Saver
 
     def close(self) -> None:
         """Write what is still pending and close the logs."""
+        self.saver.close()
         self.trackers.close()
         if self.sample_log is not None:
             self.sample_log.close()
@@ -95,6 +99,10 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         job, world, run_dir, arrangement, steps, ledger, stop_requested, samples.write if samples else _ignore
     )
     find = samples_finder(job, arrangement, order)
+    trackers = trackers_of(job, world, run_dir, steps)
+    saver = Saver(run_dir, recipe.checkpoint, saving_ranks(world, step_parts.engine.network), trackers)
+    if recipe.checkpoint.every_minutes is not None:
+        step_parts = replace(step_parts, save_due=saver.due)
     parts = Parts(
         job=job,
         world=world,
@@ -103,11 +111,12 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         state=TrainState(),
         rate=learning_rate_of(recipe, steps),
         step_parts=step_parts,
-        trackers=_trackers(job, world, run_dir, steps),
+        trackers=trackers,
         micro_batches_from=_training_data(job, world, arrangement, order, steps, step_parts.engine),
         evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
         bad_steps=BadSteps(recipe.stability, steps, find, run_dir.bad_steps, world, step_parts.engine),
+        saver=saver,
     )
     if world.is_main:
         record_outputs(run_dir, arrangement)
@@ -264,21 +273,6 @@ def split_loader(
         skip_errors=data.on_error.name == "skip",
         outputs=None if isinstance(data.target, ClassTarget) else arrangement.num_outputs,
     )
-
-
-def _trackers(job: Job, world: World, run_dir: RunDir, steps: Steps) -> Trackers:
-    if not world.is_main:
-        return Trackers(())
-    from megabatch.trainer.trackers.terminal import TerminalTracker
-
-    tracking = job.recipe.tracking
-    terminal = TerminalTracker(steps, tracking.print_every_seconds, job.recipe.data.validation_split)
-    members: list[Tracker] = [JsonlTracker(run_dir.metrics), terminal]
-    if tracking.wandb is not None:
-        from megabatch.trainer.trackers.wandb_tracker import WandbTracker
-
-        members.append(WandbTracker(tracking.wandb, job, run_dir, terminal.message))
-    return Trackers(tuple(members))
 
 
 def _set_determinism(deterministic: bool) -> None:

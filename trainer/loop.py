@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from safetensors import SafetensorError
+import torch
 
 from megabatch.configs.schedules import Plateau
 from megabatch.configs.targets import higher_is_better
@@ -18,8 +18,8 @@ from megabatch.trainer.norms.modes import other_ranks
 from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.patience import lower_rate, should_stop
-from megabatch.trainer.rollback import carry_over, steps_to_keep, take_back
-from megabatch.trainer.sharding import whole
+from megabatch.trainer.provenance import other_versions, provenance
+from megabatch.trainer.rollback import agreed_checkpoint, carry_over, keep_rule, take_back
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
 
@@ -28,6 +28,12 @@ Outcome = Literal["finished", "stopped"]
 
 def train(parts: Parts) -> Outcome:
     """Train from where `parts.state` stands. Ends "stopped", with a checkpoint, if a rank was asked to stop."""
+    outcome = _train(parts)
+    parts.saver.finish()
+    return outcome
+
+
+def _train(parts: Parts) -> Outcome:
     state, steps = parts.state, parts.steps
     if parts.job.recipe.stability.rolls_back and state.step == 0:
         save(parts)  # something to go back to
@@ -46,6 +52,7 @@ def train(parts: Parts) -> Outcome:
         seldom = report.passed_over is not None or report.skipped_samples > 0
         if seldom or state.step % log_every == 0 or state.step == steps.total:
             parts.trackers.step(report, state)
+            parts.saver.tell()
         if log_ratios_every is not None and state.step % log_ratios_every == 0:
             parts.trackers.trust_ratios(trust_ratios(parts.step_parts.optimizer), state)
         if bad:
@@ -58,20 +65,20 @@ def train(parts: Parts) -> Outcome:
             save(parts)
             return "stopped"
         if finished_epochs is not None:
-            _end_epoch(parts, finished_epochs)
-        elif save_every is not None and state.step % save_every == 0:
+            _end_epoch(parts, finished_epochs, report.save_due)
+        elif report.save_due or (save_every is not None and state.step % save_every == 0):
             save(parts)
     return "finished"
 
 
-def _end_epoch(parts: Parts, epoch: int) -> None:
+def _end_epoch(parts: Parts, epoch: int, save_due: bool) -> None:
     """Evaluate and save what is due after `epoch` whole epochs."""
     state, settings = parts.state, parts.job.recipe.checkpoint
     if parts.job.recipe.tracking.noise_scale:
         _tell_noise_scale(parts)
     improved = _evaluate_if_due(parts)
     by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
-    due = by_step or epoch % settings.every_epochs == 0 or state.step == parts.steps.total
+    due = save_due or by_step or settings.due_after(epoch) or state.step == parts.steps.total
     if improved or state.stopped_early or due:
         save(parts)
 
@@ -126,12 +133,11 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
 
 
 def save(parts: Parts) -> None:
-    """Write a checkpoint on rank 0, then delete those that the recipe does not keep; on all ranks together."""
+    """Write a checkpoint in the background, then delete those that the recipe does not keep; on all ranks together."""
     work = parts.step_parts
+    network = work.engine.network_tensors()
     tensors, numbers = work.engine.optimizer_state(work.optimizer)
-    network, optimizer = whole(work.engine.network_tensors()), whole(tensors)
-    averaged = whole(work.average.tensors()) if work.average is not None else {}
-    if not parts.world.is_main:
+    if not parts.saver.takes_part:
         return
     scaler = work.precision.scaler
     if work.average is not None:
@@ -143,32 +149,36 @@ def save(parts: Parts) -> None:
         "num_ranks": parts.world.num_ranks,
         "engine": parts.job.recipe.engine.name,
         "optimizer": numbers,
+        **provenance(parts.job, parts.run_dir),
     }
-    snapshot = Snapshot(network, optimizer, state, averaged)
-    try:
-        checkpoint.save(parts.run_dir, parts.state.step, snapshot)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"{parts.run_dir.checkpoints}: the checkpoint of step {parts.state.step} could not be written: {error}. "
-            "Earlier checkpoints are as they were: make room, then go on with --resume"
-        ) from error
-    best = set() if parts.state.best_step is None else {parts.state.best_step}
-    checkpoint.prune(parts.run_dir, parts.job.recipe.checkpoint.keep_last, best | steps_to_keep(parts))
+    averaged = work.average.tensors() if work.average is not None else {}
+    snapshot = Snapshot(network, tensors, state, averaged)
+    parts.saver.save(parts.state, snapshot, keep_rule(parts))
+
+
+def is_there(parts: Parts, step: int) -> bool:
+    """Return whether rank 0 has written the checkpoint of a step. Every rank must ask together: they wait for it."""
+    there = parts.world.is_main and parts.saver.verified.damage(parts.run_dir.checkpoint(step)) is None
+    told = torch.tensor(float(there), device=parts.world.device)
+    parts.step_parts.engine.sum_over_ranks(told)
+    return bool(told.item())
 
 
 def restore(parts: Parts) -> None:
     """Go on from the newest undamaged checkpoint of the run folder, if there is one."""
-    folder, messages = checkpoint.newest(parts.run_dir)
+    folder, messages = agreed_checkpoint(parts)
     for message in messages:
         parts.trackers.message(f"warning: {message}")
     if folder is None:
         return
-    snapshot = checkpoint.load(folder)
+    snapshot = checkpoint.load(folder, parts.saver.verified.damage, dict(parts.step_parts.engine.network.state_dict()))
     if snapshot.state["fingerprint"] != parts.job.fingerprint():
         raise TrainingError(
             f"{folder} was written by another recipe or with other data than {parts.run_dir.job} names now. "
             "Going on would mix two trainings: start a new run folder, or put the old job.yaml back"
         )
+    if changed := other_versions(snapshot.state.get("versions", {})):
+        parts.trackers.message(f"warning: {folder} was {changed}")
     put_back(parts, snapshot)
     parts.state.attempt += 1
     parts.trackers.message(

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
@@ -66,7 +67,7 @@ def hold_lock(file: Path) -> None:
 
 
 def record_failure(run_dir: RunDir, rank: int, error: Exception) -> None:
-    """Write why this rank failed, for the launcher to tell once."""
+    """Write why this rank failed, for the launcher to tell once. On a full disk the log and the terminal have it."""
     failure = {
         "rank": rank,
         "host": socket.gethostname(),
@@ -75,12 +76,16 @@ def record_failure(run_dir: RunDir, rank: int, error: Exception) -> None:
         "message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
-    run_dir.logs.mkdir(parents=True, exist_ok=True)
-    run_dir.failure(rank).write_text(json.dumps(failure, indent=1), encoding="utf-8")
+    with suppress(OSError):
+        run_dir.logs.mkdir(parents=True, exist_ok=True)
+        write_json(run_dir.failure(rank), failure)
 
 
 def write_json(file: Path, values: dict[str, object]) -> None:
     """Write a result file that is there whole or not at all."""
     hidden = file.with_name(f".{file.name}.{os.getpid()}")
-    hidden.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    hidden.rename(file)
+    try:
+        hidden.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        hidden.rename(file)
+    finally:
+        hidden.unlink(missing_ok=True)

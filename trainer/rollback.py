@@ -9,13 +9,15 @@ PaLM was trained in this way (Chowdhery et al. 2022, section 5.1): back by about
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 import torch
 
+from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
-from megabatch.trainer.checkpoint import Snapshot
+from megabatch.trainer.checkpoint import DamageOf, Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.state import TrainState
 
@@ -41,13 +43,16 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
     Later checkpoints have updates of those steps in them: they are deleted. Every rank must call this together.
     """
     left_out = _next_left_out(parts, bad_step)
-    step = _agreed_checkpoint(parts, left_out[0])
-    if step is None:
+    parts.saver.wait()
+    folder, _ = agreed_checkpoint(parts, left_out[0])
+    if folder is None:
         raise TrainingError(
             f"step {bad_step + 1} was bad, and {parts.run_dir.checkpoints} has no undamaged checkpoint to go back to, "
             f"from before step {left_out[0] + 1}: start a new run"
         )
-    snapshot = checkpoint.load(parts.run_dir.checkpoint(step))
+    like = dict(parts.step_parts.engine.network.state_dict())
+    snapshot = checkpoint.load(folder, parts.saver.verified.damage, like)
+    step = checkpoint.step_of(folder)
     if parts.world.is_main:
         checkpoint.delete_after(parts.run_dir, step)
     parts.trackers.message(
@@ -57,6 +62,20 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
     return snapshot, left_out
 
 
+def agreed_checkpoint(parts: Parts, at_most: int | None = None) -> tuple[Path | None, list[str]]:
+    """Return what `checkpoint.newest` finds on rank 0: on a slow file system another rank might see other checkpoints.
+
+    Every rank must call this together. The messages are rank 0's.
+    """
+    folder: Path | None = None
+    messages: list[str] = []
+    if parts.world.is_main:
+        folder, messages = checkpoint.newest(parts.run_dir, at_most, parts.saver.verified.damage)
+    told = torch.tensor(0 if folder is None else checkpoint.step_of(folder) + 1, device=parts.world.device)
+    parts.step_parts.engine.sum_over_ranks(told)
+    return (parts.run_dir.checkpoint(int(told.item()) - 1) if told.item() else None), messages
+
+
 def carry_over(state: TrainState, before: TrainState, left_out: list[int]) -> None:
     """Tell the state of a checkpoint what came after it: how many bad steps there were, and the steps to leave out."""
     state.attempt = before.attempt
@@ -64,16 +83,35 @@ def carry_over(state: TrainState, before: TrainState, left_out: list[int]) -> No
     state.guard.left_out = sorted({*before.guard.left_out, *left_out})
 
 
-def steps_to_keep(parts: Parts) -> set[int]:
-    """Return the checkpoints that the run may go back to, or find to be the best one there, after any later step."""
+def keep_rule(parts: Parts) -> Callable[[], set[int]]:
+    """Return what tells, once the checkpoint of this moment is there, which ones to keep beside the last ones.
+
+    They are the best one, those kept for good, and after any later step those to go back to, or to find to be the best
+    one there.
+    """
+    best = set() if parts.state.best_step is None else {parts.state.best_step}
     if not parts.job.recipe.stability.rolls_back:
-        return set()
+        return lambda: best | _kept_for_good(parts)
     earliest = _next_left_out(parts, parts.state.step) or [0]  # none if all before are left out already
-    oldest = _newest_before(parts, earliest[0])
+    damage_of = parts.saver.verified.damage
+    return lambda: best | _kept_for_good(parts) | _steps_since(parts.run_dir, earliest[0], damage_of)
+
+
+def _kept_for_good(parts: Parts) -> set[int]:
+    settings, steps = parts.job.recipe.checkpoint, parts.steps
+    if settings.keep_every_epochs is None:
+        return set()
+    epochs = {step: steps.progress(step)[1] for step in checkpoint.steps_saved(parts.run_dir)}
+    return {step for step, epoch in epochs.items() if epoch and settings.kept_for_good(epoch)}
+
+
+def _steps_since(run_dir: RunDir, step: int, damage_of: DamageOf) -> set[int]:
+    """Return the newest checkpoint of `step` or before, all later ones, and the best one as it was at the first."""
+    oldest, _ = checkpoint.newest(run_dir, step, damage_of)
     if oldest is None:
         return set()
-    best = checkpoint.read_state(parts.run_dir.checkpoint(oldest))["training"]["best_step"]
-    since = {step for step in checkpoint.steps_saved(parts.run_dir) if step >= oldest}
+    best = checkpoint.read_state(oldest)["training"]["best_step"]
+    since = {saved for saved in checkpoint.steps_saved(run_dir) if saved >= checkpoint.step_of(oldest)}
     return since if best is None else since | {best}
 
 
@@ -81,21 +119,7 @@ def _next_left_out(parts: Parts, bad_step: int) -> list[int]:
     return steps_to_leave_out(parts.state.guard.left_out, bad_step, parts.job.recipe.stability.roll_back_steps)
 
 
-def _newest_before(parts: Parts, step: int) -> int | None:
-    """Return the newest checkpoint without an update of `step` or later, as the number of its step."""
-    folder, _ = checkpoint.newest(parts.run_dir, at_most=step)
-    return None if folder is None else int(checkpoint.read_state(folder)["training"]["step"])
-
-
 def _shown(steps: list[int]) -> str:
     """Return the numbers of steps as people count them, from 1; of many the first and the last."""
     numbers = [str(step + 1) for step in steps]
     return ", ".join(numbers if len(numbers) <= 6 else [*numbers[:3], "...", numbers[-1]])
-
-
-def _agreed_checkpoint(parts: Parts, step: int) -> int | None:
-    """Return what rank 0 finds of `_newest_before`: on a slow file system another rank might see other checkpoints."""
-    found = _newest_before(parts, step) if parts.world.is_main else None
-    told = torch.tensor(0 if found is None else found + 1, device=parts.world.device)
-    parts.step_parts.engine.sum_over_ranks(told)
-    return int(told.item()) - 1 if told.item() else None

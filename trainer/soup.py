@@ -18,12 +18,12 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.targets import higher_is_better
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
-from megabatch.trainer.checkpoint import Snapshot, Tensors
+from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.norms.precise import recompute_statistics, tracked_batch_norms
 from megabatch.trainer.process import write_json
-from megabatch.trainer.sharding import whole
+from megabatch.trainer.sharding import Tensors, whole
 from megabatch.trainer.state import TrainState
 
 _SAMPLES = 16_384  # for batch-norm statistics: their error is far below that of one micro-batch

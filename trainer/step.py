@@ -54,6 +54,7 @@ class StepReport(NamedTuple):
     noise_scale: float | None = None
     passed_over: str | None = None
     update_ratio: float | None = None
+    save_due: bool = False
     micro_batch_losses: Sequence[torch.Tensor] = ()  # of this rank: their shares of the loss
 
     @property
@@ -82,6 +83,7 @@ class StepParts:
     ledger: Ledger
     average: WeightAverage | None
     on_micro_batch: Callable[[Request], None]
+    save_due: Callable[[], bool] | None = None  # only where the recipe saves by time
 
     @cached_property
     def finishes_gradient(self) -> bool:
@@ -115,7 +117,7 @@ def take_step(
         parts.engine.network.train()
     parts.batch_norm.begin()
     sums, request = _accumulate(parts, micro_batches)
-    loss, num_skipped, stop_requested = _agree(parts, sums, request)
+    loss, num_skipped, stop_requested, save_due = _agree(parts, sums, request)
     if num_skipped:
         parts.ledger.add(sums.skipped, recipe.data.train_split, request)
     if recipe.tracking.noise_scale and not num_skipped and math.isfinite(loss):
@@ -134,7 +136,7 @@ def take_step(
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
         seconds, sums.data_wait_seconds, num_skipped, stop_requested,
-        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio, sums.losses,
+        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio, save_due, sums.losses,
     )  # fmt: skip
 
 
@@ -204,20 +206,22 @@ def _equal_factors(samples: int, step_samples: int, dtype: torch.dtype, device: 
     return torch.full((samples,), 1.0 / step_samples, dtype=dtype, device=device)
 
 
-def _agree(parts: StepParts, own: _Sums, request: Request) -> tuple[float, int, bool]:
-    """One small sum over the ranks: the loss, skipped samples, the wish to stop, and the batch-norm statistics."""
+def _agree(parts: StepParts, own: _Sums, request: Request) -> tuple[float, int, bool, bool]:
+    """One small sum over the ranks: loss, skipped samples, the wishes to stop and to save, batch-norm statistics."""
+    stop, save = parts.stop_requested(), parts.save_due is not None and parts.save_due()
     if parts.engine.num_ranks == 1:
         parts.batch_norm.finish_alone(request.step_samples)
         skipped = len(own.skipped)
         loss = _total(own.losses).item()
-        return loss * _factor(request.step_samples, skipped) if skipped else loss, skipped, parts.stop_requested()
-    counts = [float(parts.stop_requested()), float(len(own.skipped))]
+        return loss * _factor(request.step_samples, skipped) if skipped else loss, skipped, stop, save
+    counts = [float(stop), float(save), float(len(own.skipped))]
     head = torch.tensor(counts, dtype=torch.float64, device=parts.device)
     sums = torch.cat([head, _total(own.losses).double().reshape(1), parts.batch_norm.sums(parts.device)])
     parts.engine.sum_over_ranks(sums)
-    parts.batch_norm.finish(sums[3:], request.step_samples)
-    stop_wishes, skipped, total_loss = sums[:3].tolist()
-    return total_loss * _factor(request.step_samples, int(skipped)), int(skipped), stop_wishes > 0
+    parts.batch_norm.finish(sums[4:], request.step_samples)
+    stop_wishes, save_wishes, skipped, total_loss = sums[:4].tolist()
+    loss = total_loss * _factor(request.step_samples, int(skipped))
+    return loss, int(skipped), stop_wishes > 0, save_wishes > 0
 
 
 def _total(losses: list[torch.Tensor]) -> torch.Tensor:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.supervise import descendants
 from megabatch.trainer import checkpoint
+from support.disks import fill, small_disk
 from support.runs import Workplace, environment, losses, steps_done, trained_samples
 
 pytestmark = pytest.mark.processes
@@ -138,35 +138,27 @@ def test_latest_is_the_newest_run_of_the_recipe(workplace: Workplace) -> None:
         assert f"runs/{expected}/job.yaml" in done.stdout
 
 
-@pytest.fixture
-def small_disk(workplace: Workplace) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = workplace.folder / "small-disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_disk_that_fills_up_ends_the_run_with_a_message_and_leaves_the_checkpoints(
-    workplace: Workplace, small_disk: Path
-) -> None:
-    run_dir = workplace.job("small-disk/run", 2, "epochs=40", "checkpoint.every_steps=5", "tracking.sample_log=false")
-    process = workplace.start(run_dir, 2)
-    deadline = time.monotonic() + 60
-    while not run_dir.checkpoint(5).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    free = os.statvfs(small_disk)
-    (small_disk / "filler").write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - 30_000)))
-    assert process.wait(timeout=300) != 0
-    assert "could not be written" in json.loads(run_dir.failure(0).read_text())["message"]
-    newest, messages = checkpoint.newest(run_dir)
-    assert newest is not None
-    assert messages == []
-    assert not list(run_dir.checkpoints.glob(".*"))
+def test_a_disk_that_stays_full_ends_the_run_with_a_message_and_leaves_the_checkpoints(workplace: Workplace) -> None:
+    many = (*LONG, "checkpoint.every_steps=5", "tracking.sample_log=false")
+    with small_disk(workplace.folder / "small-disk") as disk:
+        run_dir = RunDir(disk / "run")
+        process = launch(workplace, "recipe.yaml", *many, "--run-dir", "small-disk/run")
+        deadline = time.monotonic() + 60
+        while not run_dir.checkpoint(5).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        fill(disk)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 1
+        assert (
+            "Earlier checkpoints are as they were, and the training goes on: failure 1 in a row, number 3 ends" in out
+        )
+        assert "failure 3 in a row, checkpoint.max_failures allows no more" in out
+        assert "Traceback" not in err
+        newest, messages = checkpoint.newest(run_dir)
+        assert newest is not None
+        assert messages == []
+        assert not list(run_dir.checkpoints.glob(".*"))
 
 
 def test_a_run_folder_in_use_is_refused(workplace: Workplace) -> None:

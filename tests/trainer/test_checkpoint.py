@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -53,6 +56,49 @@ def test_damage_to_any_file_is_seen_and_the_older_checkpoint_used(run_dir: RunDi
     assert str(newer) in messages[0]
     with pytest.raises(TrainingError, match="Use another checkpoint"):
         checkpoint.load(newer)
+
+
+def test_five_hundred_harms_are_all_seen_and_none_is_loaded(run_dir: RunDir) -> None:
+    """F14: a flipped byte, an end cut off, a stretch of zeros, anywhere in any file of the newest checkpoint."""
+    random = Random(0)
+    older = checkpoint.save(run_dir, 5, snapshot(1.0))
+    newer = checkpoint.save(run_dir, 6, replace(snapshot(2.0), averaged={"average": torch.rand(400)}))
+    files = sorted(newer.iterdir())
+    assert len(files) == 5
+    seen = 0
+    while seen < 500:
+        file = random.choice(files)
+        before = file.read_bytes()
+        file.write_bytes(harmed(before, random))
+        if file.name != "manifest.json" or not means_the_same(before, file.read_bytes()):
+            seen += 1
+            found, messages = checkpoint.newest(run_dir)
+            assert found == older
+            assert len(messages) == 1
+            with pytest.raises(TrainingError, match="Use another checkpoint"):
+                checkpoint.load(newer)
+        file.write_bytes(before)
+    assert checkpoint.newest(run_dir) == (newer, [])
+
+
+def harmed(content: bytes, random: Random) -> bytes:
+    place = random.randrange(len(content))
+    kind = random.choice(["flip", "cut", "zero"])
+    if kind == "flip":
+        return content[:place] + bytes([content[place] ^ random.randrange(1, 256)]) + content[place + 1 :]
+    if kind == "cut":
+        return content[:place]
+    end = random.randrange(place + 1, len(content) + 1)
+    zeroed = content[:place] + bytes(end - place) + content[end:]
+    return zeroed if zeroed != content else b""
+
+
+def means_the_same(before: bytes, after: bytes) -> bool:
+    """Whether only white space of a JSON file has changed."""
+    try:
+        return bool(json.loads(before) == json.loads(after))
+    except ValueError:
+        return False
 
 
 def test_an_interrupted_save_leaves_nothing_that_is_taken_for_a_checkpoint(

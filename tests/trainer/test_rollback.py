@@ -15,7 +15,7 @@ from megabatch.configs.metrics import read_metrics
 from megabatch.trainer import checkpoint, loop, step
 from megabatch.trainer.build import Parts
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.rollback import steps_to_keep, steps_to_leave_out
+from megabatch.trainer.rollback import keep_rule, steps_to_leave_out
 from support.poison import SHORT, STEPS, STEPS_PER_EPOCH, poisoned_workplace
 from support.runs import Workplace
 from support.training import training
@@ -181,9 +181,9 @@ def test_the_checkpoints_to_go_back_to_are_kept_with_the_best_known_there(place:
             state = {"training": {"step": step_saved, "best_step": best}}
             checkpoint.save(parts.run_dir, step_saved, checkpoint.Snapshot({}, {}, state))
         parts.state.step = 26
-        assert steps_to_keep(parts) == {8, 16, 24, 26}
+        assert keep_rule(parts)() == {8, 16, 24, 26}
         parts.state.guard.left_out = [20, 21, 22]
-        assert steps_to_keep(parts) == {8, 12, 16, 24, 26}
+        assert keep_rule(parts)() == {8, 12, 16, 24, 26}
 
 
 def test_without_an_undamaged_checkpoint_the_run_ends_and_says_so(

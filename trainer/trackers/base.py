@@ -26,6 +26,10 @@ class Tracker(Protocol):
         """Take note of the trust ratios of the last step by parameter name."""
         ...
 
+    def checkpoint(self, values: dict[str, Any]) -> None:
+        """Take note of a save that has ended: its step and attempt, and the seconds it took."""
+        ...
+
     def message(self, text: str) -> None:
         """Take note of something a person should know."""
         ...
@@ -55,6 +59,11 @@ class Trackers:
         """Tell all."""
         for member in self.members:
             member.trust_ratios(ratios, state)
+
+    def checkpoint(self, values: dict[str, Any]) -> None:
+        """Tell all."""
+        for member in self.members:
+            member.checkpoint(values)
 
     def message(self, text: str) -> None:
         """Tell all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -49,6 +50,9 @@ class TerminalTracker:
 
     def trust_ratios(self, ratios: dict[str, float], state: TrainState) -> None:
         """Leave them to metrics.jsonl: a line for each parameter would fill the screen."""
+
+    def checkpoint(self, values: dict[str, Any]) -> None:
+        """Leave it to metrics.jsonl."""
 
     def evaluation(self, result: EvaluationResult, state: TrainState) -> None:
         """Print one line for each evaluation; it stays on the screen."""

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.tracking import Wandb
-from megabatch.data.sources.places import visible
 from megabatch.trainer.evaluate import EvaluationResult
+from megabatch.trainer.provenance import shown_recipe
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepReport
 from megabatch.trainer.trackers.base import evaluation_values, step_values
@@ -60,6 +60,9 @@ class WandbTracker:
         """Send them as trust_ratio/PARAMETER."""
         self._put({"samples_seen": state.samples_seen, **{f"trust_ratio/{name}": r for name, r in ratios.items()}})
 
+    def checkpoint(self, values: dict[str, Any]) -> None:
+        """Leave it to metrics.jsonl."""
+
     def message(self, text: str) -> None:
         """Leave messages to the terminal and metrics.jsonl."""
 
@@ -93,7 +96,7 @@ class WandbTracker:
             with wandb.init(
                 project=settings.project, entity=settings.entity, group=settings.group, name=run_dir.root.name,
                 id=_run_id(run_dir.wandb_id), resume="allow", dir=str(run_dir.root), mode=mode,
-                config={**_shown_recipe(job), "cluster": _shown_cluster(job)},
+                config={**shown_recipe(job), "cluster": _shown_cluster(job)},
                 settings=wandb.Settings(init_timeout=_INIT_SECONDS, silent=True, console="off"),
             ) as run:  # fmt: skip
                 run.define_metric("*", step_metric="samples_seen")
@@ -103,14 +106,6 @@ class WandbTracker:
         except Exception as error:  # whatever happens there, the training goes on
             cause = f"{type(error).__name__} {error}"
             self._warn(f"Weights & Biases stopped: {cause}. Training goes on; metrics.jsonl has everything")
-
-
-def _shown_recipe(job: Job) -> dict[str, Any]:
-    """Return the recipe without what a URL of the data may hold: passwords and signatures."""
-    recipe = job.recipe.model_dump(mode="json")
-    for place in (recipe["data"], *recipe["data"]["sources"]):
-        place["path"] = place["path"] and visible(place["path"])
-    return recipe
 
 
 def _shown_cluster(job: Job) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""What a checkpoint says about where it comes from, beside what is needed to go on."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from megabatch.configs.job import Job
+from megabatch.configs.run_dir import RunDir
+from megabatch.data.sources.places import visible
+
+
+def provenance(job: Job, run_dir: RunDir) -> dict[str, Any]:
+    """Return the resolved recipe, the versions of what runs it, and the id of the run at Weights & Biases if any."""
+    wandb_id = run_dir.wandb_id.read_text(encoding="utf-8").strip() if run_dir.wandb_id.exists() else None
+    return {"recipe": shown_recipe(job), "versions": versions(), "wandb_id": wandb_id}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of all that the bits of a result may depend on."""
+    return {"megabatch": version("megabatch"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def other_versions(before: dict[str, str]) -> str | None:
+    """Return a warning if a checkpoint's versions are not those of this process."""
+    now = versions()
+    changed = [
+        f"{name} {before[name]}, this is {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+    ]
+    if not changed:
+        return None
+    return f"written with {'; '.join(changed)}. Going on is not bit for bit what it would have been there"
+
+
+def shown_recipe(job: Job) -> dict[str, Any]:
+    """Return the recipe without what a URL of the data may hold: passwords and signatures."""
+    recipe = job.recipe.model_dump(mode="json")
+    for place in (recipe["data"], *recipe["data"]["sources"]):
+        place["path"] = place["path"] and visible(place["path"])
+    return recipe
