@@ -124,8 +124,8 @@ class DeepSpeed(Choice):
         if self.config_file is not None and not self.config:
             return self  # the file, which may say the stage, is read at the launch
         zero = self.config.get("zero_optimization", {})
-        if not isinstance(zero, dict) or not isinstance(zero.get("stage", 1), int | str):
-            raise ValueError(f"{self.shown_config}: zero_optimization is a mapping, with the stage as a number")
+        if not isinstance(zero, dict) or zero.get("stage", 1) not in (0, 1, 2, 3, "auto"):
+            raise ValueError(f"{self.shown_config}: zero_optimization is a mapping, with a stage of 0 to 3")
         allowed: tuple[str, ...] = () if self.stage == 0 else (*_OF_ANY_STAGE, "offload_optimizer")
         allowed += {0: (), 3: _OF_STAGE_3}.get(self.stage, _OF_STAGES_1_2)
         idle = [name for name in self.zero_options if name not in allowed]

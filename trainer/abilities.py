@@ -82,7 +82,7 @@ def _packages_missing(recipe: Recipe, kind: str) -> list[str]:
     if isinstance(recipe.engine, DeepSpeed) and importlib.util.find_spec("deepspeed") is None:
         problems.append(
             f"engine: deepspeed needs the package deepspeed, which {socket.gethostname()} does not have. "
-            "Instead: DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed, or engine=ddp"
+            "Instead: pip install deepspeed, or engine=ddp"
         )
     if recipe.model.compile is not None:
         problems += _compiler_missing(recipe.model.compile.backend, kind)

@@ -92,6 +92,7 @@ def join(world: World, cluster: Cluster) -> None:
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:  # a single process, started by hand without a launcher
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks the environment, and nobody else
         store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__
         dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
 

@@ -232,9 +232,20 @@ def test_options_and_a_json_of_ones_own(workplace: Workplace, references: dict[s
         "offload-3": engine(3, ", offload_optimizer: cpu"),
         "buckets-2": engine(2, ", reduce_bucket_size: 100, allgather_bucket_size: 100"),
         "file": "engine={name: deepspeed, config_file: ds.json}",
+        "order-2": "engine={name: deepspeed, config: {zero_optimization: {stage: 2, round_robin_gradients: true, "
+        "parameter_alignment: true, reduce_scatter: false}}}",
+        "fetch-3": "engine={name: deepspeed, config: {zero_optimization: {stage: 3, overlap_comm: false, "
+        "stage3_param_persistence_threshold: 0, stage3_use_all_reduce_for_fetch_params: true, "
+        "stage3_module_granularity_threshold: 10}}}",
+        "one-by-one-3": "engine={name: deepspeed, config: {zero_optimization: {stage: 3, "
+        "stage3_param_persistence_threshold: 0, stage3_allgather_sequential: true}}}",
+        "wrong-1": "engine={name: deepspeed, config: {zero_optimization: {stage: 1, sub_group_size: many}}}",
     }
     runs = {name: written_job(workplace, f"ds-{name}", 2, *MUCH, options[name]) for name in options}
     trained_together(workplace, 2, [str(run_dir.job) for run_dir in runs.values()])
+    wrong = (runs.pop("wrong-1").root / "failed.txt").read_text()
+    assert "DeepSpeed does not take engine.config" in wrong
+    assert "sub_group_size" in wrong
     for run_dir in runs.values():
         assert losses(run_dir)[:5] == pytest.approx(losses(references["much"])[:5], rel=1e-5)
         assert losses(run_dir) == pytest.approx(losses(references["much"]), rel=1e-3)

@@ -75,6 +75,14 @@ def test_an_old_gpu_is_named_with_its_host(monkeypatch: pytest.MonkeyPatch) -> N
     require_abilities(recipe, torch.device("cpu"))
 
 
+def test_deepspeed_is_asked_for_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load("digits", "laptop", ["engine={name: deepspeed, zero_stage: 0}"]).recipe
+    require_abilities(recipe, torch.device("cpu"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match=r"engine: deepspeed needs the package deepspeed, .* pip install deepspeed"):
+        require_abilities(recipe, torch.device("cpu"))
+
+
 def test_a_plan_made_where_no_gpu_is_says_what_packages_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

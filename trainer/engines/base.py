@@ -84,7 +84,10 @@ class Engine(Protocol):
         ...
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-        """Return the optimizer's tensors and numbers by parameter name, whole; every rank must call this together."""
+        """Return the optimizer's tensors and numbers by parameter name; every rank must call this together.
+
+        Rank 0 gets them whole; what others get is not to be used.
+        """
         ...
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: dict[str, Any]) -> None:

@@ -65,9 +65,13 @@ class DeepSpeedEngine:
         names = {parameter: name for name, parameter in self.network.named_parameters()}
         module = self.network if precision.autocast_dtype is None else _InAutocast(self.network, precision)
         _use_device(self._world)
-        self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=deepspeed_json(recipe), dist_init_required=False
-        )
+        try:
+            self._engine, *_ = deepspeed.initialize(
+                model=module, optimizer=optimizer, config=deepspeed_json(recipe), dist_init_required=False
+            )
+        except (AssertionError, ValueError) as error:  # what it has against its settings
+            assert isinstance(recipe.engine, DeepSpeed)
+            raise TrainingError(f"DeepSpeed does not take {recipe.engine.shown_config} or engine: {error}") from error
         if self.sharded:
             self._shards = shards_of(self._engine.optimizer, optimizer, names, self._stage)
 
@@ -84,6 +88,8 @@ class DeepSpeedEngine:
 
     def backward(self, precision: PrecisionPolicy, losses_N: torch.Tensor, factors_N: torch.Tensor) -> None:
         """Add the gradient of a micro-batch, times the ranks, as DeepSpeed takes their mean."""
+        if self._shards is not None:
+            self._shards.lend_buffers()
         loss = losses_N.dot(factors_N) * self.num_ranks
         self._engine.backward(loss if precision.scaler is None else precision.scaler.scale(loss), scale_wrt_gas=False)
         if self._last and self._shards is not None:
@@ -135,7 +141,7 @@ class DeepSpeedEngine:
         if self._stage < 3:
             return dict(self.network.state_dict())
         with self._all_weights():
-            return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            return {name: tensor.to("cpu", copy=True) for name, tensor in self.network.state_dict().items()}
 
     def load_network(self, tensors: Tensors) -> None:
         """Put back what `network_tensors` gave; all ranks together."""
@@ -145,7 +151,7 @@ class DeepSpeedEngine:
             self._shards.take_weights()
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-        """Return the optimizer's tensors and numbers by parameter name, whole; all ranks together."""
+        """Return the optimizer's tensors and numbers by parameter name, whole on rank 0; all ranks together."""
         if self._shards is None:
             return optimizer_tensors(optimizer), optimizer_numbers(optimizer)
         return self._shards.state()

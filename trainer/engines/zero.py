@@ -76,12 +76,17 @@ class Shards:
         wanted = set(parameters)
         return tuple(shard.flat for shard in self._shards if shard.members & wanted)
 
+    def lend_buffers(self) -> None:
+        """Give an offloaded gradient its buffer back, which the end of a step took away."""
+        if self._offloaded:
+            for shard, buffer in zip(self._shards, self._buffers, strict=True):
+                shard.flat.grad = buffer
+
     def show_gradients(self) -> None:
         """Let each shard have its gradient as `.grad`, where a change to it changes what DeepSpeed steps with."""
+        if self._offloaded:
+            return
         for number, shard in enumerate(self._shards):
-            if self._offloaded:
-                shard.flat.grad = self._buffers[number]
-                continue
             parts = self._zero.averaged_gradients[number]
             flat = parts[0].view(-1) if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
             if flat.numel() < shard.flat.numel():  # the last rank's share may be shorter than the others'
@@ -108,14 +113,15 @@ class Shards:
         self._zero.refresh_fp32_params()
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """Return what optim/state.py returns of an optimizer that is not sharded; all ranks together."""
+        """Return what optim/state.py returns of an optimizer that is not sharded, on rank 0; all ranks together."""
         tensors: Tensors = {}
         numbers: dict[str, Plain] = {}
         for shard in self._shards:
             for key, value in self._optimizer.state.get(shard.flat, {}).items():
                 if isinstance(value, torch.Tensor) and value.shape == shard.flat.shape:
                     matrix_RS = _matrix(value)
-                    tensors |= {f"{piece.name}/{key}": piece.read(matrix_RS) for piece in shard.pieces}
+                    if dist.get_rank() == 0:
+                        tensors |= {f"{piece.name}/{key}": piece.read(matrix_RS).cpu() for piece in shard.pieces}
                 elif isinstance(value, torch.Tensor):  # a step counter, alike for all
                     tensors |= {f"{piece.name}/{key}": value.clone() for piece in shard.pieces}
                 elif isinstance(value, Plain):
