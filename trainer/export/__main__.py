@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.load import read_job
@@ -25,7 +26,7 @@ from megabatch.trainer import checkpoint
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.export.card import Card, card_of
 from megabatch.trainer.export.compare import TOLERANCE, compare, images_of
-from megabatch.trainer.export.formats import format_of
+from megabatch.trainer.export.formats import Format, Predict, first_line, format_of
 from megabatch.trainer.export.network import network_of
 from megabatch.trainer.outputs import read_outputs
 
@@ -65,8 +66,7 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
     network = network_of(card, checkpoint.load_network(folder, averaged))
     images = images_of(job)
     with _hidden(target) as hidden:
-        used.write(network, card, hidden)
-        found = compare(network, used.read(hidden), images.images_NCHW)
+        found = compare(network, _written(used, network, card, hidden), images.images_NCHW)
         hidden.rename(target)
     return {
         "output": str(target),
@@ -78,6 +78,17 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
         "tolerance": TOLERANCE,
         **found._asdict(),
     }
+
+
+def _written(used: Format, network: nn.Module, card: Card, target: Path) -> Predict:
+    """Return what predicts as the file does. Raises TrainingError."""
+    try:
+        used.write(network, card, target)
+        return used.read(target)
+    except TrainingError:
+        raise
+    except Exception as error:  # disks fill up, and each library has exceptions of its own
+        raise TrainingError(f"{target.parent}: cannot be written to and read back: {first_line(error)}") from error
 
 
 def _default_target(run_dir: RunDir, card: Card, suffix: str) -> Path:

@@ -13,7 +13,7 @@ from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.trainer.build import implementation, split_loader
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.export.formats import Predict
+from megabatch.trainer.export.formats import Predict, first_line
 
 TOLERANCE = 1e-4  # of the largest output: other kernels add floats in another order
 _IMAGES = 32
@@ -70,7 +70,7 @@ def compare(expected: Predict, predict: Predict, images_NCHW: torch.Tensor) -> C
     """Compare on all images at once and on the first alone. Raises TrainingError if they differ or are not finite."""
     differences, largest = [], 0.0
     for images in (images_NCHW, images_NCHW[:1]):
-        one_NK, other_NK = expected(images), predict(images)
+        one_NK, other_NK = expected(images), _predicted(predict, images)
         if one_NK.shape != other_NK.shape:
             raise TrainingError(f"the outputs have shape {tuple(other_NK.shape)}, not {tuple(one_NK.shape)}")
         differences.append((one_NK - other_NK).abs().max().item())
@@ -79,6 +79,16 @@ def compare(expected: Predict, predict: Predict, images_NCHW: torch.Tensor) -> C
     if not all(difference <= found.allowed for difference in differences):  # not a number is no small difference
         raise TrainingError(
             f"what was written predicts other numbers than the network: they differ by {max(differences):.3g}, and "
-            f"{found.allowed:.3g} is allowed ({TOLERANCE:g} of the largest output)"
+            f"{found.allowed:.3g} is allowed ({TOLERANCE:g} of the largest output). Instead: another --format"
         )
     return found
+
+
+def _predicted(predict: Predict, images_NCHW: torch.Tensor) -> torch.Tensor:
+    try:
+        return predict(images_NCHW)
+    except Exception as error:  # a traced network that has the size of its example in it, say
+        raise TrainingError(
+            f"what was written does not predict {len(images_NCHW)} images: {first_line(error)}. "
+            "Instead: another --format"
+        ) from error
