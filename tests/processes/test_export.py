@@ -39,7 +39,7 @@ def test_a_network_of_ones_own_becomes_a_file_that_needs_none_of_its_code(workpl
     done = workplace.megabatch("export", "to-export", "--format", "onnx", "--output", "mine.onnx")
     assert done.returncode == 0, done.stderr
     network, precision, written, compared = done.stdout.splitlines()
-    assert network == "network:   step-00000006, raw weights"
+    assert network == "network:   step-00000006"
     assert precision.strip() == "trained in bf16; as exported it computes in float32"
     file = workplace.folder / "mine.onnx"
     assert written == f"written:   {file}, {file.stat().st_size:,} bytes"

@@ -23,10 +23,10 @@ from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.errors import DataError
 from megabatch.trainer import checkpoint
-from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.export.card import Card, card_of
 from megabatch.trainer.export.compare import TOLERANCE, compare, images_of
-from megabatch.trainer.export.formats import Format, Predict, first_line, format_of
+from megabatch.trainer.export.formats import Format, Predict, format_of
 from megabatch.trainer.export.network import network_of
 from megabatch.trainer.outputs import read_outputs
 
@@ -61,7 +61,7 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
     averaged = weights == "averaged" and checkpoint.read_state(folder)["training"]["average_updates"] > 0
     card = card_of(job, read_outputs(run_dir, job), folder.name, "averaged" if averaged else "raw")
     used.refuse(card)
-    target = output or _default_target(run_dir, card, used.SUFFIX)
+    target = output or _default_target(run_dir, card, "-raw" if weights == "raw" else "", used.SUFFIX)
     _require_new(target, used.SUFFIX)
     network = network_of(card, checkpoint.load_network(folder, averaged))
     images = images_of(job)
@@ -91,9 +91,8 @@ def _written(used: Format, network: nn.Module, card: Card, target: Path) -> Pred
         raise TrainingError(f"{target.parent}: cannot be written to and read back: {first_line(error)}") from error
 
 
-def _default_target(run_dir: RunDir, card: Card, suffix: str) -> Path:
+def _default_target(run_dir: RunDir, card: Card, raw: str, suffix: str) -> Path:
     """Return RUN_DIR/exports/RUN-step-00001250.onnx; a folder of timm ends in -timm."""
-    raw = "-raw" if card.weights == "raw" else ""
     return run_dir.exports / f"{card.run}-{card.checkpoint}{raw}{suffix or '-timm'}"
 
 

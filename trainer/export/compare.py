@@ -12,8 +12,8 @@ from megabatch.data.arrangement import arrange
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.trainer.build import implementation, split_loader
-from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.export.formats import Predict, first_line
+from megabatch.trainer.errors import TrainingError, first_line
+from megabatch.trainer.export.formats import Predict
 
 TOLERANCE = 1e-4  # of the largest output: other kernels add floats in another order
 _IMAGES = 32
@@ -44,9 +44,9 @@ def images_of(job: Job) -> Images:
 def _samples(job: Job) -> tuple[torch.Tensor, str]:
     arrangement, data = arrange(job), job.recipe.data
     splits = (data.validation_split, data.test_split, data.train_split)
-    split = next((name for name in splits if name is not None and name in arrangement.parts), None)
+    split = next((name for name in splits if name in arrangement.parts and len(arrangement.sample_ids(name))), None)
     if split is None:
-        raise DataError("a stream has no samples that can be read by themselves")
+        raise DataError("there is none that can be read by itself")
     chosen = arrangement.sample_ids(split)[:_IMAGES]
     loader = split_loader(job, arrangement, arrangement.reader(split), data.evaluation_transforms, threads=1)
     batch = next(loader.load(evaluation_requests(len(chosen), _IMAGES, rank=0, num_ranks=1, chosen=chosen)))
