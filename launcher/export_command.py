@@ -34,7 +34,7 @@ def export(
     from megabatch.launcher.export import export as export_network
 
     found = or_exit_study(lambda: export_network(run_dir, format_name.value, checkpoint, raw, output))
-    typer.echo(f"network:   {found['checkpoint']}, {found['weights']} weights")
+    typer.echo(f"network:   {found['checkpoint']}" + (", averaged weights" if found["weights"] == "averaged" else ""))
     if found["trained_in"] not in ("fp32", "fp64"):
         typer.echo(f"           trained in {found['trained_in']}; as exported it computes in float32")
     typer.echo(f"written:   {found['output']}, {found['bytes']:,} bytes")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from megabatch.configs.load import read_job
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.command import rank_command
 from megabatch.trainer import checkpoint
-from support.runs import Workplace, kill_after_step, losses
+from support.runs import Workplace, environment, kill_after_step, losses
 
 pytestmark = pytest.mark.processes
 SPLITS = ("data.validation_split=validation", "data.test_split=test")
@@ -21,10 +24,19 @@ STILL = ("model.batch_norm=frozen", "epochs=1", "optimizer.base_learning_rate=1e
 LONG = ("epochs=40", "checkpoint.every_steps=4", "model.pretrained=copied.safetensors")
 
 
+def alone(workplace: Workplace, run_dir: RunDir, code: int = 0) -> RunDir:
+    """Run a job's only rank to its end, without torchrun."""
+    done = subprocess.run(
+        rank_command(run_dir.job), cwd=workplace.folder, env=environment(), capture_output=True, check=False
+    )
+    assert done.returncode == code, done.stderr.decode()
+    return run_dir
+
+
 @pytest.fixture(scope="module")
 def source(workplace: Workplace) -> RunDir:
     """A run with averaged weights, so that its best checkpoint has two networks."""
-    return workplace.train("source", 1, *SPLITS, "epochs=12", "averaging=ema")
+    return alone(workplace, workplace.job("source", 1, *SPLITS, "epochs=12", "averaging=ema"))
 
 
 def evaluation(run_dir: RunDir, step: int) -> dict[str, float]:
@@ -69,9 +81,8 @@ def test_a_killed_run_goes_on_without_its_source_and_refuses_another_file_under_
     workplace: Workplace, source: RunDir
 ) -> None:
     file = workplace.folder / "copied.safetensors"
-    exported = workplace.megabatch("export", "source", "--format", "safetensors", "--output", str(file))
-    assert exported.returncode == 0, exported.stderr
-    uninterrupted = workplace.train("uninterrupted-pretrained", 1, *LONG)
+    save_file(checkpoint.load_network(checkpoint.chosen(source, "best")), file)
+    uninterrupted = alone(workplace, workplace.job("uninterrupted-pretrained", 1, *LONG))
     assert losses(uninterrupted)[0] < 0.9 * losses(source)[0]
     run_dir = workplace.job("killed-pretrained", 1, *LONG)
     kill_after_step(workplace.start(run_dir, 1), run_dir, 8, 0)
@@ -81,12 +92,10 @@ def test_a_killed_run_goes_on_without_its_source_and_refuses_another_file_under_
     assert refused.returncode == 2
     assert "copied.safetensors is not what it was: its SHA-256 is " in refused.stderr
     assert "Put the old file back, or start a new run with this one" in refused.stderr
-    by_hand = workplace.start(run_dir, 1)
-    assert by_hand.wait(timeout=300) == 0  # it has a checkpoint, and reads no source
+    alone(workplace, run_dir)  # it has a checkpoint, and reads no source
     assert losses(run_dir) == losses(uninterrupted)
     file.unlink()
     shutil.rmtree(run_dir.checkpoints)
-    run_dir.result.unlink()
-    gone = workplace.megabatch("launch", "--resume", "killed-pretrained")
-    assert gone.returncode == 1
-    assert "copied.safetensors is not there any more: put it back" in gone.stderr
+    alone(workplace, run_dir, code=1)
+    (failure,) = run_dir.failures()
+    assert "copied.safetensors is not there any more: put it back" in json.loads(failure.read_text())["message"]

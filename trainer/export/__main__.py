@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.errors import DataError
 from megabatch.trainer import checkpoint
-from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.export.card import Card, card_of
 from megabatch.trainer.export.compare import TOLERANCE, compare, images_of
-from megabatch.trainer.export.formats import format_of
+from megabatch.trainer.export.formats import Format, Predict, format_of
 from megabatch.trainer.export.network import network_of
 from megabatch.trainer.outputs import read_outputs
 
@@ -60,13 +61,12 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
     averaged = weights == "averaged" and checkpoint.read_state(folder)["training"]["average_updates"] > 0
     card = card_of(job, read_outputs(run_dir, job), folder.name, "averaged" if averaged else "raw")
     used.refuse(card)
-    target = output or _default_target(run_dir, card, used.SUFFIX)
+    target = output or _default_target(run_dir, card, "-raw" if weights == "raw" else "", used.SUFFIX)
     _require_new(target, used.SUFFIX)
     network = network_of(card, checkpoint.load_network(folder, averaged))
     images = images_of(job)
     with _hidden(target) as hidden:
-        used.write(network, card, hidden)
-        found = compare(network, used.read(hidden), images.images_NCHW)
+        found = compare(network, _written(used, network, card, hidden), images.images_NCHW)
         hidden.rename(target)
     return {
         "output": str(target),
@@ -80,9 +80,19 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
     }
 
 
-def _default_target(run_dir: RunDir, card: Card, suffix: str) -> Path:
+def _written(used: Format, network: nn.Module, card: Card, target: Path) -> Predict:
+    """Return what predicts as the file does. Raises TrainingError."""
+    try:
+        used.write(network, card, target)
+        return used.read(target)
+    except TrainingError:
+        raise
+    except Exception as error:  # disks fill up, and each library has exceptions of its own
+        raise TrainingError(f"{target.parent}: cannot be written to and read back: {first_line(error)}") from error
+
+
+def _default_target(run_dir: RunDir, card: Card, raw: str, suffix: str) -> Path:
     """Return RUN_DIR/exports/RUN-step-00001250.onnx; a folder of timm ends in -timm."""
-    raw = "-raw" if card.weights == "raw" else ""
     return run_dir.exports / f"{card.run}-{card.checkpoint}{raw}{suffix or '-timm'}"
 
 

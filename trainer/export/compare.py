@@ -12,7 +12,7 @@ from megabatch.data.arrangement import arrange
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.trainer.build import implementation, split_loader
-from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.export.formats import Predict
 
 TOLERANCE = 1e-4  # of the largest output: other kernels add floats in another order
@@ -44,9 +44,9 @@ def images_of(job: Job) -> Images:
 def _samples(job: Job) -> tuple[torch.Tensor, str]:
     arrangement, data = arrange(job), job.recipe.data
     splits = (data.validation_split, data.test_split, data.train_split)
-    split = next((name for name in splits if name is not None and name in arrangement.parts), None)
+    split = next((name for name in splits if name in arrangement.parts and len(arrangement.sample_ids(name))), None)
     if split is None:
-        raise DataError("a stream has no samples that can be read by themselves")
+        raise DataError("there is none that can be read by itself")
     chosen = arrangement.sample_ids(split)[:_IMAGES]
     loader = split_loader(job, arrangement, arrangement.reader(split), data.evaluation_transforms, threads=1)
     batch = next(loader.load(evaluation_requests(len(chosen), _IMAGES, rank=0, num_ranks=1, chosen=chosen)))
@@ -70,7 +70,7 @@ def compare(expected: Predict, predict: Predict, images_NCHW: torch.Tensor) -> C
     """Compare on all images at once and on the first alone. Raises TrainingError if they differ or are not finite."""
     differences, largest = [], 0.0
     for images in (images_NCHW, images_NCHW[:1]):
-        one_NK, other_NK = expected(images), predict(images)
+        one_NK, other_NK = expected(images), _predicted(predict, images)
         if one_NK.shape != other_NK.shape:
             raise TrainingError(f"the outputs have shape {tuple(other_NK.shape)}, not {tuple(one_NK.shape)}")
         differences.append((one_NK - other_NK).abs().max().item())
@@ -79,6 +79,16 @@ def compare(expected: Predict, predict: Predict, images_NCHW: torch.Tensor) -> C
     if not all(difference <= found.allowed for difference in differences):  # not a number is no small difference
         raise TrainingError(
             f"what was written predicts other numbers than the network: they differ by {max(differences):.3g}, and "
-            f"{found.allowed:.3g} is allowed ({TOLERANCE:g} of the largest output)"
+            f"{found.allowed:.3g} is allowed ({TOLERANCE:g} of the largest output). Instead: another --format"
         )
     return found
+
+
+def _predicted(predict: Predict, images_NCHW: torch.Tensor) -> torch.Tensor:
+    try:
+        return predict(images_NCHW)
+    except Exception as error:  # a traced network that has the size of its example in it, say
+        raise TrainingError(
+            f"what was written does not predict {len(images_NCHW)} images: {first_line(error)}. "
+            "Instead: another --format"
+        ) from error

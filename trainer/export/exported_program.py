@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.export.card import FILE, Card
-from megabatch.trainer.export.formats import Predict, first_line
+from megabatch.trainer.export.formats import Predict
 from megabatch.trainer.export.network import example_images
 
 SUFFIX = ".pt2"

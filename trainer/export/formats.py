@@ -49,8 +49,3 @@ _MODULES = {
 def format_of(name: str) -> Format:
     """Return the module of a format."""
     return cast(Format, importlib.import_module(f"megabatch.trainer.export.{_MODULES[name]}"))
-
-
-def first_line(error: Exception) -> str:
-    """Return what an exporter's exception says at its top; the rest is for its developers."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.export.card import KEY, Card
 from megabatch.trainer.export.exported_program import captured
-from megabatch.trainer.export.formats import Predict, first_line
+from megabatch.trainer.export.formats import Predict
 
 SUFFIX = ".onnx"
 _MOST_BYTES = 2_000_000_000  # a protobuf file ends at 2 GiB

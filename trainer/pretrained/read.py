@@ -19,7 +19,7 @@ from megabatch.configs.pretrained import Pretrained
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
-from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.errors import TrainingError, first_line
 
 Tensors = dict[str, torch.Tensor]
 # Where training scripts put the weights beside other things (timm, torchvision, Lightning); averaged ones come first.
@@ -65,9 +65,8 @@ def _read(path: Path) -> Any:  # Any: whatever somebody saved
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # the arguments in timm's checkpoints: plain values
+        # The arguments that timm and torchvision save beside the weights: an object with plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TrainingError(
@@ -76,7 +75,7 @@ def _read(path: Path) -> Any:  # Any: whatever somebody saved
             "safetensors.torch.save_file(network.state_dict(), FILE)"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        problem = first_line(error)
         if "TorchScript" in problem:
             problem = "it is a TorchScript program, not weights (megabatch export --format safetensors writes those)"
         raise TrainingError(f"model.pretrained: {path} cannot be read: {problem}") from error
@@ -109,9 +108,8 @@ def _from_timm(settings: Pretrained, recipe: Recipe) -> Weights:
     try:
         network: nn.Module = timm.create_model(name, pretrained=True, **(recipe.model.options if of_timm else {}))
     except Exception as error:  # what timm and the Hugging Face hub raise without a network has many names
-        problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TrainingError(
-            f"model.pretrained: timm could not give its weights of {name}: {problem}. On a machine without internet, "
-            "fetch the file elsewhere and write model.pretrained: FILE"
+            f"model.pretrained: timm could not give its weights of {name}: {first_line(error)}. On a machine without "
+            "internet, fetch the file elsewhere and write model.pretrained: FILE"
         ) from error
     return Weights(network.state_dict(), f"timm's weights of {name}")

@@ -274,6 +274,28 @@ def test_a_file_that_predicts_otherwise_is_not_left_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+class Fixed(nn.Module):
+    """Has the size of its batch in its code, so that tracing keeps that of the example."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.reshape(int(images.shape[0]), 192)[:, :10]
+
+
+def test_a_traced_network_that_takes_one_batch_size_only_is_noticed(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megabatch.trainer.export.__main__.network_of", lambda card, tensors: Fixed())
+    with pytest.raises(TrainingError, match=r"does not predict 32 images: .*Instead: another --format"):
+        export(run, "torchscript", "last", "averaged", tmp_path / "a.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(run: RunDir, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 250 + ".safetensors")
+    with pytest.raises((TrainingError, OSError), match=r"cannot be written|too long"):
+        export(run, "safetensors", "last", "averaged", long)
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_outputs_that_are_not_finite_are_no_match(wrong: float) -> None:
     images = torch.ones(3, 2)

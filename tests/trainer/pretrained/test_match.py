@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabatch.trainer.pretrained.match import PREFIXES, Shape, match
@@ -22,6 +22,7 @@ PLAIN = st.dictionaries(
 )
 
 
+@settings(max_examples=50)
 @given(STATES, STATES)
 def test_every_tensor_of_both_sides_stands_in_one_place_only(there: dict[str, Shape], here: dict[str, Shape]) -> None:
     found = match(there, here)
