@@ -158,7 +158,7 @@ def save(parts: Parts) -> None:
 
 def is_there(parts: Parts, step: int) -> bool:
     """Return whether rank 0 has written the checkpoint of a step. Every rank must ask together: they wait for it."""
-    there = parts.world.is_main and parts.saver.verified.damage(parts.run_dir.checkpoint(step)) is None
+    there = parts.world.is_main and parts.saver.damage_of(parts.run_dir.checkpoint(step)) is None
     told = torch.tensor(float(there), device=parts.world.device)
     parts.step_parts.engine.sum_over_ranks(told)
     return bool(told.item())
@@ -171,7 +171,7 @@ def restore(parts: Parts) -> None:
         parts.trackers.message(f"warning: {message}")
     if folder is None:
         return
-    snapshot = checkpoint.load(folder, parts.saver.verified.damage, dict(parts.step_parts.engine.network.state_dict()))
+    snapshot = checkpoint.load(folder, parts.saver.damage_of, dict(parts.step_parts.engine.network.state_dict()))
     if snapshot.state["fingerprint"] != parts.job.fingerprint():
         raise TrainingError(
             f"{folder} was written by another recipe or with other data than {parts.run_dir.job} names now. "

@@ -51,7 +51,7 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
             f"from before step {left_out[0] + 1}: start a new run"
         )
     like = dict(parts.step_parts.engine.network.state_dict())
-    snapshot = checkpoint.load(folder, parts.saver.verified.damage, like)
+    snapshot = checkpoint.load(folder, parts.saver.damage_of, like)
     step = checkpoint.step_of(folder)
     if parts.world.is_main:
         checkpoint.delete_after(parts.run_dir, step)
@@ -70,7 +70,7 @@ def agreed_checkpoint(parts: Parts, at_most: int | None = None) -> tuple[Path | 
     folder: Path | None = None
     messages: list[str] = []
     if parts.world.is_main:
-        folder, messages = checkpoint.newest(parts.run_dir, at_most, parts.saver.verified.damage)
+        folder, messages = checkpoint.newest(parts.run_dir, at_most, parts.saver.damage_of)
     told = torch.tensor(0 if folder is None else checkpoint.step_of(folder) + 1, device=parts.world.device)
     parts.step_parts.engine.sum_over_ranks(told)
     return (parts.run_dir.checkpoint(int(told.item()) - 1) if told.item() else None), messages
@@ -93,7 +93,7 @@ def keep_rule(parts: Parts) -> Callable[[], set[int]]:
     if not parts.job.recipe.stability.rolls_back:
         return lambda: best | _kept_for_good(parts)
     earliest = _next_left_out(parts, parts.state.step) or [0]  # none if all before are left out already
-    damage_of = parts.saver.verified.damage
+    damage_of = parts.saver.damage_of
     return lambda: best | _kept_for_good(parts) | _steps_since(parts.run_dir, earliest[0], damage_of)
 
 

@@ -1,9 +1,8 @@
 """Checkpoints in the background: the loop waits for a copy in memory, a thread does the rest.
 
-One save at a time: the next one first waits for the one before. What cannot be written for want of room is told, and
-the training goes on for a while. What is saved are the values at the call, whatever the
+One save at a time: the next one first waits for the one before. What is saved are the values at the call, whatever the
 optimizer does afterwards. What became of a save is told at the next occasion in the loop's own thread, where trackers
-live and errors can be raised.
+live and errors can be raised. A checkpoint that cannot be written does not end the training, several in a row do.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from megabatch.configs.evaluation import Checkpoint
@@ -27,8 +27,6 @@ from megabatch.trainer.state import TrainState
 from megabatch.trainer.trackers.base import Trackers
 
 KeepRule = Callable[[], Collection[int]]  # which steps to keep, asked for when the new checkpoint is there
-
-
 _NICE = 5  # a quarter of a core that the training and this thread both want
 
 
@@ -56,6 +54,12 @@ class Saver:
         self._ranks = ranks
         self.takes_part = ranks is not None
         """Whether this rank has anything to write."""
+
+    def damage_of(self, folder: Path) -> str | None:
+        """Return what `checkpoint.damage` does; but where each rank has a part, rank 0 has looked at all of them."""
+        if self._ranks is not None and self._ranks.shared and not self._ranks.is_main:
+            return None
+        return self.verified.damage(folder)
 
     def due(self) -> bool:
         """Return whether rank 0 wishes a save, as the last one was `checkpoint.every_minutes` ago."""

@@ -74,7 +74,7 @@ def region_here(tensor: torch.Tensor) -> Region | None:
     chunks = _chunks(tensor)
     if chunks is None:
         return None
-    (chunk,) = chunks() or [None]
+    (chunk,) = chunks()
     return Region(tuple(chunk.offsets), tuple(chunk.sizes))
 
 

@@ -144,7 +144,7 @@ def saved_in_the_background_while_training_goes_on(run_dir: RunDir, mesh: Device
         optimizer.step()
         saver.wait()
         dist.barrier()
-        found = checkpoint.load(run_dir.checkpoint(step), like=dict(model.state_dict()))
+        found = checkpoint.load(run_dir.checkpoint(step), saver.damage_of, dict(model.state_dict()))
         for name, tensor in found.network.items():
             assert torch.equal(tensor.to_local(), wanted[name]), name
         assert {name.rpartition("/")[2] for name in found.optimizer} == {"step", "exp_avg", "exp_avg_sq"}
