@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-matrix lint clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -14,10 +14,13 @@ demo: $(VENV)/installed
 	cd demo && ../$(BIN)/megabatch launch digits
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not matrix" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
+
+test-matrix: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m matrix
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -181,7 +181,7 @@ def test_a_killed_run_ends_with_the_same_bits(workplace: Workplace) -> None:
     killed_once(workplace, stage=2)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_a_killed_run_ends_with_the_same_bits_at_every_stage(workplace: Workplace, stage: int) -> None:
     killed_once(workplace, stage)
@@ -201,7 +201,7 @@ def test_deepspeeds_own_launcher_starts_the_same_training(workplace: Workplace, 
     assert losses(run_dir)[:5] == pytest.approx(losses(references["plain"])[:5], rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_worlds_accumulation_and_clipping(workplace: Workplace, world: int) -> None:
     cells = {}
@@ -219,7 +219,7 @@ def test_worlds_accumulation_and_clipping(workplace: Workplace, world: int) -> N
         assert trained_samples(run_dir) == trained_samples(reference)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_options_and_a_json_of_ones_own(workplace: Workplace, references: dict[str, RunDir]) -> None:
     own = {
         "train_batch_size": 20, "gradient_clipping": "auto", "prescale_gradients": True,

@@ -131,7 +131,7 @@ def test_an_engine_trains_like_one_plain_process(few_steps: Matrix, engine: str,
         few_steps.assert_equal(cell)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("num_ranks", WORLDS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_trains_like_one_plain_process_for_200_steps(
