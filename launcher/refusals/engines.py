@@ -18,7 +18,7 @@ FSDP_OPTIMIZERS = frozenset(
     f"{library}/{name}"
     for library, names in {
         "torch": "Adadelta Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMSprop Rprop SGD",
-        "timm": "adabelief adadelta adafactor adafactorbv adagrad adam adamax adamc adamw adan adanw adopt adoptw lamb "
+        "timm": "adabelief adadelta adagrad adam adamax adamc adamw adan adanw adopt adoptw lamb "
         "lambc lambw laprop larc lars lion madgrad madgradw momentum nadam nadamw nesterov nesterovw nlarc nlars "
         "radabelief radam radamw rmsprop rmsproptf rmsproptfw sgd sgdw",
     }.items()

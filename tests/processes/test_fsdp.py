@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
@@ -81,9 +80,10 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 def tensors(run_dir: RunDir) -> dict[str, torch.Tensor]:
-    """Return all tensors of the newest checkpoint by file and name."""
-    newest = max(run_dir.checkpoints.glob("step-*"))
-    return {f"{file.name}:{name}": t for file in newest.glob("*.safetensors") for name, t in load_file(file).items()}
+    """Return all tensors of the newest checkpoint, put together from what the ranks wrote."""
+    snapshot = checkpoint.load(max(run_dir.checkpoints.glob("step-*")))
+    groups = {"network": snapshot.network, "optimizer": snapshot.optimizer, "averaged": snapshot.averaged}
+    return {f"{group}:{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
 def written_cells(workplace: Workplace, num_ranks: int) -> list[RunDir]:
