@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_without_its_source_and_refuses_another_file_under_
     file = workplace.folder / "copied.safetensors"
     save_file(checkpoint.load_network(checkpoint.chosen(source, "best")), file)
     uninterrupted = alone(workplace, workplace.job("uninterrupted-pretrained", 1, *LONG))
-    assert losses(uninterrupted)[0] < 0.9 * losses(source)[0]
+    assert losses(uninterrupted)[0] < losses(source)[0]
     run_dir = workplace.job("killed-pretrained", 1, *LONG)
     kill_after_step(workplace.start(run_dir, 1), run_dir, 8, 0)
     file.rename(workplace.folder / "away.safetensors")
