@@ -195,7 +195,7 @@ def test_deepspeeds_own_launcher_starts_the_same_training(workplace: Workplace, 
     ]  # fmt: skip
     inside = {**environment(), "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
-        command, cwd=workplace.folder, env=inside, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=workplace.folder, env=inside, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert losses(run_dir)[:5] == pytest.approx(losses(references["plain"])[:5], rel=1e-5)
