@@ -27,7 +27,7 @@ ADAMW = (
 LARS = "optimizer={name: lars, base_learning_rate: 0.02, scaling: none, weight_decay: 1e-3}"
 MUCH = (
     ADAMW, "regularization={l1: 1e-4, l2: 1e-3, clip_norm: 0.05}", "tracking={sample_log: true, gradient_norm: true, "
-    "update_ratio: true}", "stability={on_bad_step: pass_over, loss_spike: 1.02, window: 5}", "epochs=5",
+    "update_ratio: true}", "stability={on_bad_step: pass_over, loss_spike: 1.0001, window: 5, max_bad_steps: 30}", "epochs=5",
     "data.validation_split=validation", "model.precise_statistics.samples=20",
 )  # fmt: skip
 VALUES = ("regularization.clip_norm=null", "regularization.clip_value=0.01", "model.batch_norm=synchronized")
@@ -115,7 +115,7 @@ def test_norms_update_ratios_bad_steps_and_evaluations_are_those_of_one_process(
             assert values[0] == pytest.approx(values[1], rel=1e-3)
             assert any(values[0])
     passed_over = [line["step"] for line in read_metrics(references[name].metrics, "step") if line.get("passed_over")]
-    assert passed_over
+    assert any(step % 3 for step in passed_over)  # some are whole steps, which three ranks share unevenly
     got = read_metrics(runs[f"{name}-{stage}"].metrics, "step")
     assert [line["step"] for line in got if line.get("passed_over")] == passed_over
 
@@ -195,7 +195,7 @@ def test_deepspeeds_own_launcher_starts_the_same_training(workplace: Workplace, 
     ]  # fmt: skip
     inside = {**environment(), "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
-        command, cwd=workplace.folder, env=inside, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=workplace.folder, env=inside, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert losses(run_dir)[:5] == pytest.approx(losses(references["plain"])[:5], rel=1e-5)

@@ -27,7 +27,7 @@ from megabatch.trainer.world import join, leave, read_world
 from support.runs import Workplace, environment
 
 
-def trained_together(workplace: Workplace, num_ranks: int, jobs: list[str], timeout: int = 280) -> None:
+def trained_together(workplace: Workplace, num_ranks: int, jobs: list[str], timeout: int = 600) -> None:
     """Start the ranks with torchrun and wait for them; `jobs` are arguments as above."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks), __file__, *jobs,
