@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -151,8 +152,6 @@ def test_a_checkpoint_of_ddp_goes_on_with_deepspeed(
 def test_a_checkpoint_of_deepspeed_goes_on_with_ddp(
     workplace: Workplace, references: dict[str, RunDir], runs: dict[str, RunDir], stage: int
 ) -> None:
-    import shutil
-
     run_dir = written_job(workplace, f"ds-back-{stage}", 1, *CELLS["plain"])
     shutil.copytree(runs[f"plain-{stage}"].checkpoint(4), run_dir.checkpoint(4))
     alone(workplace, f"ds-back-{stage}")
@@ -187,11 +186,17 @@ def test_a_killed_run_ends_with_the_same_bits_at_every_stage(workplace: Workplac
     killed_once(workplace, stage)
 
 
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
 def test_deepspeeds_own_launcher_starts_the_same_training(workplace: Workplace, references: dict[str, RunDir]) -> None:
     run_dir = written_job(workplace, "ds-launcher", 2, *CELLS["plain"], engine(1))
     command = [
-        str(Path(sys.executable).with_name("deepspeed")), "--no_local_rank", "--num_gpus", "2", "--master_port", "0",
-        "--module", "megabatch.trainer", str(run_dir.job),
+        sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--num_gpus", "2",  # what `deepspeed` runs
+        "--master_port", str(free_port()), "--module", "megabatch.trainer", str(run_dir.job),
     ]  # fmt: skip
     inside = {**environment(), "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
