@@ -163,7 +163,7 @@ def plot(results: dict[Cell, dict[str, object]]) -> str:
     """Return a picture of test accuracy over the batch, a line for each optimizer, as SVG."""
     colors = ("#777777", "#0072b2", "#d55e00", "#009e73", "#cc79a7")
     means = {o: [mean(accuracies(results, o, batch, EPOCHS)) for batch in BATCHES] for o in OPTIMIZERS}
-    low, high = 0.3, max(max(values) for values in means.values()) + 0.02
+    low, high = 0.1, max(max(values) for values in means.values()) + 0.02
     place = {batch: 70 + 150 * number for number, batch in enumerate(BATCHES)}
 
     def height(value: float) -> float:
@@ -171,7 +171,7 @@ def plot(results: dict[Cell, dict[str, object]]) -> str:
 
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 370" font-family="sans-serif" font-size="13">']
     parts.append('<rect width="700" height="370" fill="white"/>')
-    for percent in range(30, int(100 * high) + 1, 10):
+    for percent in range(10, int(100 * high) + 1, 10):
         y = height(percent / 100)
         parts.append(f'<path d="M70 {y:.0f}H520" stroke="#ddd"/><text x="30" y="{y + 4:.0f}">{percent} %</text>')
     parts += [f'<text x="{x}" y="345" text-anchor="middle">{batch:,}</text>' for batch, x in place.items()]

@@ -62,6 +62,16 @@ def test_skipped_samples_change_nothing_but_the_mean_whatever_the_ranks(hurt: Wo
     assert json.loads(runs[1].result.read_text())["skipped_samples"] == "image: 3"
 
 
+@pytest.mark.parametrize("engine", ["{name: fsdp, min_parameters: 100}", "{name: deepspeed, zero_stage: 2}"])
+def test_skipped_samples_are_left_out_of_cut_gradients_too(hurt: Workplace, engine: str) -> None:
+    short = ("epochs=3", "data.validation_split=validation", ALLOW_3)
+    name = "fsdp" if "fsdp" in engine else "deepspeed"
+    run_dir = hurt.train(f"skip-{name}", 2, *short, f"engine={engine}")
+    reference = hurt.train(f"skip-as-{name}", 2, *short)
+    assert losses(run_dir) == pytest.approx(losses(reference), rel=1e-5)
+    assert sum(line["skipped_samples"] for line in read_metrics(run_dir.metrics, "step")) == 6
+
+
 def test_a_killed_run_with_skipped_samples_goes_on_exactly(hurt: Workplace) -> None:
     alone = hurt.train("skip-alone", 2, *SKIP, ALLOW_3)
     killed = hurt.job("skip-killed", 2, *SKIP, ALLOW_3)

@@ -40,14 +40,20 @@ CELLS: dict[str, tuple[str, ...]] = {
     "bf16": ("precision=bf16",),
     "fp16": ("precision={name: fp16, initial_scale: 1024, growth_interval: 2}",),
     "lars": (LARS,),
+    "rolled-back": (
+        SAVED,
+        "epochs=5",
+        "tracking={sample_log: true, every_steps: 1}",
+        "stability={on_bad_step: roll_back, loss_spike: 1.02, window: 5, max_bad_steps: 50, roll_back_steps: 2}",
+    ),
     "again": ('model.checkpoint_activations=["0", "3"]',),
 }
 # what is trained at which stage, and the reference it is compared with
 AT_STAGE = {
     0: ("plain", "much", "fp16", "lars"),
     1: ("plain", "averaged", "bf16"),
-    2: ("plain", "much", "values"),
-    3: ("plain", "much", "bf16", "again"),
+    2: ("plain", "much", "values", "rolled-back"),
+    3: ("plain", "much", "bf16", "again", "rolled-back"),
 }
 TOLERANCE = {"bf16": 1e-3, "fp16": 1e-3}
 

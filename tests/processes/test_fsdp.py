@@ -40,6 +40,10 @@ CELLS = {
     "penalties": ("regularization={l1: 1e-3, l2: 1e-2, clip_value: 0.05}",),
     "adaptive-clipping": ("regularization={clip_adaptive: 0.01}",),
     "passed-over": ("stability={on_bad_step: pass_over, loss_spike: 1.02, window: 5, max_bad_steps: 50}",),
+    "rolled-back": (
+        "stability={on_bad_step: roll_back, loss_spike: 1.02, window: 5, max_bad_steps: 50, roll_back_steps: 2}",
+        "checkpoint.every_steps=4",
+    ),
     "recomputed": ("model.checkpoint_activations=['0', '3']",),
 }  # fmt: skip
 """Parts of a recipe that touch parameters, gradients, the optimizer's state or the passes through the network."""
