@@ -64,7 +64,8 @@ class PrecisionPolicy:
 
 def precision_policy(settings: Fp32 | Fp64 | Bf16 | Fp16 | Fp8, device: torch.device) -> PrecisionPolicy:
     """Return the policy that a recipe's `precision` names; what a device cannot do, abilities.py refuses before."""
-    _set_tf32(isinstance(settings, Fp32) and settings.tf32)
+    if device.type == "cuda":  # not elsewhere: torch.export refuses to begin once they are set
+        _set_tf32(isinstance(settings, Fp32) and settings.tf32)
     if isinstance(settings, Fp64):
         return PrecisionPolicy(device, torch.float64, None, None)
     if isinstance(settings, Bf16 | Fp8):

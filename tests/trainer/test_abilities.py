@@ -15,7 +15,7 @@ from torch import nn
 from megabatch.configs.load import load, read_job
 from megabatch.configs.model import Compile
 from megabatch.configs.precision import Bf16, Fp8, Fp16, Fp32, Fp64
-from megabatch.trainer import abilities, build
+from megabatch.trainer import abilities, build, trained_network
 from megabatch.trainer.abilities import Capability, problems_here, require_abilities, unable, unable_to_compile
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.fp8 import announce_fp8, convert_to_fp8
@@ -158,7 +158,7 @@ def test_a_step_in_fp8_is_one_of_the_trainer(workplace: Workplace, monkeypatch: 
     job = job.model_copy(update={"recipe": job.recipe.model_copy(update={"precision": Fp8()})})
     monkeypatch.chdir(workplace.folder)
     monkeypatch.setattr(build, "require_abilities", lambda recipe, device: None)
-    monkeypatch.setattr(build, "convert_to_fp8", partial(convert_to_fp8, emulate=True))
+    monkeypatch.setattr(trained_network, "convert_to_fp8", partial(convert_to_fp8, emulate=True))
     parts = build.build(job, World(0, 1, 0, torch.device("cpu")), run_dir, lambda: False)
     try:
         network = parts.step_parts.engine.network

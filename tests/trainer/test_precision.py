@@ -34,10 +34,17 @@ def train(settings: Fp32 | Fp64 | Bf16 | Fp16, steps: int = 60) -> list[float]:
 
 
 @pytest.mark.parametrize(("settings", "expected"), [(Fp32(), "ieee"), (Fp32(tf32=True), "tf32"), (Bf16(), "ieee")])
-def test_tf32_is_what_the_recipe_says(settings: Fp32 | Bf16, expected: str) -> None:
-    precision_policy(settings, torch.device("cpu"))
-    assert torch.backends.cuda.matmul.fp32_precision == expected
-    precision_policy(Fp32(), torch.device("cpu"))
+def test_tf32_is_what_the_recipe_says_on_a_gpu(settings: Fp32 | Bf16, expected: str) -> None:
+    """Switches of torch for its GPU code; they can be set without one."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = (products.fp32_precision, convolutions.fp32_precision)
+    precision_policy(settings, CPU)
+    assert (products.fp32_precision, convolutions.fp32_precision) == before
+    try:
+        precision_policy(settings, torch.device("cuda"))
+        assert (products.fp32_precision, convolutions.fp32_precision) == (expected, expected)
+    finally:
+        products.fp32_precision, convolutions.fp32_precision = before
 
 
 @pytest.mark.parametrize("settings", [Fp32(), Fp64(), Bf16(), Fp16(initial_scale=1024.0)])

@@ -57,7 +57,7 @@ def work(model: nn.Module, rank: int = 0, num_ranks: int = 1, others: list[torch
             normalize=lambda images: images.permute(0, 3, 1, 2),
             precision=SimpleNamespace(autocast=contextlib.nullcontext),
             seed_network=lambda step, number: None,
-            engine=SimpleNamespace(sum_over_ranks=sum_over_ranks, network=model, gathered=contextlib.nullcontext),
+            engine=SimpleNamespace(sum_over_ranks=sum_over_ranks, network=model, forward_only=contextlib.nullcontext),
             batch_norm=StepBatchNorm(model),
             average=None,
         ),
