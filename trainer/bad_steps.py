@@ -62,7 +62,9 @@ class BadSteps:
         span = self.steps.at(report.step)
         losses_M = torch.zeros(span.num_micro_batches, dtype=torch.float64, device=self.world.device)
         own = span.of_rank(self.world.rank, self.world.num_ranks)
-        for part, loss in zip(own, report.micro_batch_losses, strict=False):  # ranks that go together end with a filler
+        losses = report.micro_batch_losses
+        assert len(losses) - len(own) in (0, 1), "at most a filler at the end, of ranks that go together"
+        for part, loss in zip(own, losses[: len(own)], strict=True):
             if part.samples:
                 losses_M[part.number] = loss.double() / part.samples
         self.engine.sum_over_ranks(losses_M)

@@ -6,11 +6,12 @@ micro-batches of all ranks. Not the mean: the step divides by the samples of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from megabatch.configs.recipe import Recipe
@@ -95,10 +96,11 @@ class Engine(Protocol):
         ...
 
 
-class Replicated:
-    """What engines have in common whose ranks each hold the whole network, gradient and optimizer state."""
+class EngineBase:
+    """What engines have in common: those whose ranks each hold everything leave it as it is, others override it."""
 
     network: nn.Module
+    num_ranks: int
     same_number_of_passes = False
     sharded = False
 
@@ -120,6 +122,15 @@ class Replicated:
     def pass_over(self) -> None:
         """Do nothing: the gradient is nowhere else."""
 
+    def take_local_squares(self) -> torch.Tensor | None:
+        """Return None: they are not measured."""
+        return None
+
+    def sum_over_ranks(self, values: torch.Tensor) -> None:
+        """Sum in place."""
+        if self.num_ranks > 1:
+            dist.all_reduce(values)
+
     def forward_only(self) -> AbstractContextManager[Any]:
         """Return a context that does nothing."""
         return _NOTHING
@@ -139,3 +150,13 @@ class Replicated:
     def load_optimizer(self, optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: dict[str, Any]) -> None:
         """Load them."""
         load_optimizer(optimizer, tensors, numbers)
+
+
+@contextmanager
+def without_a_trace(network: nn.Module) -> Iterator[None]:
+    """Return the context of passes that are only tried: afterwards no gradient is left, and buffers are as before."""
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    yield
+    network.zero_grad(set_to_none=True)
+    for buffer, before in zip(network.buffers(), buffers, strict=True):
+        buffer.copy_(before)

@@ -16,10 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
 
 from megabatch.configs.engines import DdpOptions
 from megabatch.configs.model import Compile
-from megabatch.trainer.engines.base import Replicated
+from megabatch.trainer.engines.base import EngineBase, without_a_trace
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.world import World
 
@@ -30,7 +31,7 @@ _SENT_IN = {"none": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 LEAVE_BUFFERS: dict[str, Any] = {_NAME: False}  # Any: mypy cannot see which argument it is; batch_norm.py keeps them
 
 
-class DdpEngine(Replicated):
+class DdpEngine(EngineBase):
     """The engine `ddp`. With one rank there is nothing to share, and the network is used as it is."""
 
     def __init__(
@@ -81,6 +82,7 @@ class DdpEngine(Replicated):
         """Return the context of one micro-batch."""
         return _NOTHING if last or self._parallel is None else self._parallel.no_sync()
 
+    @override
     def take_local_squares(self) -> torch.Tensor | None:
         """Return the sum of squares of this rank's own gradient, taken bucket by bucket before the sum over ranks."""
         if not self._local_squares:
@@ -89,16 +91,11 @@ class DdpEngine(Replicated):
         self._local_squares.clear()
         return total
 
-    def sum_over_ranks(self, values: torch.Tensor) -> None:
-        """Sum in place."""
-        if self.num_ranks > 1:
-            dist.all_reduce(values)
-
     def _settle_buckets(self, example_NCHW: torch.Tensor) -> None:
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
         try:
-            for _ in range(2):
-                self(example_NCHW).sum().backward()  # type: ignore[no-untyped-call]
+            with without_a_trace(self.network):
+                for _ in range(2):
+                    self(example_NCHW).sum().backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             if "finished reduction" not in str(error):
                 raise
@@ -106,10 +103,7 @@ class DdpEngine(Replicated):
                 "some parameters of the model take no part in its output, so their gradients never come. Freeze them "
                 "(requires_grad=False), or set engine.find_unused_parameters=true (a search every step)"
             ) from error
-        self.network.zero_grad(set_to_none=True)
         self._local_squares.clear()
-        for buffer, before in zip(self.network.buffers(), buffers, strict=True):
-            buffer.copy_(before)
 
 
 class _Summing(NamedTuple):

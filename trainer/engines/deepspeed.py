@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from typing_extensions import override
 
@@ -23,7 +22,7 @@ from megabatch.configs.deepspeed_json import deepspeed_json
 from megabatch.configs.engines import DeepSpeed
 from megabatch.configs.model import Compile
 from megabatch.configs.recipe import Recipe
-from megabatch.trainer.engines.base import Tensors
+from megabatch.trainer.engines.base import EngineBase, Tensors, without_a_trace
 from megabatch.trainer.engines.zero import Shards, shards_of
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.optim.state import load_optimizer, optimizer_numbers, optimizer_tensors
@@ -33,7 +32,7 @@ from megabatch.trainer.world import World
 _NOTHING = nullcontext()
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(EngineBase):
     """The engine `deepspeed`. Until `prepare`, which DeepSpeed needs the optimizer for, the network is as it was."""
 
     def __init__(
@@ -58,6 +57,7 @@ class DeepSpeedEngine:
         self._shards: Shards | None = None
         _require_all_used(network, example_NCHW)
 
+    @override
     def prepare(self, optimizer: torch.optim.Optimizer, recipe: Recipe, precision: PrecisionPolicy) -> None:
         """Hand network and optimizer to DeepSpeed. From stage 1 on the optimizer's parameters are flat shards then."""
         import deepspeed
@@ -86,6 +86,7 @@ class DeepSpeedEngine:
         self._engine.set_gradient_accumulation_boundary(last)
         return _NOTHING
 
+    @override
     def backward(self, precision: PrecisionPolicy, losses_N: torch.Tensor, factors_N: torch.Tensor) -> None:
         """Add the gradient of a micro-batch, times the ranks, as DeepSpeed takes their mean."""
         if self._shards is not None:
@@ -95,10 +96,12 @@ class DeepSpeedEngine:
         if self._last and self._shards is not None:
             self._shards.show_gradients()
 
+    @override
     def held(self, parameters: Sequence[nn.Parameter]) -> tuple[nn.Parameter, ...]:
         """Return the shards with these parameters in them; without sharding the parameters themselves."""
         return tuple(parameters) if self._shards is None else self._shards.of(parameters)
 
+    @override
     def step(self, precision: PrecisionPolicy, optimizer: torch.optim.Optimizer) -> None:
         """Let the optimizer step on its shards, and every rank get the weights."""
         if precision.scaler is not None:
@@ -111,20 +114,13 @@ class DeepSpeedEngine:
                 "may be too high; stability.on_bad_step=pass_over goes on without such steps"
             )
 
+    @override
     def pass_over(self) -> None:
         """Forget the gradient of the step."""
         if self._shards is not None:
             self._shards.forget_gradients()
 
-    def take_local_squares(self) -> torch.Tensor | None:
-        """Return None: they are not measured."""
-        return None
-
-    def sum_over_ranks(self, values: torch.Tensor) -> None:
-        """Sum in place."""
-        if self.num_ranks > 1:
-            dist.all_reduce(values)
-
+    @override
     @contextmanager
     def forward_only(self) -> Iterator[None]:
         """Let every rank have all weights, and use the network without the others."""
@@ -136,6 +132,7 @@ class DeepSpeedEngine:
         with zero.GatheredParameters(list(self.network.parameters())), _without_deepspeed_hooks(self.network):
             yield
 
+    @override
     def network_tensors(self) -> Tensors:
         """Return the network's state by name, whole; all ranks together."""
         if self._stage < 3:
@@ -143,6 +140,7 @@ class DeepSpeedEngine:
         with self._all_weights():
             return {name: tensor.to("cpu", copy=True) for name, tensor in self.network.state_dict().items()}
 
+    @override
     def load_network(self, tensors: Tensors) -> None:
         """Put back what `network_tensors` gave; all ranks together."""
         with self._all_weights():
@@ -150,12 +148,14 @@ class DeepSpeedEngine:
         if self._shards is not None:
             self._shards.take_weights()
 
+    @override
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
         """Return the optimizer's tensors and numbers by parameter name, whole on rank 0; all ranks together."""
         if self._shards is None:
             return optimizer_tensors(optimizer), optimizer_numbers(optimizer)
         return self._shards.state()
 
+    @override
     def load_optimizer(self, optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: dict[str, Any]) -> None:
         """Put back what `optimizer_state` gave."""
         if self._shards is None:
@@ -225,12 +225,9 @@ def _use_device(world: World) -> None:
 
 def _require_all_used(network: nn.Module, example_NCHW: torch.Tensor) -> None:
     """Raise TrainingError if the output does not depend on some parameter: DeepSpeed would decay it all the same."""
-    buffers = [buffer.clone() for buffer in network.buffers()]
-    network(example_NCHW).sum().backward()
-    unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
-    network.zero_grad(set_to_none=True)
-    for buffer, before in zip(network.buffers(), buffers, strict=True):
-        buffer.copy_(before)
+    with without_a_trace(network):
+        network(example_NCHW).sum().backward()
+        unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
         raise TrainingError(
             f"some parameters of the model take no part in its output, so their gradients never come: "

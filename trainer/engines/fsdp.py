@@ -7,13 +7,12 @@ Gradients are summed, not averaged. Buffers stay whole on every rank: batch_norm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -21,7 +20,7 @@ from typing_extensions import override
 
 from megabatch.configs.engines import Fsdp
 from megabatch.configs.model import Compile
-from megabatch.trainer.engines.base import Replicated, Tensors
+from megabatch.trainer.engines.base import EngineBase, Tensors, without_a_trace
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.optim.groups import NORMALIZATIONS
 from megabatch.trainer.sharding import cut_like
@@ -31,7 +30,7 @@ _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDic
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, None: None}
 
 
-class FsdpEngine(Replicated):
+class FsdpEngine(EngineBase):
     """The engine `fsdp`. To the rest of the program the parameters are as if they were whole: DTensors."""
 
     same_number_of_passes = True
@@ -45,21 +44,17 @@ class FsdpEngine(Replicated):
         compile_settings: Compile | None = None,
         measure_noise: bool = False,
     ):
+        assert compile_settings is None, "launcher/refusals/ refuses it"
         assert not measure_noise, "launcher/refusals/ refuses it"
         self.network = network
         self.num_ranks = world.num_ranks
         self._settings = settings
         self._groups = _shard(network, settings, world)
-        forward: Callable[[torch.Tensor], torch.Tensor] = network
-        if compile_settings is not None:
-            mode = None if compile_settings.mode == "default" else compile_settings.mode
-            forward = torch.compile(network, backend=compile_settings.backend, mode=mode, dynamic=True)
-        self._forward = forward
         self._try(example_NCHW)
 
     def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Return logits_NK."""
-        logits_NK: torch.Tensor = self._forward(images_NCHW)
+        logits_NK: torch.Tensor = self.network(images_NCHW)
         return logits_NK
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
@@ -86,20 +81,11 @@ class FsdpEngine(Replicated):
         cut = {name: cut_like(own[name], tensor) if name in own else tensor for name, tensor in tensors.items()}
         self.network.load_state_dict(cut)
 
-    def take_local_squares(self) -> torch.Tensor | None:
-        """Return nothing: a rank's own gradient is never whole. `tracking.noise_scale` is refused."""
-        return None
-
-    def sum_over_ranks(self, values: torch.Tensor) -> None:
-        """Sum in place."""
-        if self.num_ranks > 1:
-            dist.all_reduce(values)
-
     def _try(self, example_NCHW: torch.Tensor) -> None:
         """Make one pass, to find what does not fit before the first step."""
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
         try:
-            self(example_NCHW).sum().backward()  # type: ignore[no-untyped-call]
+            with without_a_trace(self.network):
+                self(example_NCHW).sum().backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             if "DTensor" not in str(error):
                 raise
@@ -107,9 +93,6 @@ class FsdpEngine(Replicated):
                 "a module of the network uses the parameters of another one directly, so they are not put together "
                 f"before ({str(error).splitlines()[0]}). Name the modules whose forward is called, in engine.wrap"
             ) from error
-        self.network.zero_grad(set_to_none=True)
-        for buffer, before in zip(self.network.buffers(), buffers, strict=True):
-            buffer.copy_(before)
 
 
 def _shard(network: nn.Module, settings: Fsdp, world: World) -> list[FSDPModule]:
