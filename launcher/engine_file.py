@@ -35,7 +35,9 @@ def _read(shown: str, file: Path) -> dict[str, Any]:  # Any: JSON
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _mistake("engine.config_file", f"{shown}: {error.strerror}") from None
+        raise _mistake(
+            "engine.config_file", f"{shown}: {error.strerror}. Paths start at the folder of the launch"
+        ) from None
     except ValueError as error:
         raise _mistake("engine.config_file", f"{shown} is no JSON: {error}") from None
     if not isinstance(content, dict) or not content:

@@ -164,7 +164,7 @@ def chosen(run_dir: RunDir, which: str) -> Path:
     if which == "last":
         return last
     if which == "best":
-        best_step = load(last).state["training"]["best_step"]
+        best_step = read_state(last)["training"]["best_step"]
         return last if best_step is None else run_dir.checkpoint(best_step)
     if which.isdigit() and run_dir.checkpoint(int(which)).is_dir():
         return run_dir.checkpoint(int(which))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from megabatch.configs.engines import Fsdp
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.configs.optimizers import LibraryOptimizer
@@ -56,6 +57,10 @@ def inspect(job: Job) -> dict[str, Any]:
     freeze(network, job.recipe.optimizer)
     if isinstance(job.recipe.optimizer, LibraryOptimizer):
         check_library_optimizer(job.recipe.optimizer)
+    if isinstance(job.recipe.engine, Fsdp):
+        from megabatch.trainer.engines.fsdp import modules_to_wrap
+
+        modules_to_wrap(network, job.recipe.engine)
     problems = [
         *problems_here(job.recipe, job.cluster),
         *_images_do_not_fit(job, arrangement),

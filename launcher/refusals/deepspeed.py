@@ -137,7 +137,7 @@ DEEPSPEED: tuple[Refusal, ...] = (
     Refusal(
         "LARS and LAMB with ZeRO stages 1 to 3",
         "a shard has pieces of several layers, and its norm is that of none of them: wrong trust ratios",
-        lambda r, c, d: f"engine.zero_stage=0, or {_OTHER_ENGINE}",
+        lambda r, c, d: f"engine=fsdp, which sums the norms over the ranks, engine.zero_stage=0, or {_OTHER_ENGINE}",
         _layers_in_shards,
     ),
     Refusal(

@@ -179,6 +179,7 @@ def test_mistakes_end_with_exit_code_2_and_say_what_to_do(place: Path, arguments
             "a micro-batch of 4 images of 8 x 8 does not pass: Input height (8) doesn't",
         ),
         ("model.name=collections:Counter", "returned Counter, not a torch.nn.Module"),
+        ("engine={name: fsdp, wrap: ['block.*']}", "engine.wrap: 'block.*' fits no module. Modules are called 0, 1, 2"),
         ("data.image_size=16", "pixels are too few for random_crop to data.image_size = 16"),
     ],
 )

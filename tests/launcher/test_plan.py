@@ -250,7 +250,8 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "engine.gradient_compression=bf16 with precision=fp64: fp64 is there for exact comparisons, and the sums would "
          "be rounded to three digits. Instead: engine.gradient_compression=none, or precision=fp32"),
         ([ZERO_1], described(1000), "optimizer=lamb and engine=deepspeed with zero_stage 1: a shard has pieces of several "
-         "layers, and its norm is that of none of them: wrong trust ratios. Instead: engine.zero_stage=0, or engine=ddp"),
+         "layers, and its norm is that of none of them: wrong trust ratios. Instead: engine=fsdp, which sums the norms over "
+         "the ranks, engine.zero_stage=0, or engine=ddp"),
         ([ZERO_1, "optimizer={name: torch/Muon, base_learning_rate: 0.1}"], described(1000), "optimizer=torch/Muon and "
          "engine=deepspeed with zero_stage 1: it sees flat shards with pieces of several parameters instead of their "
          "matrices. Instead: engine.zero_stage=0, engine=ddp, or one of adam, adamw, rmsprop, sgd, torch/ASGD, torch/Adadelta, "
