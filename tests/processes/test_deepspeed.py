@@ -7,13 +7,14 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint, loop
-from support.many_jobs import trained_together
+from support.engine_cells import FAILED, FINISHED, train_together
 from support.runs import Workplace, environment, finish, kill_after_step, losses, steps_done, trained_samples
 from support.training import training, written_job
 
@@ -87,13 +88,13 @@ def runs(workplace: Workplace, references: dict[str, RunDir]) -> dict[str, RunDi
         for stage, cells in AT_STAGE.items()
         for cell in cells
     }
-    jobs = [str(references["values"].job), *(str(run_dir.job) for run_dir in found.values())]
+    begin_with: dict[RunDir, Path] = {}
     for stage in STAGES:
         for before, source in (("itself", found[f"plain-{stage}"]), ("ddp", references["plain"])):
             name = f"{before}-{stage}"
             found[name] = written_job(workplace, f"ds-from-{name}", 3, *CELLS["plain"], engine(stage))
-            jobs.append(f"{found[name].job}@{source.checkpoint(4)}")
-    trained_together(workplace, 3, jobs)
+            begin_with[found[name]] = source.checkpoint(4)
+    assert not train_together(workplace, [references["values"], *found.values()], 3, begin_with)
     return found
 
 
@@ -102,7 +103,7 @@ def test_every_stage_trains_as_one_plain_process(
     references: dict[str, RunDir], runs: dict[str, RunDir], stage: int, cell: str
 ) -> None:
     reference, run_dir = references["much" if cell == "averaged" else cell], runs[f"{cell}-{stage}"]
-    assert not (run_dir.root / "failed.txt").exists()
+    assert (run_dir.root / FINISHED).exists()
     assert losses(run_dir)[:5] == pytest.approx(losses(reference)[:5], rel=TOLERANCE.get(cell, 1e-5))
     assert len(losses(run_dir)) == len(losses(reference))
     assert trained_samples(run_dir) == trained_samples(reference)
@@ -224,7 +225,7 @@ def test_worlds_accumulation_and_clipping(workplace: Workplace, world: int) -> N
             for stage in STAGES:
                 run = f"ds-{world}-{accumulation}-{clip}-{stage}"
                 cells[run] = (reference, written_job(workplace, run, world, *overrides, engine(stage)))
-    trained_together(workplace, world, [str(run_dir.job) for _, run_dir in cells.values()])
+    assert not train_together(workplace, [run_dir for _, run_dir in cells.values()], world)
     for reference, run_dir in cells.values():
         assert losses(run_dir)[:5] == pytest.approx(losses(reference)[:5], rel=1e-5)
         assert trained_samples(run_dir) == trained_samples(reference)
@@ -253,8 +254,9 @@ def test_options_and_a_json_of_ones_own(workplace: Workplace, references: dict[s
         "wrong-1": "engine={name: deepspeed, config: {zero_optimization: {stage: 1, sub_group_size: many}}}",
     }
     runs = {name: written_job(workplace, f"ds-{name}", 2, *MUCH, options[name]) for name in options}
-    trained_together(workplace, 2, [str(run_dir.job) for run_dir in runs.values()])
-    wrong = (runs.pop("wrong-1").root / "failed.txt").read_text()
+    wrong = train_together(workplace, list(runs.values()), 2)
+    assert wrong.startswith("ds-wrong-1: ")
+    assert (runs.pop("wrong-1").root / FAILED).read_text() == wrong
     assert "DeepSpeed does not take engine.config" in wrong
     assert "sub_group_size" in wrong
     for run_dir in runs.values():
@@ -264,5 +266,5 @@ def test_options_and_a_json_of_ones_own(workplace: Workplace, references: dict[s
 
 def test_parameters_that_take_no_part_are_refused(workplace: Workplace) -> None:
     run_dir = written_job(workplace, "ds-unused", 1, "model.name=network:Unused", "model.options={}", engine(1))
-    trained_together(workplace, 1, [str(run_dir.job)])
-    assert "some parameters of the model take no part in its output" in (run_dir.root / "failed.txt").read_text()
+    told = train_together(workplace, [run_dir], 1)
+    assert "some parameters of the model take no part in its output" in told

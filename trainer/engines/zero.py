@@ -160,10 +160,15 @@ def _stage_1_shards(zero: Any, names: Mapping[nn.Parameter, str]) -> list[_Shard
 
 def _stage_3_shards(zero: Any, names: Mapping[nn.Parameter, str]) -> list[_Shard]:
     shards = []
+    rank = dist.get_rank()
     for flat, members in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
         offset, pieces = 0, []
         for parameter in members:
             columns = parameter.partition_numel()
+            own = min(max(parameter.ds_numel - rank * columns, 0), columns)
+            # What pads the last parts is memory that DeepSpeed never wrote; norms and penalties read it.
+            parameter.ds_tensor.data[own:].zero_()
+            flat.data[offset + own : offset + columns].zero_()
             pieces.append(_Piece(names[parameter], torch.Size(parameter.ds_shape), offset, columns))
             offset += columns
         shards.append(_Shard(flat, tuple(pieces), frozenset(members)))
