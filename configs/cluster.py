@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from megabatch.configs.base import Choice, EnvironmentText, Frozen, PositiveInt, name_only
 from megabatch.configs.cache import Cache
@@ -15,10 +16,34 @@ SchedulerWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:=@%+/\-\[\]&|*]{1,
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+def _host_and_port(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.\-]+:[0-9]{1,5}", text):
+        raise ValueError("write HOST:PORT, such as node1:29500")
+    return text
+
+
+Endpoint = Annotated[str, AfterValidator(_host_and_port)]
+Restarts = Annotated[int, Field(ge=0)]
+
+
 class Local(Choice):
-    """Processes on this machine, started by torchrun."""
+    """Processes on this machine, started by torchrun, which starts all anew up to `max_restarts` times if one fails."""
 
     name: Literal["local"] = "local"
+    max_restarts: Restarts = 0
+
+
+class Torchrun(Choice):
+    """torchrun that you start on every machine yourself: `megabatch launch` writes the job and prints the command.
+
+    The machines meet at `endpoint`, the first one's name and a free port. With `min_nodes` the training goes on with
+    fewer machines when one is lost, and with more when one comes back, from the newest checkpoint each time.
+    """
+
+    name: Literal["torchrun"] = "torchrun"
+    endpoint: Endpoint
+    min_nodes: PositiveInt | None = None
+    max_restarts: Restarts = 0
 
 
 class Slurm(Choice):
@@ -36,7 +61,7 @@ class Slurm(Choice):
     modules: tuple[SchedulerWord, ...] = ()
 
 
-Backend = Annotated[Local | Slurm, Field(discriminator="name"), BeforeValidator(name_only)]
+Backend = Annotated[Local | Torchrun | Slurm, Field(discriminator="name"), BeforeValidator(name_only)]
 
 
 class Limits(Frozen):
@@ -59,7 +84,24 @@ class Cluster(Frozen):
     limits: Limits = Limits()
     cache: Cache = Cache()
 
+    @model_validator(mode="after")
+    def _fewest_nodes(self) -> Self:
+        if isinstance(self.backend, Torchrun) and (self.backend.min_nodes or 1) > self.nodes:
+            raise ValueError(f"backend.min_nodes={self.backend.min_nodes} is more than nodes={self.nodes}")
+        return self
+
     @property
     def num_ranks(self) -> int:
-        """Return the number of processes that train together."""
+        """Return the number of processes that train together when all nodes are there."""
         return self.nodes * self.processes_per_node
+
+    @property
+    def min_nodes(self) -> int:
+        """Return the number of nodes that is enough to go on."""
+        elastic = self.backend.min_nodes if isinstance(self.backend, Torchrun) else None
+        return elastic or self.nodes
+
+    def may_have(self, num_ranks: int) -> bool:
+        """Return whether the job may be trained by this number of ranks: those of whole nodes, and of enough."""
+        nodes, rest = divmod(num_ranks, self.processes_per_node)
+        return rest == 0 and self.min_nodes <= nodes <= self.nodes

@@ -7,14 +7,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megabatch.configs.cluster import Local, Torchrun
 from megabatch.configs.job import Job
 
+# What torchrun needs if ranks are to be started anew. Its agents share one store for all starts, in which new ranks
+# find the addresses of old ones ("connection refused"), and a machine that joins later waits in vain for the place of
+# the store (both seen with torch 2.15). Without sharing, rank 0 makes a store of its own at each start.
+_RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
-def torchrun_command(job: Job, job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:
-    """Return torchrun's argv for all ranks of one machine; --standalone picks a free port."""
+
+def torchrun_command(
+    job: Job, job_file: Path, meeting: Sequence[str], max_restarts: int, trainer_arguments: Sequence[str] = ()
+) -> list[str]:
+    """Return torchrun's argv for the ranks of one machine; `meeting` are its options for how the machines meet."""
     return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        "--nproc-per-node", str(job.cluster.processes_per_node),
+        sys.executable, "-m", "torch.distributed.run", *meeting,
+        "--nproc-per-node", str(job.cluster.processes_per_node), "--max-restarts", str(max_restarts),
         "-m", "megabatch.trainer", str(job_file), *trainer_arguments,
     ]  # fmt: skip
 
@@ -29,6 +37,9 @@ def rank_environment(job: Job) -> dict[str, str]:
     variables = {"OMP_NUM_THREADS": str(job.cluster.threads_per_process)}
     if job.cluster.device == "cuda" and job.recipe.deterministic:
         variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is reproducible only with a fixed workspace
+    backend = job.cluster.backend
+    if isinstance(backend, Torchrun) or (isinstance(backend, Local) and backend.max_restarts):
+        variables |= _RESTARTABLE
     return {**variables, **job.cluster.environment}
 
 

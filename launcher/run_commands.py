@@ -39,8 +39,9 @@ def dry_run(recipe: str, cluster: str, overrides: Sequence[str], write: Path | N
     _show(prepared, run_dir)
     if write:
         typer.echo(f"\nwritten: {run_dir.job}")
-        ranks = prepared.job.cluster.processes_per_node
-        typer.echo(f"by hand: torchrun --nproc-per-node {ranks} -m megabatch.trainer {run_dir.job}")
+        if _is_local(prepared.job):
+            ranks = prepared.job.cluster.processes_per_node
+            typer.echo(f"by hand: torchrun --nproc-per-node {ranks} -m megabatch.trainer {run_dir.job}")
     return ExitCode.DONE
 
 

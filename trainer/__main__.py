@@ -71,14 +71,15 @@ def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
             elif arguments.evaluate:
                 _evaluate(parts, arguments.evaluate, arguments.checkpoint, arguments.weights == "averaged")
             else:
-                _train(parts)
+                train(parts)
         finally:
             parts.close()
     finally:
         leave()
 
 
-def _train(parts: Parts) -> None:
+def train(parts: Parts) -> None:
+    """Train to the end or until a rank is asked to stop, test, and write the result."""
     started = time.time()
     if parts.world.is_main:
         parts.run_dir.result.unlink(missing_ok=True)

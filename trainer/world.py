@@ -49,9 +49,9 @@ def read_world(cluster: Cluster, environment: Mapping[str, str]) -> World:
     """
     rank, num_ranks = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
     rank_of_node = int(environment.get("LOCAL_RANK", "0"))
-    if num_ranks != cluster.num_ranks:
+    if not cluster.may_have(num_ranks):
         raise TrainingError(
-            f"the job asks for {cluster.num_ranks} ranks ({cluster.nodes} nodes x {cluster.processes_per_node}), "
+            f"the job asks for {cluster.num_ranks} ranks ({_nodes(cluster)} x {cluster.processes_per_node}), "
             f"but {num_ranks} were started. Start {_remedy(cluster)}, or write a job for {num_ranks} ranks: "
             f"megabatch launch RECIPE cluster.nodes=1 cluster.processes_per_node={num_ranks} --dry-run --write RUN_DIR"
         )
@@ -65,8 +65,14 @@ def refuse_contradictions(job: Job, environment: Mapping[str, str]) -> None:
         raise ConfigError(problems)
 
 
+def _nodes(cluster: Cluster) -> str:
+    fewest = "" if cluster.min_nodes == cluster.nodes else f"{cluster.min_nodes} to "
+    return f"{fewest}{cluster.nodes} nodes"
+
+
 def _remedy(cluster: Cluster) -> str:
-    nodes = f"--nnodes {cluster.nodes} " if cluster.nodes > 1 else ""
+    fewest = "" if cluster.min_nodes == cluster.nodes else f"{cluster.min_nodes}:"
+    nodes = f"--nnodes {fewest}{cluster.nodes} " if cluster.nodes > 1 else ""
     return f"torchrun {nodes}--nproc-per-node {cluster.processes_per_node} -m megabatch.trainer job.yaml"
 
 

@@ -13,6 +13,7 @@ from megabatch.launcher.supervise import Ending
 
 MODULES = {
     "local": "megabatch.launcher.backends.local",
+    "torchrun": "megabatch.launcher.backends.torchrun",
     "slurm": "megabatch.launcher.backends.slurm",
 }
 

@@ -30,7 +30,9 @@ MACHINE: tuple[Refusal, ...] = (
     Refusal(
         "Several nodes on the local backend",
         "it starts processes on this machine only",
-        lambda r, c, d: "cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`",
+        lambda r, c, d: (
+            "cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}` or `{name: torchrun, ...}`"
+        ),
         _many_local_nodes,
     ),
     Refusal(

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from megabatch.trainer import loop
 from support.runs import Workplace, losses
-from support.training import trained_by_ranks, training
+from support.training import training
 
 WEIGHTS = (0.5, 1.0, 3.0)
 WEIGHTED = (
@@ -65,6 +65,4 @@ def test_one_two_or_four_micro_batches_are_the_plain_loop(
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_two_and_three_ranks_are_the_plain_loop(workplace: Workplace, plain: list[float], ranks: int) -> None:
     """Five micro-batches a step: ranks have unequal shares, and in the short batch some have none."""
-    assert losses(trained_by_ranks(workplace, f"weighted-ranks-{ranks}", ranks, *WEIGHTED)) == pytest.approx(
-        plain, rel=1e-12
-    )
+    assert losses(workplace.train(f"weighted-ranks-{ranks}", ranks, *WEIGHTED)) == pytest.approx(plain, rel=1e-12)

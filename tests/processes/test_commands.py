@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -38,25 +39,24 @@ def wait_for_step(process: subprocess.Popen[str], run_dir: RunDir, step: int) ->
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_a_checkpoint_and_resume_goes_on_exactly(workplace: Workplace, number: signal.Signals) -> None:
-    name = f"stopped-{number.name}"
-    run_dir = RunDir(workplace.folder / name)
-    process = launch(workplace, "recipe.yaml", *LONG, "--run-dir", name)
-    wait_for_step(process, run_dir, 20)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 3, err
-    assert f"Go on with: megabatch launch --resume {name}" in out
-    stopped_at = json.loads(run_dir.result.read_text())["step"]
-    assert [folder.name for folder in run_dir.checkpoints.iterdir()] == [f"step-{stopped_at:08d}"]
-    process = launch(workplace, "--resume", name)
-    wait_for_step(process, run_dir, stopped_at + 20)
-    process.send_signal(number)
-    process.communicate(timeout=300)
+def test_every_signal_saves_a_checkpoint_and_resume_goes_on_exactly(workplace: Workplace) -> None:
+    """Ctrl-C, then a scheduler's SIGTERM, then a terminal that is gone, each in what the one before left."""
+    run_dir = RunDir(workplace.folder / "stopped")
+    chosen, starts = ("recipe.yaml", *LONG, "--run-dir", "stopped"), [0]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        process = launch(workplace, *chosen)
+        wait_for_step(process, run_dir, starts[-1] + 20)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 3, err
+        assert "Go on with: megabatch launch --resume stopped" in out
+        starts.append(json.loads(run_dir.result.read_text())["step"])
+        assert run_dir.checkpoint(starts[-1]).exists()
+        chosen = ("--resume", "stopped")
     lines = read_metrics(run_dir.metrics, "step")
-    assert [line["attempt"] for line in lines] == [1] * stopped_at + [2] * (len(lines) - stopped_at)
-    reference = workplace.train(f"reference-{number.name}", 2, "epochs=300", "checkpoint.every_epochs=300")
+    attempts = [[attempt] * (end - start) for attempt, (start, end) in enumerate(itertools.pairwise(starts), 1)]
+    assert [line["attempt"] for line in lines] == sum(attempts, [])
+    reference = workplace.train("not-stopped", 2, *LONG)
     assert losses(run_dir) == losses(reference)[: len(lines)]
     assert trained_samples(run_dir) == trained_samples(reference)[: len(lines)]
 

@@ -7,9 +7,8 @@ import pytest
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
-from support.engine_cells import FINISHED, train_together
+from support.ranks import FINISHED, train_together
 from support.runs import Workplace, losses, trained_samples
-from support.training import written_job
 
 pytestmark = pytest.mark.processes
 RANKS = 3
@@ -34,7 +33,7 @@ UNIT_ROUNDOFF = {"fp16": 2**-11, "bf16": 2**-8}
 def runs(workplace: Workplace) -> dict[str, RunDir]:
     """Each cell trained for 6 steps in float32, one after another in one group of ranks."""
     short = ("epochs=2", "schedule.warmup=0", NOISE)
-    found = {name: written_job(workplace, f"option-{name}", RANKS, *short, *cell) for name, cell in CELLS.items()}
+    found = {name: workplace.job(f"option-{name}", RANKS, *short, *cell) for name, cell in CELLS.items()}
     failure = train_together(workplace, list(found.values()), RANKS)
     assert all((run_dir.root / FINISHED).exists() for run_dir in found.values()), failure
     return found

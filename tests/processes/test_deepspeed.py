@@ -14,9 +14,9 @@ import pytest
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint, loop
-from support.engine_cells import FAILED, FINISHED, train_together
+from support.ranks import FAILED, FINISHED, train_together
 from support.runs import Workplace, environment, finish, kill_after_step, losses, steps_done, trained_samples
-from support.training import training, written_job
+from support.training import training
 
 pytestmark = pytest.mark.processes
 
@@ -74,7 +74,7 @@ def alone(workplace: Workplace, run: str, *overrides: str) -> RunDir:
 @pytest.fixture(scope="module")
 def references(workplace: Workplace) -> dict[str, RunDir]:
     """What one rank trains; with batch norms that are synchronized, which depends on the ranks, what three do."""
-    three = written_job(workplace, "ds-values", 3, *VALUES)
+    three = workplace.job("ds-values", 3, *VALUES)
     return {"values": three} | {
         cell: alone(workplace, f"ds-{cell}", *overrides) for cell, overrides in CELLS.items() if cell != "values"
     }
@@ -84,7 +84,7 @@ def references(workplace: Workplace) -> dict[str, RunDir]:
 def runs(workplace: Workplace, references: dict[str, RunDir]) -> dict[str, RunDir]:
     """All cells on three ranks; some go on from a checkpoint of step 4 written by themselves or by the engine ddp."""
     found = {
-        f"{cell}-{stage}": written_job(workplace, f"ds-{cell}-{stage}", 3, *CELLS[cell], engine(stage))
+        f"{cell}-{stage}": workplace.job(f"ds-{cell}-{stage}", 3, *CELLS[cell], engine(stage))
         for stage, cells in AT_STAGE.items()
         for cell in cells
     }
@@ -92,7 +92,7 @@ def runs(workplace: Workplace, references: dict[str, RunDir]) -> dict[str, RunDi
     for stage in STAGES:
         for before, source in (("itself", found[f"plain-{stage}"]), ("ddp", references["plain"])):
             name = f"{before}-{stage}"
-            found[name] = written_job(workplace, f"ds-from-{name}", 3, *CELLS["plain"], engine(stage))
+            found[name] = workplace.job(f"ds-from-{name}", 3, *CELLS["plain"], engine(stage))
             begin_with[found[name]] = source.checkpoint(4)
     assert not train_together(workplace, [references["values"], *found.values()], 3, begin_with)
     return found
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_ddp_goes_on_with_deepspeed(
 def test_a_checkpoint_of_deepspeed_goes_on_with_ddp(
     workplace: Workplace, references: dict[str, RunDir], runs: dict[str, RunDir], stage: int
 ) -> None:
-    run_dir = written_job(workplace, f"ds-back-{stage}", 1, *CELLS["plain"])
+    run_dir = workplace.job(f"ds-back-{stage}", 1, *CELLS["plain"])
     shutil.copytree(runs[f"plain-{stage}"].checkpoint(4), run_dir.checkpoint(4))
     alone(workplace, f"ds-back-{stage}")
     got = [line["loss"] for line in read_metrics(run_dir.metrics, "step")]
@@ -200,7 +200,7 @@ def free_port() -> int:
 
 
 def test_deepspeeds_own_launcher_starts_the_same_training(workplace: Workplace, references: dict[str, RunDir]) -> None:
-    run_dir = written_job(workplace, "ds-launcher", 2, *CELLS["plain"], engine(1))
+    run_dir = workplace.job("ds-launcher", 2, *CELLS["plain"], engine(1))
     command = [
         sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--num_gpus", "2",  # what `deepspeed` runs
         "--master_port", str(free_port()), "--module", "megabatch.trainer", str(run_dir.job),
@@ -224,7 +224,7 @@ def test_worlds_accumulation_and_clipping(workplace: Workplace, world: int) -> N
             reference = alone(workplace, f"ds-ref-{world}-{accumulation}-{clip}", *overrides)
             for stage in STAGES:
                 run = f"ds-{world}-{accumulation}-{clip}-{stage}"
-                cells[run] = (reference, written_job(workplace, run, world, *overrides, engine(stage)))
+                cells[run] = (reference, workplace.job(run, world, *overrides, engine(stage)))
     assert not train_together(workplace, [run_dir for _, run_dir in cells.values()], world)
     for reference, run_dir in cells.values():
         assert losses(run_dir)[:5] == pytest.approx(losses(reference)[:5], rel=1e-5)
@@ -253,7 +253,7 @@ def test_options_and_a_json_of_ones_own(workplace: Workplace, references: dict[s
         "stage3_param_persistence_threshold: 0, stage3_allgather_sequential: true}}}",
         "wrong-1": "engine={name: deepspeed, config: {zero_optimization: {stage: 1, sub_group_size: many}}}",
     }
-    runs = {name: written_job(workplace, f"ds-{name}", 2, *MUCH, options[name]) for name in options}
+    runs = {name: workplace.job(f"ds-{name}", 2, *MUCH, options[name]) for name in options}
     wrong = train_together(workplace, list(runs.values()), 2)
     assert wrong.startswith("ds-wrong-1: ")
     assert (runs.pop("wrong-1").root / FAILED).read_text() == wrong
@@ -265,6 +265,6 @@ def test_options_and_a_json_of_ones_own(workplace: Workplace, references: dict[s
 
 
 def test_parameters_that_take_no_part_are_refused(workplace: Workplace) -> None:
-    run_dir = written_job(workplace, "ds-unused", 1, "model.name=network:Unused", "model.options={}", engine(1))
+    run_dir = workplace.job("ds-unused", 1, "model.name=network:Unused", "model.options={}", engine(1))
     told = train_together(workplace, [run_dir], 1)
     assert "some parameters of the model take no part in its output" in told

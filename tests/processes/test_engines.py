@@ -10,9 +10,9 @@ import pytest
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import loop
-from support.engine_cells import FINISHED, train_together
+from support.ranks import FINISHED, train_together
 from support.runs import Workplace, losses, trained_samples
-from support.training import training, written_job
+from support.training import training
 
 pytestmark = pytest.mark.processes
 
@@ -86,7 +86,7 @@ class Matrix:
         run_dir = RunDir(self.workplace.folder / cell.name)
         if cell.num_ranks not in self.failures:
             cells = [c for engine in ENGINES for c in self.cells(cell.num_ranks, engine)]
-            together = [written_job(self.workplace, c.name, c.num_ranks, *c.settings) for c in cells]
+            together = [self.workplace.job(c.name, c.num_ranks, *c.settings) for c in cells]
             self.failures[cell.num_ranks] = train_together(self.workplace, together, cell.num_ranks)
         assert (run_dir.root / FINISHED).exists(), self.failures[cell.num_ranks]
         return run_dir

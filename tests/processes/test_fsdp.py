@@ -14,9 +14,9 @@ from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.refusals.engines import FSDP_OPTIMIZERS
 from megabatch.trainer import checkpoint, loop
-from support.engine_cells import FINISHED, train_together
+from support.ranks import FINISHED, train_together
 from support.runs import Workplace, environment, losses
-from support.training import training, written_job
+from support.training import training
 
 pytestmark = pytest.mark.processes
 
@@ -93,13 +93,13 @@ def tensors(run_dir: RunDir) -> dict[str, torch.Tensor]:
 def written_cells(workplace: Workplace, num_ranks: int) -> list[RunDir]:
     """Write the jobs of all cells for this number of ranks."""
     runs = [
-        written_job(workplace, f"fsdp-{name}-{num_ranks}", num_ranks, *COMMON, *_with_engine(wish))
+        workplace.job(f"fsdp-{name}-{num_ranks}", num_ranks, *COMMON, *_with_engine(wish))
         for name, wish in CELLS.items()
     ]
     for name, wish in BESIDE_DDP.items() if num_ranks > 1 else ():
         for engine, chosen in (("ddp", "engine=ddp"), ("fsdp", ENGINE_BESIDE_DDP.get(name, FSDP))):
             run = f"{engine}-{name}-{num_ranks}"
-            runs.append(written_job(workplace, run, num_ranks, *wish, "epochs=5", "tracking.every_steps=1", chosen))
+            runs.append(workplace.job(run, num_ranks, *wish, "epochs=5", "tracking.every_steps=1", chosen))
     return runs
 
 

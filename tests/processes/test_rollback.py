@@ -12,7 +12,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint, loop
 from support.poison import SHORT, STEPS, poisoned_workplace
 from support.runs import Workplace, finish, kill_after_step
-from support.training import trained_by_ranks, training, written_job
+from support.training import training
 
 pytestmark = pytest.mark.processes
 BACK = (
@@ -47,7 +47,7 @@ def final(run_dir: RunDir) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def runs(place: Workplace) -> dict[int, RunDir]:
-    return {ranks: trained_by_ranks(place, f"back-{ranks}", ranks, *BACK) for ranks in (2, 3)}
+    return {ranks: place.train(f"back-{ranks}", ranks, *BACK) for ranks in (2, 3)}
 
 
 def test_all_numbers_of_ranks_go_back_alike(place: Workplace, runs: dict[int, RunDir]) -> None:
@@ -64,7 +64,7 @@ def test_all_numbers_of_ranks_go_back_alike(place: Workplace, runs: dict[int, Ru
 def test_a_run_killed_while_it_goes_back_ends_with_the_bits_of_one_left_alone(
     place: Workplace, runs: dict[int, RunDir]
 ) -> None:
-    killed = written_job(place, "killed", 2, *BACK)
+    killed = place.job("killed", 2, *BACK)
     kill_after_step(place.start(killed, 2), killed, bad_steps(runs[2])[1]["step"], victim=1)
     finish(place.start(killed, 2), killed)
     assert losses(killed) == losses(runs[2])
@@ -72,7 +72,7 @@ def test_a_run_killed_while_it_goes_back_ends_with_the_bits_of_one_left_alone(
 
 
 def test_too_many_bad_steps_end_the_run_with_the_samples_in_the_message(place: Workplace) -> None:
-    run_dir = written_job(place, "limited", 1, *BACK, "stability={on_bad_step: roll_back, max_bad_steps: 2}")
+    run_dir = place.job("limited", 1, *BACK, "stability={on_bad_step: roll_back, max_bad_steps: 2}")
     assert place.start(run_dir, 1).wait(timeout=120) == 1
     (failure,) = [json.loads(file.read_text()) for file in run_dir.failures()]
     assert failure["kind"] == "TrainingError"

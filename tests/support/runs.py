@@ -14,7 +14,10 @@ from typing import Any
 
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.prepare import prepare
+from megabatch.launcher.save_job import new_run_dir
 from megabatch.launcher.supervise import descendants
+from support.ranks import train_together
 
 RECIPE = """\
 name: tiny
@@ -85,11 +88,17 @@ class Workplace:
         )
 
     def job(self, run: str, num_ranks: int, *overrides: str) -> RunDir:
-        """Write RUN/job.yaml for a start by hand."""
-        ranks = f"cluster.processes_per_node={num_ranks}"
-        done = self.megabatch("launch", "recipe.yaml", ranks, *overrides, "--dry-run", "--write", run)
-        assert done.returncode == 0, done.stderr
-        return RunDir(self.folder / run)
+        """Write RUN/job.yaml as `launch --dry-run --write` does; leave one that is there as it is."""
+        run_dir = RunDir(self.folder / run)
+        if not run_dir.job.exists():
+            before = Path.cwd()
+            os.chdir(self.folder)
+            try:
+                job = prepare("recipe.yaml", "laptop", [f"cluster.processes_per_node={num_ranks}", *overrides]).job
+                new_run_dir(job, run_dir.root)
+            finally:
+                os.chdir(before)
+        return run_dir
 
     def start(self, run_dir: RunDir, num_ranks: int) -> subprocess.Popen[bytes]:
         """Start the ranks with torchrun, as a user does by hand."""
@@ -102,9 +111,10 @@ class Workplace:
         )
 
     def train(self, run: str, num_ranks: int, *overrides: str) -> RunDir:
-        """Train to the end with torchrun."""
+        """Train to the end, with ranks that torchrun has started (ranks.py)."""
         run_dir = self.job(run, num_ranks, *overrides)
-        finish(self.start(run_dir, num_ranks), run_dir)
+        failed = train_together(self, [run_dir], num_ranks)
+        assert not failed, failed
         return run_dir
 
 

@@ -11,34 +11,10 @@ from pathlib import Path
 import torch
 
 from megabatch.configs.load import read_job
-from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.prepare import prepare
-from megabatch.launcher.save_job import new_run_dir
 from megabatch.trainer import loop
 from megabatch.trainer.build import Parts, build
 from megabatch.trainer.world import World
-from support.runs import Workplace, finish
-
-
-def written_job(workplace: Workplace, run: str, num_ranks: int, *overrides: str) -> RunDir:
-    """Write RUN/job.yaml as the launcher does, without starting it; leave one that is there as it is."""
-    run_dir = RunDir(workplace.folder / run)
-    if not run_dir.job.exists():
-        before = Path.cwd()
-        os.chdir(workplace.folder)
-        try:
-            job = prepare("recipe.yaml", "laptop", [f"cluster.processes_per_node={num_ranks}", *overrides]).job
-            new_run_dir(job, run_dir.root)
-        finally:
-            os.chdir(before)
-    return run_dir
-
-
-def trained_by_ranks(workplace: Workplace, run: str, num_ranks: int, *overrides: str) -> RunDir:
-    """Train to the end with torchrun."""
-    run_dir = written_job(workplace, run, num_ranks, *overrides)
-    finish(workplace.start(run_dir, num_ranks), run_dir)
-    return run_dir
+from support.runs import Workplace
 
 
 @contextmanager
@@ -50,7 +26,7 @@ def training(workplace: Workplace, run: str, *overrides: str) -> Iterator[Parts]
     sys.path.insert(0, str(workplace.folder))
     torch.set_num_threads(1)
     try:
-        run_dir = written_job(workplace, run, 1, *overrides)
+        run_dir = workplace.job(run, 1, *overrides)
         parts = build(read_job(run_dir.job), World(0, 1, 0, torch.device("cpu")), run_dir, lambda: False)
         try:
             loop.restore(parts)

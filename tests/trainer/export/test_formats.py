@@ -32,7 +32,6 @@ from megabatch.trainer.export import safetensors_file
 from megabatch.trainer.export.__main__ import export
 from megabatch.trainer.export.compare import compare
 from support.runs import Workplace, environment
-from support.training import written_job
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch.onnx and torch.export warn of their own insides
 SUFFIXES = {
@@ -101,7 +100,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
     )
     (folder / "recipe.yaml").write_text(RECIPE)
     path, threads = list(sys.path), torch.get_num_threads()
-    run_dir = written_job(Workplace(folder), "run", 1)
+    run_dir = Workplace(folder).job("run", 1)
     # In a process of its own, as training sets global switches of torch that torch.export stumbles over.
     subprocess.run(rank_command(run_dir.job), cwd=folder, env=environment(), check=True, capture_output=True)
     yield run_dir

@@ -1,0 +1,197 @@
+"""Ranks that stay: many trainings one after another in one process group, each with a run folder as if it had run alone.
+
+Starting ranks takes seconds, a small training a fraction of one. So torchrun starts them once for each number of ranks,
+and they train what they find in a folder of orders, `RUN_DIR/job.yaml` or `RUN_DIR/job.yaml@CHECKPOINT`, which goes on
+from a copy of a checkpoint that an earlier training may have written. A training that ends with a TrainingError leaves
+its message in the run folder; any other error ends the ranks, and new ones are started for the next training.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from megabatch.configs.run_dir import RunDir
+    from support.runs import Workplace
+
+FINISHED, FAILED = "training-finished", "training-failed"
+_END = "end"
+_PATIENCE = 300.0  # seconds; far more than any needs
+
+
+def train_together(
+    workplace: Workplace, run_dirs: Sequence[RunDir], num_ranks: int, begin_with: Mapping[RunDir, Path] | None = None
+) -> str:
+    """Train the jobs of the run folders; return what went wrong, and in which of them, or ""."""
+    ranks = _ranks_of(workplace.folder, num_ranks)
+    for run_dir in run_dirs:
+        checkpoint = (begin_with or {}).get(run_dir)
+        if not ranks.train(f"{run_dir.job}{f'@{checkpoint}' if checkpoint else ''}"):
+            return f"{num_ranks} ranks failed in {run_dir.root.name}\n{ranks.end()[-6000:]}"
+    return "\n".join(file.read_text() for run in run_dirs if (file := run.root / FAILED).exists())
+
+
+class _Ranks:
+    """The ranks of one torchrun, and the folder with what they are to train."""
+
+    def __init__(self, workplace: Path, num_ranks: int):
+        from support.runs import environment
+
+        self.orders = Path(tempfile.mkdtemp(prefix="orders-"))
+        self._count = 0
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
+            __file__, str(self.orders), str(num_ranks), str(os.getpid()),
+        ]  # fmt: skip
+        with (self.orders / "output").open("wb") as output:
+            self._process = subprocess.Popen(
+                command, cwd=workplace, env=environment(), stdout=subprocess.DEVNULL, stderr=output
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def train(self, text: str) -> bool:
+        """Let the ranks train what an order says; return whether they are still there afterwards."""
+        done = self._order(text).with_suffix(".done")
+        deadline = time.monotonic() + _PATIENCE
+        while not done.exists() and self.alive and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return done.exists()
+
+    def end(self) -> str:
+        """End the ranks; return what they said on standard error."""
+        self._order(_END)
+        try:
+            self._process.wait(30 if self.alive else 0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        output = (self.orders / "output").read_text(errors="replace")
+        shutil.rmtree(self.orders)
+        return output
+
+    def _order(self, text: str) -> Path:
+        file = self.orders / f"{self._count:06d}"
+        self._count += 1
+        hidden = self.orders / "next"
+        hidden.write_text(text)
+        return hidden.rename(file)
+
+
+_started: dict[tuple[Path, int], _Ranks] = {}
+
+
+def _ranks_of(workplace: Path, num_ranks: int) -> _Ranks:
+    """Return the ranks of a workplace. Those of other workplaces end: they take memory, and may not be needed again."""
+    for key in [key for key, ranks in _started.items() if key[0] != workplace or not ranks.alive]:
+        _end(key)
+    if (workplace, num_ranks) not in _started:
+        _started[workplace, num_ranks] = _Ranks(workplace, num_ranks)
+    return _started[workplace, num_ranks]
+
+
+def _end(key: tuple[Path, int]) -> None:
+    ranks = _started.pop(key)
+    if ranks.orders.exists():
+        ranks.end()
+
+
+@atexit.register
+def _end_all() -> None:
+    for key in list(_started):
+        _end(key)
+
+
+def main(orders: Path, num_ranks: int, tests: int) -> int:
+    """Train every job that is ordered, as one rank, until the end is ordered or the process of the tests is gone."""
+    import torch.distributed as dist
+
+    from megabatch.configs.cluster import Cluster
+    from megabatch.trainer.world import join, leave, read_world
+
+    sys.path[0] = str(Path.cwd())  # as `python -m` does: users' networks lie there
+    _fill_empty_tensors()
+    cluster = Cluster(name="tests", processes_per_node=num_ranks)
+    join(read_world(cluster, os.environ), cluster)
+    count = 0
+    try:
+        while (order := _next(orders / f"{count:06d}", tests)) != _END:
+            file, _, begin_with = order.partition("@")
+            _train(Path(file), Path(begin_with) if begin_with else None)
+            gc.collect()  # DistributedDataParallel is held by a circle of references
+            dist.barrier()
+            (orders / f"{count:06d}.done").touch()
+            count += 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    leave()
+    return 0
+
+
+def _next(file: Path, tests: int) -> str:
+    while not file.exists():
+        if not Path(f"/proc/{tests}").exists():
+            return _END
+        time.sleep(0.01)
+    return file.read_text()
+
+
+def _fill_empty_tensors() -> None:
+    """Let torch.empty give huge numbers: a library that reads what nobody wrote fails always, not now and then."""
+    import torch
+
+    empty = torch.empty
+
+    def filled(*args: Any, **kwargs: Any) -> torch.Tensor:
+        tensor: torch.Tensor = empty(*args, **kwargs)
+        small = tensor.numel() < 100_000  # DeepSpeed asks for gigabytes that it never touches
+        return tensor.fill_(1e30) if small and tensor.is_floating_point() and tensor.dtype.itemsize >= 4 else tensor
+
+    torch.empty = filled  # type: ignore[assignment]
+
+
+def _train(file: Path, begin_with: Path | None) -> None:
+    import torch.distributed as dist
+
+    from megabatch.configs.load import read_job
+    from megabatch.configs.run_dir import RunDir
+    from megabatch.trainer.__main__ import train
+    from megabatch.trainer.build import build
+    from megabatch.trainer.errors import TrainingError
+    from megabatch.trainer.world import read_world
+
+    job, run_dir = read_job(file), RunDir(file.parent)
+    world = read_world(job.cluster, os.environ)
+    if begin_with is not None and world.is_main:
+        shutil.copytree(begin_with, run_dir.checkpoints / begin_with.name)
+    dist.barrier()
+    try:
+        parts = build(job, world, run_dir, lambda: False)
+        try:
+            train(parts)
+        finally:
+            parts.close()
+    except TrainingError as error:
+        (run_dir.root / FAILED).write_text(f"{run_dir.root.name}: {error}")
+        return
+    (run_dir.root / FINISHED).touch()
+
+
+if __name__ == "__main__":
+    from megabatch.trainer.process import exit_now
+
+    exit_now(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
