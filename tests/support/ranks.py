@@ -1,8 +1,8 @@
 """Ranks that stay: many trainings one after another in one process group, each with a run folder as if it had run alone.
 
 Starting ranks takes seconds, a small training a fraction of one. So torchrun starts them once for each number of ranks,
-and they train what they find in a folder of orders, `RUN_DIR/job.yaml` or `RUN_DIR/job.yaml@CHECKPOINT`, which goes on
-from a copy of a checkpoint that an earlier training may have written. A training that ends with a TrainingError leaves
+and each reads from a pipe of its own what to train: `RUN_DIR/job.yaml` or `RUN_DIR/job.yaml@CHECKPOINT`, which goes on
+from a copy of a checkpoint that an earlier training may have written. The end of the pipe is the end of the ranks. A training that ends with a TrainingError leaves
 its message in the run folder; any other error ends the ranks, and new ones are started for the next training.
 """
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from support.runs import Workplace
 
 FINISHED, FAILED = "training-finished", "training-failed"
-_END = "end"
 _PATIENCE = 300.0  # seconds; far more than any needs
 
 
@@ -43,18 +42,23 @@ def train_together(
 
 
 class _Ranks:
-    """The ranks of one torchrun, and the folder with what they are to train."""
+    """The ranks of one torchrun, and the folder with their pipes."""
 
     def __init__(self, workplace: Path, num_ranks: int):
         from support.runs import environment
 
-        self.orders = Path(tempfile.mkdtemp(prefix="orders-"))
-        self._count = 0
+        self.ended = False
+        self._folder = Path(tempfile.mkdtemp(prefix="ranks-"))
+        self._done = self._folder / "done"
+        for rank in range(num_ranks):
+            os.mkfifo(_pipe(self._folder, rank))
+        # opened for reading too, so that it does not wait for the ranks; they see the end if this process dies
+        self._pipes = [os.open(_pipe(self._folder, rank), os.O_RDWR | os.O_CLOEXEC) for rank in range(num_ranks)]
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
-            __file__, str(self.orders), str(num_ranks), str(os.getpid()),
+            __file__, str(self._folder), str(num_ranks),
         ]  # fmt: skip
-        with (self.orders / "output").open("wb") as output:
+        with (self._folder / "output").open("wb") as output:
             self._process = subprocess.Popen(
                 command, cwd=workplace, env=environment(), stdout=subprocess.DEVNULL, stderr=output
             )
@@ -65,30 +69,31 @@ class _Ranks:
 
     def train(self, text: str) -> bool:
         """Let the ranks train what an order says; return whether they are still there afterwards."""
-        done = self._order(text).with_suffix(".done")
+        self._done.unlink(missing_ok=True)
+        for pipe in self._pipes:
+            os.write(pipe, f"{text}\n".encode())
         deadline = time.monotonic() + _PATIENCE
-        while not done.exists() and self.alive and time.monotonic() < deadline:
+        while not self._done.exists() and self.alive and time.monotonic() < deadline:
             time.sleep(0.01)
-        return done.exists()
+        return self._done.exists()
 
     def end(self) -> str:
         """End the ranks; return what they said on standard error."""
-        self._order(_END)
+        for pipe in self._pipes:
+            os.close(pipe)
         try:
             self._process.wait(30 if self.alive else 0)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._process.terminate()  # torchrun then kills the ranks
             self._process.wait()
-        output = (self.orders / "output").read_text(errors="replace")
-        shutil.rmtree(self.orders)
+        output = (self._folder / "output").read_text(errors="replace")
+        shutil.rmtree(self._folder)
+        self.ended = True
         return output
 
-    def _order(self, text: str) -> Path:
-        file = self.orders / f"{self._count:06d}"
-        self._count += 1
-        hidden = self.orders / "next"
-        hidden.write_text(text)
-        return hidden.rename(file)
+
+def _pipe(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}"
 
 
 _started: dict[tuple[Path, int], _Ranks] = {}
@@ -105,7 +110,7 @@ def _ranks_of(workplace: Path, num_ranks: int) -> _Ranks:
 
 def _end(key: tuple[Path, int]) -> None:
     ranks = _started.pop(key)
-    if ranks.orders.exists():
+    if not ranks.ended:
         ranks.end()
 
 
@@ -115,8 +120,8 @@ def _end_all() -> None:
         _end(key)
 
 
-def main(orders: Path, num_ranks: int, tests: int) -> int:
-    """Train every job that is ordered, as one rank, until the end is ordered or the process of the tests is gone."""
+def main(folder: Path, num_ranks: int) -> int:
+    """Train every job that is named in this rank's pipe."""
     import torch.distributed as dist
 
     from megabatch.configs.cluster import Cluster
@@ -125,29 +130,21 @@ def main(orders: Path, num_ranks: int, tests: int) -> int:
     sys.path[0] = str(Path.cwd())  # as `python -m` does: users' networks lie there
     _fill_empty_tensors()
     cluster = Cluster(name="tests", processes_per_node=num_ranks)
-    join(read_world(cluster, os.environ), cluster)
-    count = 0
+    world = read_world(cluster, os.environ)
+    join(world, cluster)
     try:
-        while (order := _next(orders / f"{count:06d}", tests)) != _END:
-            file, _, begin_with = order.partition("@")
+        for line in _pipe(folder, world.rank).open():
+            file, _, begin_with = line.rstrip("\n").partition("@")
             _train(Path(file), Path(begin_with) if begin_with else None)
             gc.collect()  # DistributedDataParallel is held by a circle of references
             dist.barrier()
-            (orders / f"{count:06d}.done").touch()
-            count += 1
+            if world.is_main:
+                (folder / "done").touch()
     except Exception:
         traceback.print_exc()
         return 1
     leave()
     return 0
-
-
-def _next(file: Path, tests: int) -> str:
-    while not file.exists():
-        if not Path(f"/proc/{tests}").exists():
-            return _END
-        time.sleep(0.01)
-    return file.read_text()
 
 
 def _fill_empty_tensors() -> None:
@@ -194,4 +191,4 @@ def _train(file: Path, begin_with: Path | None) -> None:
 if __name__ == "__main__":
     from megabatch.trainer.process import exit_now
 
-    exit_now(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    exit_now(main(Path(sys.argv[1]), int(sys.argv[2])))
