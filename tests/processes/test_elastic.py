@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def wait_for_step(run_dir: RunDir, step: int, *agents: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while steps_done(run_dir) < step:
         assert time.monotonic() < deadline, "the run does not get on"
         assert all(agent.poll() is None for agent in agents)
@@ -38,7 +38,7 @@ def wait_for_step(run_dir: RunDir, step: int, *agents: subprocess.Popen[bytes]) 
 
 def wait_until_asked_to_stop(pid: int) -> None:
     """Return once SIGTERM waits for a stopped process."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     pending = 0
     while not pending >> (signal.SIGTERM - 1) & 1:
         assert time.monotonic() < deadline, "nobody asks it to stop"

@@ -53,7 +53,7 @@ def ablated(workplace: Workplace) -> dict[str, Any]:
     """An ablation whose second run was killed with kill -9 in the midst, then gone on with; the third cannot succeed."""
     root = workplace.folder / "study" / "runs"
     command = workplace.popen("ablate", *MATRIX)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (second := [run for run in root.glob("regularization*/seed-0") if steps_done(RunDir(run)) >= 20]):
         assert command.poll() is None
         assert time.monotonic() < deadline
