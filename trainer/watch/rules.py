@@ -61,8 +61,8 @@ def silent(beat: Beat, seconds: float, limit: float) -> Verdict:
     """Return the verdict on a rank that gives no sign of life."""
     message = (
         f"rank {beat.rank} on {beat.host} has been silent for {seconds:.0f} s "
-        f"(cluster.limits.silent_seconds={limit:g}), last seen {beat.seen}. Its process or its machine is stopped, or the "
-        "network to it is down. Look there, then go on with --resume"
+        f"(cluster.limits.silent_seconds={limit:g}), last seen {beat.seen}. Its process or its machine is "
+        "stopped, or the network to it is down. Look there, then go on with --resume"
     )
     return verdict_on(beat, "silent", message)
 
@@ -71,9 +71,9 @@ def no_store(own: Beat, seconds: float, limit: float) -> Verdict:
     """Return the verdict of a rank, the one of beat `own`, that gets no answer from the store."""
     message = (
         f"the store in which the ranks meet has given rank {own.rank} on {own.host} no answer for {seconds:.0f} s "
-        f"(cluster.limits.silent_seconds={limit:g}), {own.seen}. It is in torchrun's process on the first machine, or in "
-        "rank 0 without torchrun: that process or its machine is stopped or gone, or the network to it is down. Look "
-        "there, then go on with --resume"
+        f"(cluster.limits.silent_seconds={limit:g}), {own.seen}. It is in torchrun's process on the first "
+        "machine, or in rank 0 without torchrun: that process or its machine is stopped or gone, or the network to it is "
+        "down. Look there, then go on with --resume"
     )
     return verdict_on(own, "store", message)
 
