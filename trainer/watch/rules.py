@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from megabatch.trainer.watch.beats import Beat, Verdict, verdict_on
 
 _SHOWN_FRAMES = 6
-SLOW_WAITS, OTHERS_WAIT = 0.1, 0.5  # a slow rank hardly ever waits in a collective, the others half of the time or more
+SLOW_WAITS, OTHERS_WAIT = 0.2, 0.5  # a slow rank hardly ever waits in a collective, the others half of the time or more
 
 
 def interval_of(silent_seconds: float, num_ranks: int) -> float:
@@ -47,33 +47,38 @@ class Unchanged:
         return self._seconds
 
 
-def gone(beat: Beat) -> Verdict:
+def gone(beat: Beat, own: Beat) -> Verdict:
     """Return the verdict on a rank whose process has ended without leaving in order."""
     message = (
-        f"rank {beat.rank} on {beat.host} ended before its time, without a word; last seen {beat.seen}. It was killed "
-        "(out of memory?), crashed, or something in it called exit: its log and the machine's tell more. Go on with "
-        "--resume"
+        f"rank {beat.rank} on {beat.host} ended before its time, without a word; {_last_seen(beat, own)}. It was "
+        "killed (out of memory?), crashed, or something in it called exit: its log and the machine's tell more. Go on "
+        "with --resume"
     )
     return verdict_on(beat, "gone", message)
 
 
-def silent(beat: Beat, seconds: float, limit: float) -> Verdict:
+def silent(beat: Beat, own: Beat, seconds: float, limit: float) -> Verdict:
     """Return the verdict on a rank that gives no sign of life."""
     message = (
         f"rank {beat.rank} on {beat.host} has been silent for {seconds:.0f} s "
-        f"(cluster.limits.silent_seconds={limit:g}), last seen {beat.seen}. Its process or its machine is "
-        "stopped, or the network to it is down. Look there, then go on with --resume"
+        f"(cluster.limits.silent_seconds={limit:g}), {_last_seen(beat, own)}. Its process or its machine "
+        "is stopped, or the network to it is down. Look there, then go on with --resume"
     )
     return verdict_on(beat, "silent", message)
+
+
+def _last_seen(beat: Beat, own: Beat) -> str:
+    """Return where a rank was when it was heard of last, and how far the one that tells it has come since."""
+    return f"last seen {beat.seen} (rank {own.rank} has finished step {own.step})"
 
 
 def no_store(own: Beat, seconds: float, limit: float) -> Verdict:
     """Return the verdict of a rank, the one of beat `own`, that gets no answer from the store."""
     message = (
         f"the store in which the ranks meet has given rank {own.rank} on {own.host} no answer for {seconds:.0f} s "
-        f"(cluster.limits.silent_seconds={limit:g}), {own.seen}. It is in torchrun's process on the first "
-        "machine, or in rank 0 without torchrun: that process or its machine is stopped or gone, or the network to it is "
-        "down. Look there, then go on with --resume"
+        f"(cluster.limits.silent_seconds={limit:g}), {own.seen}. It is in torchrun's process on the "
+        "first machine, or in rank 0 without torchrun: that process or its machine is stopped or gone, or the network "
+        "to it is down. Look there, then go on with --resume"
     )
     return verdict_on(own, "store", message)
 
@@ -127,6 +132,6 @@ def slow(own: Beat, other: Beat) -> str | None:
     if own.waits is None or other.waits is None or own.waits < OTHERS_WAIT or other.waits > SLOW_WAITS:
         return None
     return (
-        f"rank {other.rank} on {other.host} is slow: rank {own.rank} spends {own.waits:.0%} of its time waiting, "
-        f"rank {other.rank} {other.waits:.0%}; it was {other.seen}"
+        f"rank {other.rank} on {other.host} is slow: rank {own.rank} waits in collectives {own.waits:.0%} of the time, "
+        f"rank {other.rank} {other.waits:.0%}; seen {other.seen}"
     )

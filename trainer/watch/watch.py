@@ -61,7 +61,7 @@ class Watch:
         self._end = end
         self._tell = tell
         self._interval = rules.interval_of(limits.silent_seconds, place.num_ranks)
-        self._step: Callable[[], int] = lambda: 0
+        self._step: Callable[[], int] | None = None  # not before the training is made
         self._process = processes.this_process()
         self._number = 0  # of the last beat
         self._waited: deque[bool] = deque(maxlen=_SHARE_LOOKS)
@@ -69,6 +69,7 @@ class Watch:
         self._silence = {rank: rules.Unchanged(self._interval, now) for rank in place.watched}
         self._in_flight = rules.Unchanged(self._interval, now)
         self._seen_gone: set[int] = set()
+        self._found_slow: set[int] = set()
         self._alarm: str | None = None  # the word as it was when it became an alarm
         self._alarmed_at = 0.0
         self._gives_alarm = False
@@ -148,9 +149,8 @@ class Watch:
     def _beat(self) -> Beat:
         """Return this rank's sign of life; after an alarm with all that it knows about itself."""
         frame, groups = doing.main_frame(), doing.collectives(self._place.device)
-        beat = Beat(
-            self._place.rank, self._place.host, self._process, self._number, self._step(), doing.activity(frame), groups
-        )
+        step, act = (self._step(), doing.activity(frame)) if self._step is not None else (0, "starting")
+        beat = Beat(self._place.rank, self._place.host, self._process, self._number, step, act, groups)
         self._waited.append(beat.is_waiting)
         if len(self._waited) == _SHARE_LOOKS:
             beat = replace(beat, waits=sum(self._waited) / _SHARE_LOOKS)
@@ -178,7 +178,7 @@ class Watch:
             self._judge(text)
         elif waited > self._limits.silent_seconds:  # who gave the alarm cannot judge any more
             silent = Beat.from_json(self._store.get(self._key(values["alarm"])))
-            self._accuse(rules.silent(silent, waited, self._limits.silent_seconds))
+            self._accuse(rules.silent(silent, self._beat(), waited, self._limits.silent_seconds))
 
     def _judge(self, alarm: str) -> None:
         """Read what all ranks have written down after the alarm of this one, and decide."""
@@ -198,14 +198,14 @@ class Watch:
                 continue
             seconds = self._silence[other.rank].seconds(other.number, now)
             if other.rank in self._seen_gone:  # this beat was read after the process had been seen to be gone
-                self._accuse(rules.gone(other))
+                self._accuse(rules.gone(other, own))
             elif processes.is_gone(other.process):
                 self._seen_gone.add(other.rank)
             elif seconds >= self._limits.silent_seconds:
-                self._accuse(rules.silent(other, seconds, self._limits.silent_seconds))
-            elif remark := rules.slow(own, other):
+                self._accuse(rules.silent(other, own, seconds, self._limits.silent_seconds))
+            elif other.rank not in self._found_slow and (remark := rules.slow(own, other)):
+                self._found_slow.add(other.rank)
                 self._store.compare_set("slow", QUIET, remark)
-                self._waited.clear()
 
     def _look_at_own(self, own: Beat) -> None:
         """Give the alarm if the GPU waits too long; on the CPU gloo raises an error in the main thread instead."""
