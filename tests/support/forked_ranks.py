@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 FAULT_STEP = 12
+AT_ONCE = 3
 FAULTY = """\
 import ctypes, os, sys, time
 from torch import nn
@@ -70,7 +71,7 @@ class Outcome:
 
 
 def main() -> None:
-    """Run all cases, one after another."""
+    """Run all cases, a few at a time: they mostly wait."""
     import torch
 
     import megabatch.trainer.__main__  # noqa: F401  the slow part, done once
@@ -78,7 +79,17 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)  # as every training does first; it imports the compiler
     sys.path[0] = str(Path.cwd())  # as `python -m` does: the network lies there
     cases = [Case(**values) for values in json.loads(Path(sys.argv[1]).read_text())]
-    Path(sys.argv[2]).write_text(json.dumps({case.name: asdict(_run(case)) for case in cases}))
+    results = Path(sys.argv[2])
+    parts = [results.with_suffix(f".{number}") for number in range(AT_ONCE)]
+    workers = [_fork(_run_all, cases[number::AT_ONCE], part) for number, part in enumerate(parts)]
+    assert [_ended(worker) for worker in workers] == [0] * AT_ONCE
+    outcomes = {name: outcome for part in parts for name, outcome in json.loads(part.read_text()).items()}
+    results.write_text(json.dumps(outcomes))
+
+
+def _run_all(cases: list[Case], results: Path) -> None:
+    results.write_text(json.dumps({case.name: asdict(_run(case)) for case in cases}))
+    os._exit(0)
 
 
 def _run(case: Case) -> Outcome:
@@ -90,7 +101,7 @@ def _run(case: Case) -> Outcome:
     began = _harm(case, ranks)
     codes = {str(rank): _ended(pid) for rank, pid in enumerate(ranks) if rank != case.victim}
     seconds = time.monotonic() - began
-    ended_by_itself = _ends_soon(ranks[case.victim])
+    ended_by_itself = case.agent_hosts_store and _ends_soon(ranks[case.victim])
     if not ended_by_itself:
         os.kill(ranks[case.victim], signal.SIGKILL)
     codes[str(case.victim)] = _ended(ranks[case.victim])
