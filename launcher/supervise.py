@@ -31,7 +31,6 @@ class ExitCode(IntEnum):
 
 
 _ENDED = re.compile(r"rank\s*:\s*(?P<rank>\d+)[^\n]*\n\s*exitcode\s*:\s*(?P<exitcode>-?\d+)")
-_TIMED_OUT = "Timed out waiting"  # gloo
 _INPUT_ERRORS = ("ConfigError", "DataError", "SampleError")
 _HINTS = {
     signal.SIGKILL.value: ": out of memory, or kill -9 from outside",
@@ -145,21 +144,10 @@ def _cause_elsewhere(failures: list[dict[str, Any]], run_dir: RunDir, log_start:
         )
     if verdict is not None:
         return f"{verdict['message']}\nlogs: {run_dir.logs}"
-    if failures and all(_TIMED_OUT in failure["message"] for failure in failures):
-        return _silent_ranks(failures, run_dir)
+    if failures and all(code >= 0 for code in ended.values()):
+        first = min(failures, key=lambda failure: float(failure["time"]))
+        return f"rank {first['rank']} on {first['host']} lost another rank: {first['message']}\nlogs: {run_dir.logs}"
     return _killed_rank(ended, run_dir)
-
-
-def _silent_ranks(waited: list[dict[str, Any]], run_dir: RunDir) -> str:
-    """Ranks waited for each other until the time-out: name those that did not even fail."""
-    failed = {run_dir.rank_log(int(failure["rank"])) for failure in waited}
-    silent = sorted(set(run_dir.rank_logs()) - failed)
-    named = ", ".join(map(str, silent)) or "none: every rank waited"
-    who = ", ".join(str(failure["rank"]) for failure in waited)
-    return (
-        f"rank {who} waited longer than cluster.limits.collective_timeout_seconds for another rank that did not come. "
-        f"Logs of the silent ranks: {named}"
-    )
 
 
 def _killed_rank(ended: dict[int, int], run_dir: RunDir) -> str:
