@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import io
 import json
 import os
 import signal
@@ -16,12 +15,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NoReturn, TextIO
-
-from typing_extensions import override
+from typing import IO, NoReturn
 
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import take
+from megabatch.trainer.output import steady
 from megabatch.trainer.watch.beats import PeerLostError
 from megabatch.trainer.watch.peers import is_of_peer
 
@@ -55,21 +53,6 @@ def redirect_output(run_dir: RunDir, rank: int, quiet: bool = False) -> None:
         if rank != 0 or quiet:
             os.dup2(log.fileno(), sys.stdout.fileno())
     sys.stdout, sys.stderr = steady(sys.stdout), steady(sys.stderr)
-
-
-def steady(stream: TextIO) -> TextIO:
-    """Return a stream to the same file that loses what cannot be written: not even a full disk ends the training."""
-    raw = _Lossy(stream.fileno(), "w", closefd=False)
-    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
-
-
-class _Lossy(io.FileIO):
-    @override
-    def write(self, data: Any) -> int:  # Any: whatever has a buffer
-        try:
-            return super().write(data)
-        except OSError:
-            return len(data)
 
 
 def exit_now(code: int) -> NoReturn:

@@ -95,6 +95,15 @@ def test_a_rank_that_ends_without_a_word_ends_the_others_who_say_which(
     assert set(outcome.codes.values()) == {1}
 
 
+def test_the_log_of_a_rank_that_crashed_has_the_python_stack(
+    workplace: Workplace, outcomes: dict[str, Outcome]
+) -> None:
+    assert outcomes["crash"]
+    log = RunDir(workplace.folder / "watched" / "crash").rank_log(1).read_text()
+    assert "Segmentation fault" in log
+    assert re.search(r'faulty.py", line \d+ in forward', log)
+
+
 @pytest.mark.parametrize("name", ["sys.exit", "error"])
 def test_a_rank_that_fails_says_why_and_the_others_say_which(outcomes: dict[str, Outcome], name: str) -> None:
     outcome = outcomes[name]

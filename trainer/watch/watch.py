@@ -225,7 +225,7 @@ class Watch:
 
     def _leave(self, verdict: Verdict) -> None:
         """Make an end: of the silent process if it is here, and of this one if its main thread does not."""
-        if verdict.kind == "silent" and verdict.rank != self._place.rank:
+        if verdict.kind == "silent" and verdict.process != self._process:
             processes.kill(verdict.process)  # torchrun would wait for it half a minute
         if not self._ended.wait(_GRACE_SECONDS):
             self._end(verdict)

@@ -10,7 +10,7 @@ from pathlib import Path
 CODE = """
 import sys
 from rich.console import Console
-from megabatch.trainer.process import steady
+from megabatch.trainer.output import steady
 sys.stdout = steady(sys.stdout)
 for line in range(1000):
     print("a line that somebody may want to read", line)
