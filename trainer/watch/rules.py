@@ -99,12 +99,17 @@ def stuck(beats: Sequence[Beat], limit: float) -> Verdict:
         own = f"; the last that rank {first.rank} began: {first.collective}" if first.collective is not None else ""
         lines.append(f"the others wait in {waited}{own}")
     lines.append("logs/failure-rank-*.json have the stack of every rank")
-    return verdict_on(first, "silent" if not (first.stack or first.finished) else "stuck", "\n".join(lines))
+    return verdict_on(first, "silent" if is_mute(first) else "stuck", "\n".join(lines))
+
+
+def is_mute(beat: Beat) -> bool:
+    """Return whether a rank has not answered an alarm."""
+    return not (beat.stack or beat.finished)
 
 
 def _keepers(beats: Sequence[Beat]) -> tuple[list[Beat], str]:
     """Return the ranks that keep the others waiting, and by what they are known."""
-    if mute := [beat for beat in beats if not beat.stack and not beat.finished]:
+    if mute := [beat for beat in beats if is_mute(beat)]:
         return mute, "which gives no sign of life"
     if ended := [beat for beat in beats if beat.finished]:
         return ended, "which has ended"

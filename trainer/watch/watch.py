@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,7 +28,7 @@ from megabatch.trainer.watch.peers import is_of_peer, is_timeout
 QUIET = "-"  # the shared word while nothing is the matter
 _GRACE_SECONDS = 5.0  # for the main thread to end by itself after a verdict: it may let a checkpoint be finished
 _HURRY = 5  # times as many looks when something is the matter
-_INTERVALS_TO_ANSWER = 2  # after an alarm, until who gave it judges
+_INTERVALS_TO_ANSWER = (2, 6)  # after an alarm: until who gave it judges, and until whoever has not answered is silent
 _SHARE_LOOKS = 30  # over which the share of waiting is taken
 _READ_AT_ONCE = 1024
 
@@ -49,14 +50,15 @@ class Watch:
     def __init__(
         self,
         place: Place,
-        store: dist.Store,  # type: ignore[name-defined]  # public, but not in __all__
+        connect: Callable[[], dist.Store],  # type: ignore[name-defined]  # public, but not in __all__
         limits: Limits,
         end: Callable[[Verdict], None],
         tell: Callable[[str], None],
     ):
         self.verdict: Verdict | None = None
         self._place = place
-        self._store = store
+        self._connect = connect
+        self._store = connect()
         self._limits = limits
         self._end = end
         self._tell = tell
@@ -106,7 +108,7 @@ class Watch:
         self._gives_alarm = is_timeout(error)
         self._main_waits = True
         self._wake.set()
-        self._decided.wait((8 if self._gives_alarm else 4) * self._interval)
+        self._decided.wait((_INTERVALS_TO_ANSWER[1] + 4 if self._gives_alarm else 4) * self._interval)
         return error if self.verdict is None else PeerLostError(self.verdict)
 
     def finish(self) -> None:
@@ -119,18 +121,20 @@ class Watch:
         return f"beat/{rank}"
 
     def _run(self) -> None:
-        try:
-            while not self._ended.is_set():
+        while not self._ended.is_set():
+            try:
                 self._look()
-                if self.verdict is not None:
-                    self._leave(self.verdict)
-                    return
-                hurry = self._main_waits or self._alarm is not None or self._seen_gone
-                self._wake.wait(self._interval / _HURRY if hurry else self._interval)
-                self._wake.clear()
+            except RuntimeError:  # the connection is lost; the other thread counts for how long
+                with suppress(RuntimeError):
+                    self._store = self._connect()
+            if self.verdict is not None:
+                self._leave(self.verdict)
+                return
+            hurry = self._main_waits or self._alarm is not None or self._seen_gone
+            self._wake.wait(self._interval / _HURRY if hurry else self._interval)
+            self._wake.clear()
+        with suppress(RuntimeError):  # who hosted the store may have left already
             self._say_goodbye()
-        except RuntimeError:  # the process with the store is gone; the other thread goes on counting
-            return
 
     def _look(self) -> None:
         self._number += 1
@@ -174,18 +178,21 @@ class Watch:
             self._alarmed_at = time.monotonic()
         self._alarm = text
         waited = time.monotonic() - self._alarmed_at
-        if values["alarm"] == self._place.rank and waited > _INTERVALS_TO_ANSWER * self._interval:
-            self._judge(text)
+        least, most = (intervals * self._interval for intervals in _INTERVALS_TO_ANSWER)
+        if values["alarm"] == self._place.rank and waited > least:
+            self._judge(text, may_wait=waited < most)
         elif waited > self._limits.silent_seconds:  # who gave the alarm cannot judge any more
             silent = Beat.from_json(self._store.get(self._key(values["alarm"])))
             self._accuse(rules.silent(silent, self._beat(), waited, self._limits.silent_seconds))
 
-    def _judge(self, alarm: str) -> None:
+    def _judge(self, alarm: str, may_wait: bool) -> None:
         """Read what all ranks have written down after the alarm of this one, and decide."""
         keys = [self._key(rank) for rank in range(self._place.num_ranks)]
         beats: list[Beat] = []
         for first in range(0, len(keys), _READ_AT_ONCE):
             beats += map(Beat.from_json, self._store.multi_get(keys[first : first + _READ_AT_ONCE]))
+        if may_wait and any(rules.is_mute(beat) for beat in beats):
+            return
         verdict = rules.stuck(beats, self._limits.collective_timeout_seconds)
         self._store.compare_set("word", alarm, verdict.to_json())
 

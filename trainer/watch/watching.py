@@ -54,10 +54,13 @@ def _start(world: World, cluster: Cluster, run_dir: RunDir) -> Watch:
     dist.broadcast(number, 0)
     everybodys = dist.distributed_c10d._get_default_store()
     name = f"megabatch/{number.item():x}"
-    store = dist.PrefixStore(name, everybodys.clone())  # type: ignore[attr-defined]  # public, but not in __all__
+
+    def connect() -> dist.Store:  # type: ignore[name-defined]  # public, but not in __all__
+        return dist.PrefixStore(name, everybodys.clone())  # type: ignore[attr-defined]
+
     watched = rules.watched_by(world.rank, world.num_ranks, cluster.processes_per_node)
     place = Place(world.rank, world.num_ranks, world.host, world.device, tuple(watched))
-    watch = Watch(place, store, cluster.limits, lambda verdict: _end(verdict, world, run_dir), _tell)
+    watch = Watch(place, connect, cluster.limits, lambda verdict: _end(verdict, world, run_dir), _tell)
     dist.all_reduce(number)
     watch.start()
     return watch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import time
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ class Ranks:
         self.store = dist.HashStore()  # type: ignore[attr-defined]
         self.watches = [
             Watch(
-                Place(rank, count, f"node{rank}", torch.device(device), ((rank + 1) % count,)), self.store, LIMITS,
+                Place(rank, count, f"node{rank}", torch.device(device), ((rank + 1) % count,)), lambda: self.store, LIMITS,
                 self.ended.put, self.told.put,
             )
             for rank in range(count)
@@ -80,6 +81,25 @@ def test_an_error_that_another_rank_caused_becomes_its_verdict_and_one_of_its_ow
     assert str(told) == "rank 0 on node0 failed: ValueError: a mistake"
     second.finish()
     assert ranks.ended.empty(), "the main thread ended by itself"
+
+
+def test_a_connection_that_breaks_is_made_again() -> None:
+    class Broken(dist.HashStore):  # type: ignore[misc, name-defined]
+        def multi_get(self, keys: list[str]) -> list[bytes]:
+            raise RuntimeError("Connection reset by peer")
+
+    good = dist.HashStore()  # type: ignore[attr-defined]
+    stores = iter([Broken()])
+    place = Place(0, 2, "node0", torch.device("cpu"), ())
+    one = Watch(place, lambda: next(stores, good), LIMITS, lambda _: None, lambda _: None)
+    for key in ("word", "slow"):
+        good.set(key, watch.QUIET)
+    one.start()
+    while one._answered < 3:
+        time.sleep(0.01)
+    one.finish()
+    assert Beat.from_json(good.get("beat/0")).finished
+    assert one.verdict is None
 
 
 @pytest.mark.usefixtures("no_grace")
