@@ -88,7 +88,7 @@ def stuck(beats: Sequence[Beat], limit: float) -> Verdict:
     blamed, why = _keepers(beats)
     first, others = blamed[0], [beat for beat in beats if beat not in blamed]
     named = _named(blamed) if others else "every rank"
-    waited = max((beat.collective for beat in others if beat.collective is not None), default=None)
+    waited = next((beat.collective for beat in others if beat.collective is not None), None)
     lines = [
         f"the ranks waited longer than cluster.limits.collective_timeout_seconds={limit:g} for {named}, {why}; last "
         f"seen {first.seen}"

@@ -27,7 +27,9 @@ from megabatch.trainer.watch.peers import is_of_peer, is_timeout
 
 QUIET = "-"  # the shared word while nothing is the matter
 _GRACE_SECONDS = 5.0  # for the main thread to end by itself after a verdict: it may let a checkpoint be finished
+_GOODBYE_SECONDS = 10.0  # at most, if the store gives no answer
 _HURRY = 5  # times as many looks when something is the matter
+_PATIENCE = 4  # intervals in which a death on the same machine is found for sure
 _INTERVALS_TO_ANSWER = (2, 6)  # after an alarm: until who gave it judges, and until whoever has not answered is silent
 _SHARE_LOOKS = 30  # over which the share of waiting is taken
 _READ_AT_ONCE = 1024
@@ -108,14 +110,16 @@ class Watch:
         self._gives_alarm = is_timeout(error)
         self._main_waits = True
         self._wake.set()
-        self._decided.wait((_INTERVALS_TO_ANSWER[1] + 4 if self._gives_alarm else 4) * self._interval)
+        self._decided.wait(_PATIENCE * self._interval)
+        if self._gives_alarm or self._alarm is not None:  # who gave it hears everybody first
+            self._decided.wait((_INTERVALS_TO_ANSWER[1] + _PATIENCE) * self._interval)
         return error if self.verdict is None else PeerLostError(self.verdict)
 
     def finish(self) -> None:
         """End the watch: this rank waits for no other one any more. The others are told that it is not missed."""
         self._ended.set()
         self._wake.set()
-        self._thread.join(timeout=3 * self._interval)
+        self._thread.join(_GOODBYE_SECONDS)
 
     def _key(self, rank: int) -> str:
         return f"beat/{rank}"
