@@ -42,6 +42,8 @@ def main() -> int:
     rank = int(os.environ.get("RANK", "0"))
     try:
         _run(arguments, run_dir)
+        if rank == 0:
+            run_dir.ended.touch()
     except (ConfigError, DataError, TrainingError) as error:
         record_failure(run_dir, rank, error)
         print(f"error: {error}", file=sys.stderr)
@@ -53,8 +55,6 @@ def main() -> int:
         record_failure(run_dir, rank, error)
         traceback.print_exc()
         return 1
-    if rank == 0:
-        run_dir.ended.touch()
     return 0
 
 

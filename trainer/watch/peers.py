@@ -21,7 +21,10 @@ def is_timeout(error: BaseException) -> bool:
 
 
 def is_of_peer(error: BaseException) -> bool:
-    """Return whether the error may be the consequence of what another rank did."""
-    if isinstance(error, (ConfigError, DataError, TrainingError)):
+    """Return whether the error may be the consequence of what another rank did.
+
+    An OSError with such words is this rank's own: of a server that it reads from, say. torch raises RuntimeError.
+    """
+    if isinstance(error, (ConfigError, DataError, TrainingError, OSError)):
         return False
     return isinstance(error, dist.DistError) or is_timeout(error) or any(words in str(error) for words in _LOST)

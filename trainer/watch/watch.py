@@ -28,6 +28,7 @@ from megabatch.trainer.watch.peers import is_of_peer, is_timeout
 QUIET = "-"  # the shared word while nothing is the matter
 _GRACE_SECONDS = 5.0  # for the main thread to end by itself after a verdict: it may let a checkpoint be finished
 _GOODBYE_SECONDS = 10.0  # at most, if the store gives no answer
+_CLOSING_SECONDS = 30.0  # for the main thread to close everything after a verdict; torchrun leaves it as long
 _HURRY = 5  # times as many looks when something is the matter
 _PATIENCE = 4  # intervals in which a death on the same machine is found for sure
 _INTERVALS_TO_ANSWER = (2, 6)  # after an alarm: until who gave it judges, and until whoever has not answered is silent
@@ -120,6 +121,10 @@ class Watch:
         self._ended.set()
         self._wake.set()
         self._thread.join(_GOODBYE_SECONDS)
+        if self.verdict is not None:  # what is left to close may wait for the lost rank too
+            closing = threading.Timer(_CLOSING_SECONDS, self._end, [self.verdict])
+            closing.daemon = True
+            closing.start()
 
     def _key(self, rank: int) -> str:
         return f"beat/{rank}"
