@@ -99,6 +99,11 @@ class RunDir:
         """Return the failure files of all ranks."""
         return sorted(self.logs.glob("failure-rank-*.json"))
 
+    @property
+    def ended(self) -> Path:
+        """Return the empty file that rank 0 makes when the work is done: an exit code of 0 alone does not say so."""
+        return self.logs / "ended"
+
     def sample_log(self, rank: int) -> Path:
         """Return which samples a rank trained on, step by step."""
         return self.root / "samples" / f"rank-{rank:05d}.jsonl"

@@ -31,8 +31,6 @@ class ExitCode(IntEnum):
 
 
 _ENDED = re.compile(r"rank\s*:\s*(?P<rank>\d+)[^\n]*\n\s*exitcode\s*:\s*(?P<exitcode>-?\d+)")
-_PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
-_TIMED_OUT = "Timed out waiting"  # gloo
 _INPUT_ERRORS = ("ConfigError", "DataError", "SampleError")
 _HINTS = {
     signal.SIGKILL.value: ": out of memory, or kill -9 from outside",
@@ -53,8 +51,8 @@ def run(
 ) -> Ending:
     """Start the command, pass signals on, wait, and return how it ended."""
     run_dir.logs.mkdir(parents=True, exist_ok=True)
-    for stale in run_dir.failures():
-        stale.unlink()
+    for stale in (*run_dir.failures(), run_dir.ended):
+        stale.unlink(missing_ok=True)
     log_start = run_dir.launcher_log.stat().st_size if run_dir.launcher_log.exists() else 0
     with run_dir.launcher_log.open("ab") as log:
         process = subprocess.Popen(argv, env=environment, stderr=log, cwd=folder, start_new_session=True)
@@ -112,16 +110,17 @@ def _send(pids: list[int], number: signal.Signals) -> None:
 
 
 def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
-    if exit_code == 0:
+    if exit_code == 0 and run_dir.ended.exists():
         return Ending(ExitCode.DONE, "")
     if signals_received:
         return Ending(ExitCode.STOPPED, "stopped at once; the last checkpoint is as it was")
+    if exit_code == 0:
+        message = f"something ended the ranks with exit code 0 before they had done their work\nlogs: {run_dir.logs}"
+        return Ending(ExitCode.FAILED, message)
     failures = [json.loads(file.read_text(encoding="utf-8")) for file in run_dir.failures()]
-    causes = [failure for failure in failures if not _is_consequence(failure)]
-    if causes and all(_TIMED_OUT in failure["message"] for failure in causes):
-        return Ending(ExitCode.FAILED, _silent_ranks(causes, run_dir))
+    causes = [failure for failure in failures if not failure["of_another_rank"]]
     if not causes:
-        return Ending(ExitCode.FAILED, _without_cause(run_dir, log_start))
+        return Ending(ExitCode.FAILED, _cause_elsewhere(failures, run_dir, log_start))
     first = min(causes, key=lambda failure: float(failure["time"]))
     code = ExitCode.MISTAKE if first["kind"] in _INPUT_ERRORS else ExitCode.FAILED
     where = f"rank {first['rank']} on {first['host']}"
@@ -130,36 +129,47 @@ def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: i
     return Ending(code, f"{where}: {detail}\nlogs: {run_dir.logs}")
 
 
-def _is_consequence(failure: dict[str, Any]) -> bool:
-    """A rank whose peer is gone fails too; that is not the cause."""
-    return any(sign in failure["message"] for sign in _PEER_LOST)
+def _cause_elsewhere(failures: list[dict[str, Any]], run_dir: RunDir, log_start: int) -> str:
+    """The rank whose fault it is wrote nothing down; the others did if they came to a verdict."""
+    ended = _ended_ranks(run_dir, log_start)
+    verdict = next((failure["verdict"] for failure in failures if failure["verdict"] is not None), None)
+    if verdict is not None and verdict["kind"] != "gone":
+        return f"{verdict['message']}\nlogs: {run_dir.logs}"
+    if verdict is not None and verdict["rank"] in ended:
+        how, hint = _how_it_ended(ended[verdict["rank"]])
+        seen = f"last seen after step {verdict['step']}, {verdict['doing']}"
+        return (
+            f"rank {verdict['rank']} on {verdict['host']} {how}{hint}; {seen}. "
+            f"Its log is {run_dir.rank_log(verdict['rank'])}"
+        )
+    if verdict is not None:
+        return f"{verdict['message']}\nlogs: {run_dir.logs}"
+    if failures and all(code >= 0 for code in ended.values()):
+        first = min(failures, key=lambda failure: float(failure["time"]))
+        return f"rank {first['rank']} on {first['host']} lost another rank: {first['message']}\nlogs: {run_dir.logs}"
+    return _killed_rank(ended, run_dir)
 
 
-def _silent_ranks(waited: list[dict[str, Any]], run_dir: RunDir) -> str:
-    """Ranks waited for each other until the time-out: name those that did not even fail."""
-    failed = {run_dir.rank_log(int(failure["rank"])) for failure in waited}
-    silent = sorted(set(run_dir.rank_logs()) - failed)
-    named = ", ".join(map(str, silent)) or "none: every rank waited"
-    who = ", ".join(str(failure["rank"]) for failure in waited)
-    return (
-        f"rank {who} waited longer than cluster.limits.collective_timeout_seconds for another rank that did not come. "
-        f"Logs of the silent ranks: {named}"
-    )
+def _killed_rank(ended: dict[int, int], run_dir: RunDir) -> str:
+    """No rank wrote why, so one was killed from outside: the first that was, even if its peer was seen to end first."""
+    if not ended:
+        return f"torchrun ended before the ranks did; its own words are in {run_dir.launcher_log}"
+    killed = [rank for rank, code in ended.items() if code < 0 and code != -signal.SIGTERM]
+    rank = (killed or list(ended)[-1:])[0]  # torchrun lists last whom it saw end first
+    how, hint = _how_it_ended(ended[rank])
+    return f"rank {rank} {how}{hint}. Its log is {run_dir.rank_log(rank)}"
 
 
-def _without_cause(run_dir: RunDir, log_start: int) -> str:
-    """No rank wrote why, so one was killed from outside; torchrun's log has its number and the signal."""
+def _ended_ranks(run_dir: RunDir, log_start: int) -> dict[int, int]:
+    """Return the exit code of every rank that torchrun saw fail, in the order of its log."""
     with run_dir.launcher_log.open("rb") as log:
         log.seek(log_start)
         text = log.read().decode(errors="replace")
-    ended = [(int(found["rank"]), int(found["exitcode"])) for found in _ENDED.finditer(text)]
-    if not ended:
-        return f"torchrun ended before the ranks did; its own words are in {run_dir.launcher_log}"
-    # torchrun lists the rank it saw end first last; a killed rank is the cause even if its peer was seen first.
-    killed = [(rank, code) for rank, code in ended if code < 0 and code != -signal.SIGTERM]
-    rank, code = (killed or ended[-1:])[0]
-    signal_number = -code
+    return {int(found["rank"]): int(found["exitcode"]) for found in _ENDED.finditer(text)}
+
+
+def _how_it_ended(code: int) -> tuple[str, str]:
+    """Return what a negative exit code, a signal, or a positive one says, and what is the likely reason."""
     names = {number.value: number.name for number in signal.Signals}
-    by = f"was killed by {names[signal_number]}" if signal_number in names else f"ended with code {code}"
-    hint = _HINTS.get(signal_number, "")
-    return f"rank {rank} {by}{hint}. Its log is {run_dir.rank_log(rank)}"
+    how = f"was killed by {names[-code]}" if -code in names else f"ended with code {code}"
+    return how, _HINTS.get(-code, "")

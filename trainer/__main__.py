@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 
 from megabatch.configs.errors import ConfigError
@@ -22,6 +23,7 @@ from megabatch.trainer import checkpoint, loop, study
 from megabatch.trainer.build import Parts, build
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.process import StopSignal, exit_now, hold_lock, record_failure, redirect_output, write_json
+from megabatch.trainer.watch.watching import watching
 from megabatch.trainer.world import join, leave, read_world, refuse_contradictions
 
 
@@ -40,6 +42,8 @@ def main() -> int:
     rank = int(os.environ.get("RANK", "0"))
     try:
         _run(arguments, run_dir)
+        if rank == 0:
+            run_dir.ended.touch()
     except (ConfigError, DataError, TrainingError) as error:
         record_failure(run_dir, rank, error)
         print(f"error: {error}", file=sys.stderr)
@@ -63,19 +67,18 @@ def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
     redirect_output(run_dir, world.rank, quiet=arguments.study is not None)
     stop = StopSignal()
     join(world, job.cluster)
-    try:
-        parts = build(job, world, run_dir, stop.requested)
-        try:
+    with ExitStack() as at_the_end:
+        at_the_end.callback(leave)
+        with watching(world, job.cluster, run_dir) as follow:
+            parts = build(job, world, run_dir, stop.requested)
+            at_the_end.callback(parts.close)
+            follow(lambda: parts.state.step)
             if arguments.study:
                 study.run(parts, arguments.study)
             elif arguments.evaluate:
                 _evaluate(parts, arguments.evaluate, arguments.checkpoint, arguments.weights == "averaged")
             else:
                 train(parts)
-        finally:
-            parts.close()
-    finally:
-        leave()
 
 
 def train(parts: Parts) -> None:

@@ -10,13 +10,18 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import take
+from megabatch.trainer.output import steady
+from megabatch.trainer.watch.beats import PeerLostError
+from megabatch.trainer.watch.peers import is_of_peer
 
 _held: list[IO[str]] = []  # a lock lasts as long as its file is open
 
@@ -47,6 +52,7 @@ def redirect_output(run_dir: RunDir, rank: int, quiet: bool = False) -> None:
         os.dup2(log.fileno(), sys.stderr.fileno())
         if rank != 0 or quiet:
             os.dup2(log.fileno(), sys.stdout.fileno())
+    sys.stdout, sys.stderr = steady(sys.stdout), steady(sys.stderr)
 
 
 def exit_now(code: int) -> NoReturn:
@@ -66,8 +72,13 @@ def hold_lock(file: Path) -> None:
     _held.append(take(file))
 
 
-def record_failure(run_dir: RunDir, rank: int, error: Exception) -> None:
-    """Write why this rank failed, for the launcher to tell once. On a full disk the log and the terminal have it."""
+def record_failure(
+    run_dir: RunDir, rank: int, error: Exception, stack: Sequence[str] = (), collective: str | None = None
+) -> None:
+    """Write why this rank failed, for the launcher to tell once. On a full disk the log and the terminal have it.
+
+    `stack` and `collective` are where its main thread hangs, if it does.
+    """
     failure = {
         "rank": rank,
         "host": socket.gethostname(),
@@ -75,6 +86,10 @@ def record_failure(run_dir: RunDir, rank: int, error: Exception) -> None:
         "kind": type(error).__name__,
         "message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
+        "of_another_rank": isinstance(error, PeerLostError) or is_of_peer(error),
+        "verdict": asdict(error.verdict) if isinstance(error, PeerLostError) else None,
+        "stack": list(stack),
+        "last_collective": collective,
     }
     with suppress(OSError):
         run_dir.logs.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,8 @@ from megabatch.configs.errors import ConfigError
 from megabatch.configs.job import Job
 from megabatch.trainer.errors import TrainingError
 
+_AFTER_THE_WATCH_SECONDS = 60
+
 
 @dataclass(frozen=True)
 class World:
@@ -91,7 +93,9 @@ def _device(cluster: Cluster, rank_of_node: int) -> torch.device:
 def join(world: World, cluster: Cluster) -> None:
     """Start torch.distributed: gloo for CPU tensors, NCCL for those on a GPU."""
     torch.set_num_threads(cluster.threads_per_process)
-    timeout = timedelta(seconds=cluster.limits.collective_timeout_seconds)
+    # On a GPU the watch ends the ranks after that time and says why; torch, which would only abort them, comes later.
+    later = _AFTER_THE_WATCH_SECONDS if world.device.type == "cuda" else 0
+    timeout = timedelta(seconds=cluster.limits.collective_timeout_seconds + later)
     backend = "gloo" if world.device.type == "cpu" else "cpu:gloo,cuda:nccl"
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
