@@ -16,7 +16,7 @@ from megabatch.configs.layers import apply_override
 from megabatch.configs.load import layered_tree, load, validate
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.run_lock import RunFolderInUseError, require_free
+from megabatch.configs.run_lock import RunFolderError, require_free
 from megabatch.configs.yaml_tree import Tree
 from megabatch.data.arrangement import shown_data
 from megabatch.launcher.backends.choose import backend_of
@@ -79,10 +79,13 @@ def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> 
 
 
 def start(job: Job, run_dir: RunDir, say: Callable[[str], None], trainer_arguments: Sequence[str] = ()) -> Ending:
-    """Write job.yaml and run or submit the job. Raises ConfigError, having written nothing, if the folder is in use."""
+    """Write job.yaml and run or submit the job.
+
+    Raises ConfigError, having written nothing, if the folder is in use or cannot be written.
+    """
     try:
         require_free(run_dir.lock)
-    except RunFolderInUseError as error:
+    except RunFolderError as error:
         raise ConfigError([Problem("", str(error))]) from None
     write_job(job, run_dir.job)
     return backend_of(job).submit(render(job, run_dir, trainer_arguments), job, run_dir, say)

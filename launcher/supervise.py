@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
 
 
 class ExitCode(IntEnum):
@@ -153,6 +154,9 @@ def _without_cause(run_dir: RunDir, log_start: int) -> str:
         log.seek(log_start)
         text = log.read().decode(errors="replace")
     ended = [(int(found["rank"]), int(found["exitcode"])) for found in _ENDED.finditer(text)]
+    if is_want_of_memory(text):
+        words = f"Their own words are in {run_dir.launcher_log}"
+        return f"there was not enough memory to start the ranks. {MEMORY_ADVICE}. {words}"
     if not ended:
         return f"torchrun ended before the ranks did; its own words are in {run_dir.launcher_log}"
     # torchrun lists the rank it saw end first last; a killed rank is the cause even if its peer was seen first.
