@@ -151,6 +151,23 @@ class Arrangement:
             names = [keys[number] for number in sample_ids.tolist()]
         return weighted(sample_ids, labels, by_name(weights, names, known, file), seed, str(file))
 
+    def contents(self) -> dict[str, str]:
+        """Return in words what there is of classes and of each split, with a digest, to tell what changed."""
+        found = {}
+        for number, dataset in enumerate(self.datasets):
+            source = f"sources.{number}." if len(self.datasets) > 1 else ""
+            classes = _digest(json.dumps(dataset.classes).encode())
+            found[f"{source}classes"] = f"{len(dataset.classes):,} ({classes[:12]})"
+        for name, parts in self.parts.items():
+            for number, part in enumerate(parts):
+                source = f"sources.{number}." if len(parts) > 1 else ""
+                chosen = b"" if part.chosen is None else part.chosen.astype("<i8").tobytes()
+                shards = json.dumps([shard.sha256 for shard in part.split.shards]).encode()
+                samples = part.split.samples if part.chosen is None else len(part.chosen)
+                digest = _digest(shards + chosen)[:12]
+                found[f"{source}{name}"] = f"{samples:,} samples of {len(part.split.shards):,} shards ({digest})"
+        return found
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the data and of what is chosen of them; of plain data just their fingerprint."""
         sampling = self.recipe.data.sampling

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megabatch.configs.cluster import Cluster
+from megabatch.configs.differences import differences
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.layers import apply_override
@@ -51,7 +52,9 @@ def resume(which: str, recipe: str | None, cluster: str | None, overrides: Seque
     changes = {"cluster": _changed_cluster(job, cluster, of_cluster), "recipe": _changed_engine(job, of_engine)}
     prepared = check(job.model_copy(update=changes))
     if prepared.job.data_fingerprint != job.data_fingerprint:
-        problem = f"the data in {shown_data(job)} changed since the run began: put it back, or start a new run"
+        changed = "; ".join(differences(job.data_contents, prepared.job.data_contents))
+        seen = f"the data in {shown_data(job)} changed since the run began{changed and f' ({changed})'}"
+        problem = f"{seen}: put it back, or start a new run"
         raise ConfigError([Problem(str(run_dir.root), problem)])
     return Resumed(run_dir, prepared)
 

@@ -60,7 +60,8 @@ def check(job: Job) -> Prepared:
         if problems:
             raise ConfigError(problems)
         plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())
-        return Prepared(job.model_copy(update={"data_fingerprint": arrangement.fingerprint()}), plan)
+        data = {"data_fingerprint": arrangement.fingerprint(), "data_contents": arrangement.contents()}
+        return Prepared(job.model_copy(update=data), plan)
     except DataError as error:
         raise ConfigError([Problem("", str(error))]) from None
 

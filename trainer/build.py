@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from megabatch.configs.base import Choice
+from megabatch.configs.differences import differences
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.norms import SynchronizedNorm
@@ -131,9 +132,10 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
 def _unchanged_arrangement(job: Job, run_dir: RunDir) -> Arrangement:
     arrangement = arrange(job)
     if arrangement.fingerprint() != job.data_fingerprint:
+        changed = "; ".join(differences(job.data_contents, arrangement.contents()))
         raise DataError(
-            f"{shown_data(job)}: the data, or a file that chooses among them, changed since {run_dir.job} was written: "
-            "put it back, or launch again"
+            f"{shown_data(job)}: the data, or a file that chooses among them, changed since {run_dir.job} was written"
+            f"{changed and f' ({changed})'}: put it back, or launch again"
         )
     return arrangement
 

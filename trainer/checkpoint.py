@@ -202,8 +202,9 @@ def step_of(folder: Path) -> int:
 
 def clear_hidden(run_dir: RunDir) -> None:
     """Remove what an interrupted save left behind."""
-    for folder in run_dir.checkpoints.glob(".*"):
-        shutil.rmtree(folder)
+    for name in (f".{CHECKPOINT_PREFIX}*.saving", f".{CHECKPOINT_PREFIX}*.deleted.*"):
+        for found in run_dir.checkpoints.glob(name):
+            _remove(found)
 
 
 def _folders(run_dir: RunDir) -> list[Path]:
@@ -218,7 +219,7 @@ def _begin(hidden: Path, target: Path, verified: Verified) -> dict[str, Any]:
         hidden.parent.mkdir(parents=True)
         _sync(hidden.parent.parent)
     if hidden.exists():
-        shutil.rmtree(hidden)
+        _remove(hidden)
     hidden.mkdir()
     return {}
 
@@ -267,7 +268,15 @@ def _json(values: dict[str, Any]) -> bytes:
 
 def _delete(folder: Path) -> None:
     """Delete a checkpoint. A kill in the middle leaves nothing half deleted under its name."""
-    shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.deleted.{os.getpid()}")))
+    _remove(folder.rename(folder.with_name(f".{folder.name}.deleted.{os.getpid()}")))
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or what somebody put where a folder should be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _sync(path: Path) -> None:
