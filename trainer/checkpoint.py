@@ -218,7 +218,7 @@ def _begin(hidden: Path, target: Path, verified: Verified) -> dict[str, Any]:
     if not hidden.parent.exists():
         hidden.parent.mkdir(parents=True)
         _sync(hidden.parent.parent)
-    if hidden.exists():
+    if hidden.exists() or hidden.is_symlink():
         _remove(hidden)
     hidden.mkdir()
     return {}
@@ -244,7 +244,7 @@ def _write_files(hidden: Path, snapshot: Snapshot, ranks: SavingRanks) -> dict[s
 def _commit(hidden: Path, target: Path, manifest: dict[str, Described]) -> dict[str, Any]:
     write_file(hidden / _MANIFEST, [_json(manifest)])
     _sync(hidden)
-    if target.exists():  # a damaged one of the same step, found before
+    if target.exists() or target.is_symlink():  # a damaged one of the same step, found before
         _delete(target)
     hidden.rename(target)
     _sync(target.parent)

@@ -7,28 +7,11 @@ from typing import Any
 from megabatch.configs.metrics import read_metrics
 from megabatch.trainer import checkpoint, loop
 from megabatch.trainer.__main__ import _evaluate_test
-from megabatch.trainer.build import Parts
-from megabatch.trainer.trackers.base import Trackers
 from support.disks import fill, small_disk
 from support.runs import Workplace, losses
-from support.training import training
+from support.training import at_steps, training
 
 EVERY_5 = ("epochs=10", "checkpoint.every_epochs=10", "checkpoint.every_steps=5", "tracking.sample_log=false")
-
-
-def at_steps(parts: Parts, actions: dict[int, Any]) -> None:
-    """Have each action done after its step, when no save is under way."""
-
-    class Actor:
-        def step(self, report: object, state: Any) -> None:
-            if state.step in actions:
-                parts.saver.wait()
-                actions[state.step]()
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_: None
-
-    parts.trackers = Trackers((*parts.trackers.members, Actor()))
 
 
 def test_training_goes_on_while_the_disk_is_full_and_loses_neither_checkpoints_nor_lines(workplace: Workplace) -> None:

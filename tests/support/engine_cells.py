@@ -31,11 +31,7 @@ def train_together(
     """Train the jobs of the run folders with one torchrun; return what went wrong, and in which of them, or ""."""
     from support.runs import environment
 
-    copies = {run_dir: f"@{folder}" for run_dir, folder in (begin_with or {}).items()}
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
-        __file__, *(f"{run_dir.job}{copies.get(run_dir, '')}" for run_dir in run_dirs),
-    ]  # fmt: skip
+    command = together(run_dirs, num_ranks, begin_with)
     limit = 300 + 60 * len(run_dirs)  # far more than any needs
     done = subprocess.run(
         command, cwd=workplace.folder, env=environment(), capture_output=True, text=True, timeout=limit, check=False
@@ -44,6 +40,15 @@ def train_together(
     if done.returncode != 0:
         return f"{num_ranks} ranks failed in {last}\n{done.stderr[-6000:]}"
     return "\n".join(file.read_text() for run in run_dirs if (file := run.root / FAILED).exists())
+
+
+def together(run_dirs: Sequence[RunDir], num_ranks: int, begin_with: Mapping[RunDir, Path] | None = None) -> list[str]:
+    """Return the command that trains the jobs of the run folders with one torchrun."""
+    copies = {run_dir: f"@{folder}" for run_dir, folder in (begin_with or {}).items()}
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
+        __file__, *(f"{run_dir.job}{copies.get(run_dir, '')}" for run_dir in run_dirs),
+    ]  # fmt: skip
 
 
 def main() -> int:
