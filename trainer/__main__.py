@@ -32,6 +32,7 @@ from megabatch.trainer.process import (
     redirect_output,
     write_json,
 )
+from megabatch.trainer.srun import srun_variables
 from megabatch.trainer.world import join, leave, read_world, refuse_contradictions
 
 
@@ -48,6 +49,7 @@ def main() -> int:
     parser.add_argument("--study", type=Path, help="do what this file asks for (tune, soup) instead of training")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.job.absolute().parent)
+    os.environ.update(srun_variables(os.environ))
     rank = int(os.environ.get("RANK", "0"))
     try:
         _run(arguments, run_dir)

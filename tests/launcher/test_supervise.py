@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import _without_cause
+from megabatch.launcher.supervise import ExitCode, _without_cause
 
 ENTRY = """
 [{number}]:
@@ -37,3 +38,8 @@ def test_the_killed_rank_is_named_whoever_torchrun_saw_first(
     entries = [ENTRY.format(number=n, rank=rank, code=code) for n, (rank, code) in enumerate(ended)]
     run_dir.launcher_log.write_text("Failures:" + "".join(entries[:-1]) + "Root Cause" + "".join(entries[-1:]))
     assert _without_cause(run_dir, log_start=0).startswith(message)
+
+
+def test_the_table_of_exit_codes_in_the_documents_has_them_all() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)] == [code.value for code in ExitCode]
