@@ -201,10 +201,9 @@ def step_of(folder: Path) -> int:
 
 
 def clear_hidden(run_dir: RunDir) -> None:
-    """Remove what an interrupted save left behind."""
-    for name in (f".{CHECKPOINT_PREFIX}*.saving", f".{CHECKPOINT_PREFIX}*.deleted.*"):
-        for found in run_dir.checkpoints.glob(name):
-            _remove(found)
+    """Remove what an interrupted save left behind, and nothing that others have hidden there."""
+    for found in run_dir.checkpoints.glob(f".{CHECKPOINT_PREFIX}*"):
+        _remove(found)
 
 
 def _folders(run_dir: RunDir) -> list[Path]:

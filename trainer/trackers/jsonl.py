@@ -21,6 +21,7 @@ class JsonlTracker:
     """Appends one JSON object for everything it is told."""
 
     def __init__(self, file: Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
         self._lines = LineFile(file, keep_open=True)
 
     def step(self, report: StepReport, state: TrainState) -> None:
