@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -30,7 +31,7 @@ class LastingStream:
         """Flush what can be flushed."""
         self._or_drop(self._stream.flush)
 
-    def _or_drop(self, action: Any) -> None:
+    def _or_drop(self, action: Callable[[], object]) -> None:
         try:
             action()
         except BrokenPipeError:  # nobody will ever read it: what still waits in the buffers must not fail later
@@ -52,7 +53,8 @@ def outlive_readers() -> None:
         try:
             os.fstat(number)
         except OSError:
-            assert os.open(os.devnull, os.O_RDWR) == number, "the lowest free number is the one that was closed"
+            opened = os.open(os.devnull, os.O_RDWR)
+            assert opened == number, "the lowest free number is the one that was closed"
             os.set_inheritable(number, True)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name) or os.fdopen(number, "w", encoding="utf-8", closefd=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabatch.configs.data import Data
+from megabatch.configs.differences import differences
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
@@ -203,6 +204,12 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
             raise DataError(f"{dataset.shown}: has no split {train!r} to train on, as other sources have: leave it out")
     _require_targets(job.recipe.data, parts)
     return Arrangement(job.recipe, folder, datasets, parts, streams)
+
+
+def changes_of_data(job: Job, contents: Mapping[str, str]) -> str:
+    """Return in brackets what is not as it was when the job was written; empty where its job.yaml does not tell."""
+    changed = differences(job.data_contents, contents) if job.data_contents else []
+    return f" ({'; '.join(changed)})" if changed else ""
 
 
 def shown_data(job: Job) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from megabatch.configs.cluster import Cluster
-from megabatch.configs.differences import differences
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.layers import apply_override
@@ -19,7 +18,7 @@ from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError, require_free
 from megabatch.configs.yaml_tree import Tree
-from megabatch.data.arrangement import shown_data
+from megabatch.data.arrangement import changes_of_data, shown_data
 from megabatch.launcher.backends.choose import backend_of
 from megabatch.launcher.prepare import Prepared, check
 from megabatch.launcher.save_job import find_run, saved_job, write_job
@@ -52,9 +51,8 @@ def resume(which: str, recipe: str | None, cluster: str | None, overrides: Seque
     changes = {"cluster": _changed_cluster(job, cluster, of_cluster), "recipe": _changed_engine(job, of_engine)}
     prepared = check(job.model_copy(update=changes))
     if prepared.job.data_fingerprint != job.data_fingerprint:
-        changed = "; ".join(differences(job.data_contents, prepared.job.data_contents))
-        seen = f"the data in {shown_data(job)} changed since the run began{changed and f' ({changed})'}"
-        problem = f"{seen}: put it back, or start a new run"
+        changed = changes_of_data(job, prepared.job.data_contents)
+        problem = f"the data in {shown_data(job)} changed since the run began{changed}: put it back, or start a new run"
         raise ConfigError([Problem(str(run_dir.root), problem)])
     return Resumed(run_dir, prepared)
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from megabatch.configs.base import Choice
-from megabatch.configs.differences import differences
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.norms import SynchronizedNorm
@@ -20,7 +19,7 @@ from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.targets import ClassTarget
 from megabatch.configs.transforms import Transform
-from megabatch.data.arrangement import Arrangement, arrange, shown_data
+from megabatch.data.arrangement import Arrangement, arrange, changes_of_data, shown_data
 from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import Dataset
 from megabatch.data.draws import Order
@@ -132,10 +131,10 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
 def _unchanged_arrangement(job: Job, run_dir: RunDir) -> Arrangement:
     arrangement = arrange(job)
     if arrangement.fingerprint() != job.data_fingerprint:
-        changed = "; ".join(differences(job.data_contents, arrangement.contents()))
+        changed = changes_of_data(job, arrangement.contents())
         raise DataError(
             f"{shown_data(job)}: the data, or a file that chooses among them, changed since {run_dir.job} was written"
-            f"{changed and f' ({changed})'}: put it back, or launch again"
+            f"{changed}: put it back, or launch again"
         )
     return arrangement
 

@@ -11,7 +11,7 @@ from megabatch.trainer.errors import TrainingError, first_line
 
 # What a failed allocation is called: by torch's allocator, C++, oneDNN and the kernel; by CUDA, cuDNN and cuBLAS.
 _NO_MEMORY = (
-    "not enough memory", "can't allocate memory", "bad_alloc", "could not create", "Cannot allocate memory",
+    "not enough memory", "can't allocate memory", "bad_alloc", "could not create a ", "Cannot allocate memory",
     "out of memory", "ALLOC_FAILED",
 )  # fmt: skip
 _DISK = {

@@ -75,12 +75,10 @@ def misfit(folder: Path, snapshot: Snapshot, job: Job, error: Exception) -> Trai
     lines = [line.strip() for line in str(error).splitlines()[1:]] or [first_line(error)]
     more = f" and {len(lines) - 2} more" if len(lines) > 2 else ""
     cause = other_code(snapshot.state, job) or "The recipe is the same, so the code that builds the network is another"
-    told = TrainingError(
+    return TrainingError(
         f"{folder} does not fit the network: {' '.join(lines[:2])}{more}. {cause}. Put the old code back, or start a "
         "new run folder"
     )
-    told.__cause__ = error
-    return told
 
 
 def _saves(run_dir: RunDir) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from megabatch.configs.schedules import Plateau
 from megabatch.configs.targets import higher_is_better
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
+from megabatch.trainer.causes import is_out_of_memory
 from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.going_on import misfit, other_code, require_none_written, require_same_training
@@ -181,6 +182,8 @@ def restore(parts: Parts) -> None:
     try:
         put_back(parts, snapshot)
     except (KeyError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise misfit(folder, snapshot, parts.job, error) from error
     parts.state.attempt += 1
     parts.trackers.message(
