@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from support.training import training
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Workplace]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """A folder with a run of 3 steps, stopped, and nobody else's code in mind."""
+    monkeypatch.delitem(sys.modules, "network", raising=False)  # that of a test before
     dataset(tmp_path, {"train": 44, "validation": 15})
     place = Workplace(tmp_path)
     place.write()
