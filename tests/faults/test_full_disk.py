@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from typer.testing import CliRunner
+
 from megabatch.configs.metrics import read_metrics
+from megabatch.launcher.cli import app
 from megabatch.trainer import checkpoint, loop
 from megabatch.trainer.__main__ import _evaluate_test
 from support.disks import fill, small_disk
@@ -48,3 +52,19 @@ def test_where_the_best_checkpoint_could_not_be_written_the_test_is_that_of_the_
         assert said in parts.run_dir.metrics.read_text()
         parts.state.best_step = 3
         assert _evaluate_test(parts, "test")["checkpoint_step"] == 3
+
+
+def test_going_on_without_room_for_a_checkpoint_is_refused_with_needed_and_free_bytes(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F11; a new run is refused with the size of its model: tests/launcher/test_plan.py."""
+    with small_disk(workplace.folder / "too-full") as disk:
+        with training(workplace, "too-full/run", *EVERY_5) as parts:
+            loop.save(parts)
+            parts.saver.finish()
+        needed = sum(file.stat().st_size for file in parts.run_dir.checkpoint(0).iterdir())
+        fill(disk)
+        monkeypatch.chdir(workplace.folder)
+        done = CliRunner().invoke(app, ["launch", "--resume", "too-full/run"])
+        assert done.exit_code == 2
+        assert f"{needed:,} bytes are needed for the next checkpoint, 0 are free: make room" in done.stderr
