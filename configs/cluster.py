@@ -65,7 +65,7 @@ Backend = Annotated[Local | Torchrun | Slurm, Field(discriminator="name"), Befor
 
 
 class Limits(Frozen):
-    """How long to wait before something counts as broken (docs/failures.md).
+    """How long to wait before something counts as broken (docs/lost-ranks.md).
 
     A rank that gives no sign of life for `silent_seconds` ends the run; so does one for which the others wait longer
     than `collective_timeout_seconds` in a collective, though it lives.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from megabatch.configs.base import Frozen
 from megabatch.configs.cluster import Cluster
@@ -22,6 +23,8 @@ class Job(Frozen):
     cluster: Cluster
     working_folder: str
     data_fingerprint: str
+    data_contents: dict[str, str] = {}
+    """What the data are in words, for messages that say what changed."""
     version: str
 
     @property
@@ -32,14 +35,21 @@ class Job(Frozen):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that decides the result: recipe and data, not the cluster."""
-        recipe = self.recipe.model_dump(mode="json", exclude=set(_NOT_TRAINED))
-        for place in (recipe["data"], *recipe["data"]["sources"]):
-            place.pop("path")
-        for file in ("subset", "mask"):  # the data fingerprint has what they choose
-            recipe["data"].pop(file)
-        recipe["data"]["sampling"].pop("file", None)
-        pretrained = recipe["model"]["pretrained"]
-        if pretrained is not None and pretrained["sha256"]:
-            pretrained.pop("source")
+        recipe = decisive(self.recipe.model_dump(mode="json"))
         text = json.dumps({"recipe": recipe, "data": self.data_fingerprint}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def decisive(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return of a recipe, as plain values, what decides the result: not where files lie, but what is in them."""
+    recipe = {key: copy.deepcopy(value) for key, value in recipe.items() if key not in _NOT_TRAINED}
+    data = recipe.get("data", {})
+    for place in (data, *data.get("sources", ())):
+        place.pop("path", None)
+    for file in ("subset", "mask"):  # the data fingerprint has what they choose
+        data.pop(file, None)
+    data.get("sampling", {}).pop("file", None)
+    pretrained = recipe.get("model", {}).get("pretrained")
+    if pretrained is not None and pretrained["sha256"]:
+        pretrained.pop("source")
+    return recipe

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabatch.configs.data import Data
+from megabatch.configs.differences import differences
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
@@ -151,6 +152,23 @@ class Arrangement:
             names = [keys[number] for number in sample_ids.tolist()]
         return weighted(sample_ids, labels, by_name(weights, names, known, file), seed, str(file))
 
+    def contents(self) -> dict[str, str]:
+        """Return in words what there is of classes and of each split, with a digest, to tell what changed."""
+        found = {}
+        for number, dataset in enumerate(self.datasets):
+            source = f"sources.{number}." if len(self.datasets) > 1 else ""
+            classes = _digest(json.dumps(dataset.classes).encode())
+            found[f"{source}classes"] = f"{len(dataset.classes):,} ({classes[:12]})"
+        for name, parts in self.parts.items():
+            for number, part in enumerate(parts):
+                source = f"sources.{number}." if len(parts) > 1 else ""
+                chosen = b"" if part.chosen is None else part.chosen.astype("<i8").tobytes()
+                shards = json.dumps([shard.sha256 for shard in part.split.shards]).encode()
+                samples = part.split.samples if part.chosen is None else len(part.chosen)
+                digest = _digest(shards + chosen)[:12]
+                found[f"{source}{name}"] = f"{samples:,} samples of {len(part.split.shards):,} shards ({digest})"
+        return found
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the data and of what is chosen of them; of plain data just their fingerprint."""
         sampling = self.recipe.data.sampling
@@ -186,6 +204,12 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
             raise DataError(f"{dataset.shown}: has no split {train!r} to train on, as other sources have: leave it out")
     _require_targets(job.recipe.data, parts)
     return Arrangement(job.recipe, folder, datasets, parts, streams)
+
+
+def changes_of_data(job: Job, contents: Mapping[str, str]) -> str:
+    """Return in brackets what is not as it was when the job was written; empty where its job.yaml does not tell."""
+    changed = differences(job.data_contents, contents) if job.data_contents else []
+    return f" ({'; '.join(changed)})" if changed else ""
 
 
 def shown_data(job: Job) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 from typing import NamedTuple
 
 
@@ -25,3 +27,11 @@ class SampleError(DataError):
     def __init__(self, sample: SkippedSample):
         super().__init__(sample.message)
         self.sample = sample
+
+
+def open_files_advice(error: OSError) -> str:
+    """Return what to do against too many open files; empty for any other error."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return ""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return f"This process may open {allowed:,} files (`ulimit -Hn`), and a shard takes one: allow more"

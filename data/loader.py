@@ -6,9 +6,11 @@ copying it (docs/decisions/0004-threads.md has the measurement). The result does
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -28,6 +30,7 @@ _FILLER_SAMPLES = 2  # batch norm needs two values per channel
 _LEAST_PREFETCH = 2  # micro-batches loaded ahead, before anybody had to wait
 _MOST_PREFETCHED_BYTES = 1 << 30
 _MOST_PREFETCH = 64
+_SECONDS_TO_LEAVE = 10.0  # for threads to end what they are at; one that hangs is left behind
 _REQUESTS_KNOWN_AHEAD = 32  # so that a shard from elsewhere is there when its first sample is asked for
 
 
@@ -73,7 +76,8 @@ class Loader:
 
     It loads as many micro-batches ahead as turn out to be needed: one more each time one was asked for before it was
     ready, up to `prefetch`, or to what takes 1 GiB. With `skip_errors` a sample that cannot be used gets weight 0;
-    without, it ends the loading. `outputs` is how many numbers a target has that is no class.
+    without, it ends the loading. `outputs` is how many numbers a target has that is no class. `timeout_seconds` is how
+    long to wait for a micro-batch at most.
     """
 
     reader: Reader
@@ -86,24 +90,45 @@ class Loader:
     prefetch: int = _MOST_PREFETCH
     buffers: BufferPool = field(default_factory=BufferPool)
     outputs: int | None = None
+    timeout_seconds: float | None = None
+    _at_work: dict[int, EncodedSample | int] = field(default_factory=dict)  # by thread; its id, until it is read
 
     def load(self, requests: Iterable[Request]) -> Iterator[MicroBatch]:
-        """Yield the micro-batches in the order of the requests. Raises DataError naming shard and sample."""
+        """Yield the micro-batches in the order of the requests.
+
+        Raises DataError naming shard and sample, and TimeoutError naming what a thread hangs at.
+        """
         to_do = self._prefetched(requests)
         pending: deque[_Pending] = deque()
         ahead = min(_LEAST_PREFETCH, self.prefetch)
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="megabatch-loader") as pool:
-            try:
-                while True:
-                    pending.extend(self._start(request, pool) for request in islice(to_do, ahead + 1 - len(pending)))
-                    if not pending:
-                        return
-                    oldest = pending.popleft()
-                    if not oldest.done:
-                        ahead = max(ahead, min(ahead + 1, self._most_ahead(oldest.micro_batch)))
-                    yield _finished(oldest)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="megabatch-loader")
+        try:
+            while True:
+                pending.extend(self._start(request, pool) for request in islice(to_do, ahead + 1 - len(pending)))
+                if not pending:
+                    return
+                oldest = pending[0]
+                if not oldest.done:
+                    ahead = max(ahead, min(ahead + 1, self._most_ahead(oldest.micro_batch)))
+                    if wait(oldest.parts, self.timeout_seconds).not_done:
+                        raise TimeoutError(self._what_hangs())
+                micro_batch = _finished(oldest)
+                pending.popleft()
+                yield micro_batch
+        finally:
+            _leave(pool, pending)
+
+    def _what_hangs(self) -> str:
+        frames = sys._current_frames()
+        found = []
+        for thread, work in list(self._at_work.items()):
+            code = frames[thread].f_code if thread in frames else None
+            place = f" in {code.co_qualname} ({code.co_filename}:{frames[thread].f_lineno})" if code else ""
+            found.append(f"{f'sample {work}' if isinstance(work, int) else work.where}{place}")
+        return (
+            f"{'; '.join(found)}: not loaded within {self.timeout_seconds:g} s, which is four fifths of "
+            "cluster.limits.collective_timeout_seconds. Does the disk or the file server answer?"
+        )
 
     def _prefetched(self, requests: Iterable[Request]) -> Iterator[Request]:
         """Yield the requests, while the reader begins to load what later ones need from elsewhere."""
@@ -148,12 +173,19 @@ class Loader:
                 if not self.skip_errors:
                     raise
                 skipped.append((row, error.sample))
+            except Exception as error:  # no fault of the data that we know: with the place where it happened
+                work = self._at_work.get(threading.get_ident())
+                error.add_note(f"at {work.where if isinstance(work, EncodedSample) else f'sample {work}'}")
+                raise
+        self._at_work.pop(threading.get_ident(), None)
         return skipped
 
     def _sample(self, request: Request, row: int, out_HWC: Pixels) -> int | NDArray[np.float32]:
         """Write the pixels of one sample and return its label, or the numbers it has instead. Raises SampleError."""
         sample_id = int(request.sample_ids[row])
-        sample = self._read(sample_id)
+        thread = threading.get_ident()
+        self._at_work[thread] = sample_id
+        sample = self._at_work[thread] = self._read(sample_id)
         if sample.values is None and not 0 <= sample.label < self.num_classes:
             message = f"{sample.where}: label {sample.label} is outside the {self.num_classes} classes"
             raise SampleError(SkippedSample("label", sample.shard, sample.key, sample_id, message))
@@ -173,6 +205,14 @@ class Loader:
             raise SampleError(error.sample._replace(sample_id=sample_id)) from None
         except DataError as error:
             raise SampleError(SkippedSample("shard", "", "", sample_id, str(error))) from error
+
+
+def _leave(pool: ThreadPoolExecutor, pending: Iterable[_Pending]) -> None:
+    """Let the threads end, but wait for none that hangs."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    begun = [part for micro_batch in pending for part in micro_batch.parts if not part.cancelled()]
+    if not wait(begun, _SECONDS_TO_LEAVE).not_done:
+        pool.shutdown(wait=True)
 
 
 def _finished(pending: _Pending) -> MicroBatch:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabatch.data.dataset import Shard, Split
-from megabatch.data.errors import DataError, SampleError, SkippedSample
+from megabatch.data.errors import DataError, SampleError, SkippedSample, open_files_advice
 from megabatch.data.sources.places import is_remote, visible
 from megabatch.data.tar_headers import BLOCK_BYTES, is_header_of
 from megabatch.data.tar_index import LABEL_EXTENSION, Member, Sample, SampleTable, read_index, sample_table
@@ -210,9 +210,9 @@ def _open_shard(folder: Path, shard: Shard, extension: str) -> _OpenShard:
         with path.open("rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be opened: {error}. Was it moved? `megabatch data verify {folder}` tells"
-        ) from None
+        advice = isinstance(error, OSError) and open_files_advice(error)
+        advice = advice or f"Was it moved? `megabatch data verify {folder}` tells"
+        raise DataError(f"{path}: cannot be opened: {error}. {advice}") from None
     if len(content) != shard.bytes:
         raise DataError(
             f"{path}: {len(content):,} bytes, but dataset.json recorded {shard.bytes:,}: the shard was cut or changed. "

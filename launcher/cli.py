@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from megabatch.configs.streams import outlive_readers
 from megabatch.launcher.ablate_command import ablate
 from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, RecipeArguments
 from megabatch.launcher.arguments import fail as _fail
@@ -190,6 +191,7 @@ def common(
 
 def main() -> None:
     """Run the command line."""
+    outlive_readers()
     try:
         app()
     except KeyboardInterrupt:

@@ -16,9 +16,9 @@ from megabatch.configs.layers import apply_override
 from megabatch.configs.load import layered_tree, load, validate
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.run_lock import RunFolderInUseError, require_free
+from megabatch.configs.run_lock import RunFolderError, require_free
 from megabatch.configs.yaml_tree import Tree
-from megabatch.data.arrangement import shown_data
+from megabatch.data.arrangement import changes_of_data, shown_data
 from megabatch.launcher.backends.choose import backend_of
 from megabatch.launcher.prepare import Prepared, check
 from megabatch.launcher.save_job import find_run, saved_job, write_job
@@ -51,7 +51,8 @@ def resume(which: str, recipe: str | None, cluster: str | None, overrides: Seque
     changes = {"cluster": _changed_cluster(job, cluster, of_cluster), "recipe": _changed_engine(job, of_engine)}
     prepared = check(job.model_copy(update=changes))
     if prepared.job.data_fingerprint != job.data_fingerprint:
-        problem = f"the data in {shown_data(job)} changed since the run began: put it back, or start a new run"
+        changed = changes_of_data(job, prepared.job.data_contents)
+        problem = f"the data in {shown_data(job)} changed since the run began{changed}: put it back, or start a new run"
         raise ConfigError([Problem(str(run_dir.root), problem)])
     return Resumed(run_dir, prepared)
 
@@ -79,10 +80,13 @@ def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> 
 
 
 def start(job: Job, run_dir: RunDir, say: Callable[[str], None], trainer_arguments: Sequence[str] = ()) -> Ending:
-    """Write job.yaml and run or submit the job. Raises ConfigError, having written nothing, if the folder is in use."""
+    """Write job.yaml and run or submit the job.
+
+    Raises ConfigError, having written nothing, if the folder is in use or cannot be written.
+    """
     try:
         require_free(run_dir.lock)
-    except RunFolderInUseError as error:
+    except RunFolderError as error:
         raise ConfigError([Problem("", str(error))]) from None
     write_job(job, run_dir.job)
     return backend_of(job).submit(render(job, run_dir, trainer_arguments), job, run_dir, say)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megabatch.configs.cluster import Cluster, Slurm
 from megabatch.configs.recipe import Recipe
+from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.data.dataset import Dataset, missing_or_changed_shards
 from megabatch.launcher.refusals import used_splits
 
@@ -30,6 +31,18 @@ def disk_space(folder: Path, checkpoint_bytes: int, checkpoints_kept: int) -> li
         f"{folder}: {needed:,} bytes are needed for {checkpoints_kept} checkpoints and one being written, {free:,} are "
         "free. Instead: --run-dir on another disk, or make room"
     ]
+
+
+def room_to_go_on(run_dir: RunDir) -> list[str]:
+    """Return a message if the run folder's disk cannot hold one more checkpoint like the newest."""
+    saved = sorted(run_dir.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
+    if not saved:
+        return []
+    needed = sum(file.stat().st_size for file in saved[-1].rglob("*") if file.is_file())
+    free = shutil.disk_usage(run_dir.root).free
+    if needed <= free:
+        return []
+    return [f"{run_dir.root}: {needed:,} bytes are needed for the next checkpoint, {free:,} are free: make room"]
 
 
 def _devices(cluster: Cluster) -> list[str]:

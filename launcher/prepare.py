@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.errors import DataError
 from megabatch.launcher.accelerate_config import accelerate_problems
 from megabatch.launcher.engine_file import with_engine_file
+from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
 from megabatch.launcher.pretrained import with_pretrained
@@ -58,7 +60,8 @@ def check(job: Job) -> Prepared:
         if problems:
             raise ConfigError(problems)
         plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())
-        return Prepared(job.model_copy(update={"data_fingerprint": arrangement.fingerprint()}), plan)
+        data = {"data_fingerprint": arrangement.fingerprint(), "data_contents": arrangement.contents()}
+        return Prepared(job.model_copy(update=data), plan)
     except DataError as error:
         raise ConfigError([Problem("", str(error))]) from None
 
@@ -126,11 +129,20 @@ def inspect_model(job: Job) -> dict[str, Any]:
             command, capture_output=True, text=True, check=False, cwd=job.working_folder, env=environment
         )
     if done.returncode != 0:
-        raise ConfigError([Problem("", f"the model could not be inspected:\n{done.stderr.strip()}")])
+        raise ConfigError([Problem("", f"the model could not be inspected{_why(done)}")])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found["problems"]:
         raise ConfigError(Problem("", problem) for problem in found["problems"])
     return found
+
+
+def _why(ended: subprocess.CompletedProcess[str]) -> str:
+    """Return why a process of ours ended badly: in one line for want of memory, else all that it said."""
+    said = ended.stderr.strip()
+    if ended.returncode == -signal.SIGKILL or is_want_of_memory(said):
+        last = said.splitlines()[-1] if said else "it was killed"
+        return f" for want of memory ({last}). {MEMORY_ADVICE}"
+    return f":\n{said}"
 
 
 def inspect_models(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -147,6 +159,6 @@ def inspect_models(jobs: Sequence[Job]) -> list[dict[str, Any]]:
             command, capture_output=True, text=True, check=False, cwd=jobs[0].working_folder, env=environment
         )
     if done.returncode != 0:
-        raise ConfigError([Problem("", f"the models could not be inspected:\n{done.stderr.strip()}")])
+        raise ConfigError([Problem("", f"the models could not be inspected{_why(done)}")])
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found

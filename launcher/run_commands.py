@@ -12,7 +12,7 @@ from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import arrange
 from megabatch.launcher import launch, render
-from megabatch.launcher.preflight import disk_space
+from megabatch.launcher.preflight import disk_space, room_to_go_on
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
 from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir, require_new, saved_job
 from megabatch.launcher.supervise import Ending, ExitCode
@@ -55,6 +55,8 @@ def resume_run(which: str, recipe: str | None, cluster: str | None, overrides: S
         typer.echo(f"{resumed.run_dir.root} has finished: nothing is left to train")
         _summary(resumed.run_dir)
         return ExitCode.DONE
+    if full := room_to_go_on(resumed.run_dir):
+        raise ConfigError(Problem("", message) for message in full)
     return _run(resumed.prepared.job, resumed.run_dir)
 
 

@@ -17,7 +17,23 @@ RUNS_FOLDER = Path("runs")
 
 
 def write_job(job: Job, file: Path) -> None:
-    """Write the job atomically; readable only by its owner, for the environment may hold what others must not see."""
+    """Write the job atomically; readable only by its owner, for the environment may hold what others must not see.
+
+    Raises ConfigError where the folder takes no file.
+    """
+    try:
+        _write_job(job, file)
+    except OSError as error:
+        raise _unwritable(file.parent, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        [Problem(str(folder), f"cannot be written: {error.strerror}. Make it writable, or choose another --run-dir")]
+    )
+
+
+def _write_job(job: Job, file: Path) -> None:
     hidden = file.with_name(f".{file.name}.{os.getpid()}")
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
@@ -33,7 +49,10 @@ def new_run_dir(job: Job, chosen: Path | None) -> RunDir:
     """Make a run folder: the chosen one if it is empty or new, else runs/NAME-DATE-TIME."""
     folder = chosen or _unused(RUNS_FOLDER / f"{job.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     require_new(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
     write_job(job, RunDir(folder.absolute()).job)
     return RunDir(folder.absolute())
 

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
 
 
 class ExitCode(IntEnum):
@@ -131,7 +132,8 @@ def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: i
 
 def _cause_elsewhere(failures: list[dict[str, Any]], run_dir: RunDir, log_start: int) -> str:
     """The rank whose fault it is wrote nothing down; the others did if they came to a verdict."""
-    ended = _ended_ranks(run_dir, log_start)
+    said = _torchruns_words(run_dir, log_start)
+    ended = {int(found["rank"]): int(found["exitcode"]) for found in _ENDED.finditer(said)}
     verdict = next((failure["verdict"] for failure in failures if failure["verdict"] is not None), None)
     if verdict is not None and verdict["kind"] != "gone":
         return f"{verdict['message']}\nlogs: {run_dir.logs}"
@@ -147,6 +149,9 @@ def _cause_elsewhere(failures: list[dict[str, Any]], run_dir: RunDir, log_start:
     if failures and all(code >= 0 for code in ended.values()):
         first = min(failures, key=lambda failure: float(failure["time"]))
         return f"rank {first['rank']} on {first['host']} lost another rank: {first['message']}\nlogs: {run_dir.logs}"
+    if is_want_of_memory(said):
+        words = f"Their own words are in {run_dir.launcher_log}"
+        return f"there was not enough memory to start the ranks. {MEMORY_ADVICE}. {words}"
     return _killed_rank(ended, run_dir)
 
 
@@ -160,12 +165,10 @@ def _killed_rank(ended: dict[int, int], run_dir: RunDir) -> str:
     return f"rank {rank} {how}{hint}. Its log is {run_dir.rank_log(rank)}"
 
 
-def _ended_ranks(run_dir: RunDir, log_start: int) -> dict[int, int]:
-    """Return the exit code of every rank that torchrun saw fail, in the order of its log."""
+def _torchruns_words(run_dir: RunDir, log_start: int) -> str:
     with run_dir.launcher_log.open("rb") as log:
         log.seek(log_start)
-        text = log.read().decode(errors="replace")
-    return {int(found["rank"]): int(found["exitcode"]) for found in _ENDED.finditer(text)}
+        return log.read().decode(errors="replace")
 
 
 def _how_it_ended(code: int) -> tuple[str, str]:

@@ -17,18 +17,30 @@ from pathlib import Path
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.run_lock import RunFolderInUseError
+from megabatch.configs.run_lock import RunFolderError
+from megabatch.configs.streams import outlive_readers
 from megabatch.data.errors import DataError
 from megabatch.trainer import checkpoint, loop, study
 from megabatch.trainer.build import Parts, build
+from megabatch.trainer.causes import explained
 from megabatch.trainer.errors import TrainingError
-from megabatch.trainer.process import StopSignal, exit_now, hold_lock, record_failure, redirect_output, write_json
+from megabatch.trainer.process import (
+    StopSignal,
+    allow_open_files,
+    exit_now,
+    hold_lock,
+    record_failure,
+    redirect_output,
+    write_json,
+)
+from megabatch.trainer.srun import srun_variables
 from megabatch.trainer.watch.watching import watching
 from megabatch.trainer.world import join, leave, read_world, refuse_contradictions
 
 
 def main() -> int:
     """Run one rank and return its exit code."""
+    outlive_readers()
     parser = argparse.ArgumentParser(prog="python -m megabatch.trainer", description=__doc__.splitlines()[0])
     parser.add_argument("job", type=Path, help="RUN_DIR/job.yaml; the run folder is where it lies")
     parser.add_argument("--evaluate", metavar="SPLIT", help="evaluate a split instead of training")
@@ -39,6 +51,7 @@ def main() -> int:
     parser.add_argument("--study", type=Path, help="do what this file asks for (tune, soup) instead of training")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.job.absolute().parent)
+    os.environ.update(srun_variables(os.environ))
     rank = int(os.environ.get("RANK", "0"))
     try:
         _run(arguments, run_dir)
@@ -48,12 +61,15 @@ def main() -> int:
         record_failure(run_dir, rank, error)
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, TrainingError) else 2
-    except RunFolderInUseError as error:
+    except RunFolderError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        record_failure(run_dir, rank, error)
+        told = explained(error)
+        record_failure(run_dir, rank, told or error)
         traceback.print_exc()
+        if told is not None:
+            print(f"error: {told}", file=sys.stderr)
         return 1
     return 0
 
@@ -65,6 +81,7 @@ def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
     if world.is_main:
         hold_lock(run_dir.lock)  # before anything is written: the logs may be another job's
     redirect_output(run_dir, world.rank, quiet=arguments.study is not None)
+    allow_open_files()
     stop = StopSignal()
     join(world, job.cluster)
     with ExitStack() as at_the_end:
@@ -83,7 +100,7 @@ def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
 
 def train(parts: Parts) -> None:
     """Train to the end or until a rank is asked to stop, test, and write the result."""
-    started = time.time()
+    started = time.monotonic()
     if parts.world.is_main:
         parts.run_dir.result.unlink(missing_ok=True)
         checkpoint.clear_hidden(parts.run_dir)
@@ -99,7 +116,7 @@ def train(parts: Parts) -> None:
         result["skipped_samples"] = skipped
         parts.trackers.message(f"samples that could not be used: {skipped}; see {parts.run_dir.data_errors}")
     if parts.world.is_main:
-        write_json(parts.run_dir.result, {**result, **parts.state.to_json(), "seconds": time.time() - started})
+        write_json(parts.run_dir.result, {**result, **parts.state.to_json(), "seconds": time.monotonic() - started})
 
 
 def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from megabatch.configs.job import Job
-from megabatch.configs.metrics import end_last_line
 from megabatch.configs.stability import Stability
 from megabatch.data.arrangement import Arrangement
 from megabatch.data.draws import Order
@@ -20,6 +17,7 @@ from megabatch.data.errors import DataError
 from megabatch.data.steps import MicroBatchSpan, Steps, StepSpan
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepReport
 from megabatch.trainer.trackers.base import Trackers, finite
@@ -37,7 +35,7 @@ class BadSteps:
     settings: Stability
     steps: Steps
     samples_of: Callable[[int, int, int], Samples]  # epoch, first position, position after the last
-    file: Path
+    lines: LineFile
     world: World
     engine: Engine
 
@@ -80,7 +78,7 @@ class BadSteps:
             where += f"; the loss is largest at positions {worst.start} to {worst.stop - 1}"
         shown = _shown(self._samples(report, worst))
         reason = f"step {report.step + 1}: {report.passed_over} (loss {report.loss:.4g}{norm})"
-        return f"{reason}. {where}{shown}; all are in {self.file}"
+        return f"{reason}. {where}{shown}; all are in {self.lines.path}"
 
     def _samples(self, report: StepReport, part: StepSpan | MicroBatchSpan | None = None) -> Samples:
         span = self.steps.at(report.step)
@@ -95,9 +93,7 @@ class BadSteps:
             "gradient_norm": finite(report.gradient_norm), "epoch": span.epoch, "first_position": span.start,
             "samples": self._samples(report), "worst": self._samples(report, worst) if worst else None,
         }  # fmt: skip
-        end_last_line(self.file)
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.lines.append(line)
 
 
 def samples_finder(job: Job, arrangement: Arrangement, order: Order) -> Callable[[int, int, int], Samples]:

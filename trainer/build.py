@@ -19,7 +19,7 @@ from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.targets import ClassTarget
 from megabatch.configs.transforms import Transform
-from megabatch.data.arrangement import Arrangement, arrange, shown_data
+from megabatch.data.arrangement import Arrangement, arrange, changes_of_data, shown_data
 from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import Dataset
 from megabatch.data.draws import Order
@@ -39,6 +39,7 @@ from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
+from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
 from megabatch.trainer.outputs import record_outputs
@@ -53,6 +54,8 @@ from megabatch.trainer.trackers.base import Trackers
 from megabatch.trainer.trackers.of_run import trackers_of
 from megabatch.trainer.trained_network import trained_network
 from megabatch.trainer.world import World
+
+_LOADING_SHARE = 0.8  # of the time that other ranks wait: the rank that hangs is the one to say why
 
 
 @dataclass
@@ -115,7 +118,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         micro_batches_from=_training_data(job, world, arrangement, order, steps, step_parts.engine),
         evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
-        bad_steps=BadSteps(recipe.stability, steps, find, run_dir.bad_steps, world, step_parts.engine),
+        bad_steps=BadSteps(recipe.stability, steps, find, LineFile(run_dir.bad_steps), world, step_parts.engine),
         saver=saver,
     )
     if world.is_main:
@@ -128,9 +131,10 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
 def _unchanged_arrangement(job: Job, run_dir: RunDir) -> Arrangement:
     arrangement = arrange(job)
     if arrangement.fingerprint() != job.data_fingerprint:
+        changed = changes_of_data(job, arrangement.contents())
         raise DataError(
-            f"{shown_data(job)}: the data, or a file that chooses among them, changed since {run_dir.job} was written: "
-            "put it back, or launch again"
+            f"{shown_data(job)}: the data, or a file that chooses among them, changed since {run_dir.job} was written"
+            f"{changed}: put it back, or launch again"
         )
     return arrangement
 
@@ -272,6 +276,7 @@ def split_loader(
         threads=threads,
         skip_errors=data.on_error.name == "skip",
         outputs=None if isinstance(data.target, ClassTarget) else arrangement.num_outputs,
+        timeout_seconds=_LOADING_SHARE * job.cluster.limits.collective_timeout_seconds,
     )
 
 

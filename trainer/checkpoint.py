@@ -201,9 +201,9 @@ def step_of(folder: Path) -> int:
 
 
 def clear_hidden(run_dir: RunDir) -> None:
-    """Remove what an interrupted save left behind."""
-    for folder in run_dir.checkpoints.glob(".*"):
-        shutil.rmtree(folder)
+    """Remove what an interrupted save left behind, and nothing that others have hidden there."""
+    for found in run_dir.checkpoints.glob(f".{CHECKPOINT_PREFIX}*"):
+        _remove(found)
 
 
 def _folders(run_dir: RunDir) -> list[Path]:
@@ -217,8 +217,8 @@ def _begin(hidden: Path, target: Path, verified: Verified) -> dict[str, Any]:
     if not hidden.parent.exists():
         hidden.parent.mkdir(parents=True)
         _sync(hidden.parent.parent)
-    if hidden.exists():
-        shutil.rmtree(hidden)
+    if hidden.exists() or hidden.is_symlink():
+        _remove(hidden)
     hidden.mkdir()
     return {}
 
@@ -243,7 +243,7 @@ def _write_files(hidden: Path, snapshot: Snapshot, ranks: SavingRanks) -> dict[s
 def _commit(hidden: Path, target: Path, manifest: dict[str, Described]) -> dict[str, Any]:
     write_file(hidden / _MANIFEST, [_json(manifest)])
     _sync(hidden)
-    if target.exists():  # a damaged one of the same step, found before
+    if target.exists() or target.is_symlink():  # a damaged one of the same step, found before
         _delete(target)
     hidden.rename(target)
     _sync(target.parent)
@@ -267,7 +267,15 @@ def _json(values: dict[str, Any]) -> bytes:
 
 def _delete(folder: Path) -> None:
     """Delete a checkpoint. A kill in the middle leaves nothing half deleted under its name."""
-    shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.deleted.{os.getpid()}")))
+    _remove(folder.rename(folder.with_name(f".{folder.name}.deleted.{os.getpid()}")))
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or what somebody put where a folder should be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _sync(path: Path) -> None:

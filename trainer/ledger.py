@@ -15,11 +15,11 @@ from typing import Any
 import torch.distributed as dist
 
 from megabatch.configs.data import OnError
-from megabatch.configs.metrics import end_last_line
 from megabatch.data.errors import SkippedSample
 from megabatch.data.masked import MaskedSamples
 from megabatch.data.requests import Request
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.world import World
 
 
@@ -27,12 +27,10 @@ class Ledger:
     """Counts the distinct samples with weight 0 over a whole run, restarts included. Rank 0 writes."""
 
     def __init__(self, file: Path, on_error: OnError, world: World):
-        self._file = file
+        self._lines = LineFile(file)
         self._on_error = on_error
         self._world = world
         self._reasons: dict[tuple[str, int], tuple[str, str]] = {}  # (split, sample id) -> (reason, shard)
-        if world.is_main:
-            end_last_line(file)
         self._masked: Counter[str] = Counter()
         for line in read_ledger(file):
             if "samples" in line:
@@ -48,24 +46,21 @@ class Ledger:
         samples = sorted(self._of_all_ranks(skipped), key=lambda sample: sample.sample_id)
         if self._world.is_main:
             place = {"split": split, "step": request and request.step, "epoch": request and request.epoch}
-            lines = [json.dumps({**place, **sample._asdict()}) + "\n" for sample in samples]
-            with self._file.open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+            self._lines.append(*({**place, **sample._asdict()} for sample in samples))
         for sample in samples:
             self._reasons[split, sample.sample_id] = sample.reason, sample.shard
         if len(self._reasons) > self._on_error.max_samples:
             raise TrainingError(
                 f"{len(self._reasons):,} samples could not be used, data.on_error allows {self._on_error.max_samples:,}"
-                f" ({self.summary()}). The last one: {samples[-1].message}. All are in {self._file}: correct the data, "
-                "or allow more with data.on_error.max_samples"
+                f" ({self.summary()}). The last one: {samples[-1].message}. All are in {self._lines.path}: correct the "
+                "data, or allow more with data.on_error.max_samples"
             )
 
     def add_masked(self, masked: Sequence[MaskedSamples]) -> None:
         """Write what a mask leaves out, unless an earlier start of the run has done so. Rank 0 alone calls this."""
         if self._masked:
             return
-        with self._file.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry._asdict()) + "\n" for entry in masked)
+        self._lines.append(*(entry._asdict() for entry in masked))
         for entry in masked:
             self._masked[entry.reason] += entry.samples
 

@@ -10,9 +10,10 @@ from megabatch.configs.schedules import Plateau
 from megabatch.configs.targets import higher_is_better
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
+from megabatch.trainer.causes import is_out_of_memory
 from megabatch.trainer.checkpoint import Snapshot
-from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult
+from megabatch.trainer.going_on import misfit, other_code, require_none_written, require_same_training
 from megabatch.trainer.noise_scale import advice
 from megabatch.trainer.norms.modes import other_ranks
 from megabatch.trainer.norms.precise import refresh_statistics
@@ -170,16 +171,20 @@ def restore(parts: Parts) -> None:
     for message in messages:
         parts.trackers.message(f"warning: {message}")
     if folder is None:
+        require_none_written(parts)
         return
     snapshot = checkpoint.load(folder, parts.saver.damage_of, dict(parts.step_parts.engine.network.state_dict()))
-    if snapshot.state["fingerprint"] != parts.job.fingerprint():
-        raise TrainingError(
-            f"{folder} was written by another recipe or with other data than {parts.run_dir.job} names now. "
-            "Going on would mix two trainings: start a new run folder, or put the old job.yaml back"
-        )
+    require_same_training(folder, snapshot.state, parts.job, parts.run_dir)
     if changed := other_versions(snapshot.state.get("versions", {})):
         parts.trackers.message(f"warning: {folder} was {changed}")
-    put_back(parts, snapshot)
+    if changed := other_code(snapshot.state, parts.job):
+        parts.trackers.message(f"warning: {changed}")
+    try:
+        put_back(parts, snapshot)
+    except (KeyError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise misfit(folder, snapshot, parts.job, error) from error
     parts.state.attempt += 1
     parts.trackers.message(
         f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, {parts.state.samples_seen:,} samples "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -66,9 +67,15 @@ def exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
+def allow_open_files() -> None:
+    """Let this process open as many files as it may ask for: an open shard takes one, and shells allow 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def hold_lock(file: Path) -> None:
-    """Take the run folder for this process until it ends, however it ends. Raises RunFolderInUseError."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Take the run folder for this process until it ends, however it ends. Raises RunFolderError."""
     _held.append(take(file))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +13,22 @@ import torch
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.sources.places import visible
+from megabatch.trainer.own_code import own_code
 
 
 def provenance(job: Job, run_dir: RunDir) -> dict[str, Any]:
-    """Return the resolved recipe, the versions of what runs it, and the id of the run at Weights & Biases if any."""
+    """Return recipe, data and own code, the versions of what runs them, and the run's id at Weights & Biases if any."""
     wandb_id = run_dir.wandb_id.read_text(encoding="utf-8").strip() if run_dir.wandb_id.exists() else None
-    return {"recipe": shown_recipe(job), "versions": versions(), "wandb_id": wandb_id}
+    return {
+        "recipe": shown_recipe(job), "data": job.data_contents, "code": _code(Path(job.working_folder)),
+        "versions": versions(), "wandb_id": wandb_id,
+    }  # fmt: skip
+
+
+@cache
+def _code(folder: Path) -> dict[str, str]:
+    """Return the user's code as it was at the first save: what a process has loaded it keeps."""
+    return own_code(folder)
 
 
 def versions() -> dict[str, str]:

@@ -22,15 +22,11 @@ from megabatch.configs.targets import ClassTarget, Target
 from megabatch.data.loader import MicroBatch
 from megabatch.data.requests import Request
 from megabatch.trainer.build import Parts
+from megabatch.trainer.causes import is_out_of_memory
 from megabatch.trainer.step import take_step
 
 _MICRO_BATCHES = 2
 _LEAST_STEPS = 2
-# What a failed allocation is called: by torch's allocator, C++, oneDNN and the kernel; by CUDA, cuDNN and cuBLAS.
-_NO_MEMORY = (
-    "not enough memory", "can't allocate memory", "bad_alloc", "could not create", "Cannot allocate memory",
-    "out of memory", "ALLOC_FAILED",
-)  # fmt: skip
 
 
 def probe(parts: Parts, sizes: list[int], seconds: float, memory_limit: int | None) -> dict[str, Any]:
@@ -79,16 +75,12 @@ def _try(parts: Parts, size: int, outputs: int, seconds: float) -> dict[str, Any
         data = parts.job.recipe.data
         micro_batches = synthetic(size, data.image_size, outputs, data.target)
         step_seconds = _step_seconds(parts, micro_batches, seconds)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         return {"outcome": "out of memory"}
     rate = _MICRO_BATCHES * size / step_seconds
     return {"outcome": "fits", "images_per_second": rate, "peak_bytes": _peak_bytes(parts.world.device)}
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _step_seconds(parts: Parts, micro_batches: Iterator[MicroBatch], seconds: float) -> float:

@@ -45,7 +45,7 @@ class World:
 
 
 def read_world(cluster: Cluster, environment: Mapping[str, str]) -> World:
-    """Read RANK, WORLD_SIZE and LOCAL_RANK as torchrun, accelerate launch and srun's torchrun set them.
+    """Read RANK, WORLD_SIZE and LOCAL_RANK as torchrun, accelerate launch and deepspeed set them, or srun.py.
 
     Raises TrainingError where the world is not the one that the job asks for.
     """

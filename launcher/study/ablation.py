@@ -19,7 +19,7 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.run_lock import RunFolderInUseError, require_free, take
+from megabatch.configs.run_lock import RunFolderError, RunFolderInUseError, require_free, take
 from megabatch.launcher import launch
 from megabatch.launcher.plan import Plan
 from megabatch.launcher.preflight import disk_space
@@ -167,7 +167,7 @@ def held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = take(folder / "ablation.lock")
-    except RunFolderInUseError as error:
+    except RunFolderError as error:
         raise ConfigError([Problem("", str(error))]) from None
     try:
         yield

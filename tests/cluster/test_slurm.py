@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from cluster.slurm_cluster import SlurmCluster, describe, missing, slurm_cluster
 
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
-from support.runs import Workplace, losses, steps_done
+from megabatch.trainer import loop
+from support.runs import Workplace, environment, losses, steps_done, trained_samples
+from support.training import training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
 CLUSTER = """\
@@ -108,3 +112,22 @@ def test_a_killed_rank_ends_the_job_on_both_nodes(slurm: SlurmCluster, workplace
     os.kill(ranks[1], signal.SIGKILL)
     assert slurm.wait(number) == "FAILED"
     assert rank_processes(run_dir) == []
+
+
+@pytest.mark.parametrize("engine", ["{name: fsdp, min_parameters: 100}", "{name: deepspeed, zero_stage: 2}"])
+def test_tasks_of_srun_are_ranks_without_torchrun_and_train_what_one_process_trains(
+    slurm: SlurmCluster, workplace: Workplace, engine: str
+) -> None:
+    name = "fsdp" if "fsdp" in engine else "deepspeed"
+    run_dir = workplace.job(f"srun-{name}", 2, f"engine={engine}")
+    # the nodes' names resolve nowhere: the address is said, the port is made of job and step
+    inside = {**os.environ, **environment(), "MASTER_ADDR": "127.0.0.1", "DS_ACCELERATOR": "cpu"}
+    command = ["srun", "--nodes=2", "--ntasks=2", sys.executable, "-m", "megabatch.trainer", str(run_dir.job)]
+    done = subprocess.run(
+        command, cwd=workplace.folder, env=inside, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{done.stderr}\n{describe(run_dir)}"
+    with training(workplace, f"alone-as-{name}") as parts:
+        loop.train(parts)
+        assert losses(run_dir)[:5] == pytest.approx(losses(parts.run_dir)[:5], rel=1e-5)
+        assert trained_samples(run_dir) == trained_samples(parts.run_dir)

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from typer.testing import CliRunner
+
 from megabatch.configs.metrics import read_metrics
+from megabatch.launcher.cli import app
 from megabatch.trainer import checkpoint, loop
 from megabatch.trainer.__main__ import _evaluate_test
-from megabatch.trainer.build import Parts
-from megabatch.trainer.trackers.base import Trackers
 from support.disks import fill, small_disk
 from support.runs import Workplace, losses
-from support.training import training
+from support.training import at_steps, training
 
 EVERY_5 = ("epochs=10", "checkpoint.every_epochs=10", "checkpoint.every_steps=5", "tracking.sample_log=false")
-
-
-def at_steps(parts: Parts, actions: dict[int, Any]) -> None:
-    """Have each action done after its step, when no save is under way."""
-
-    class Actor:
-        def step(self, report: object, state: Any) -> None:
-            if state.step in actions:
-                parts.saver.wait()
-                actions[state.step]()
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_: None
-
-    parts.trackers = Trackers((*parts.trackers.members, Actor()))
 
 
 def test_training_goes_on_while_the_disk_is_full_and_loses_neither_checkpoints_nor_lines(workplace: Workplace) -> None:
@@ -65,3 +52,19 @@ def test_where_the_best_checkpoint_could_not_be_written_the_test_is_that_of_the_
         assert said in parts.run_dir.metrics.read_text()
         parts.state.best_step = 3
         assert _evaluate_test(parts, "test")["checkpoint_step"] == 3
+
+
+def test_going_on_without_room_for_a_checkpoint_is_refused_with_needed_and_free_bytes(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F11; a new run is refused with the size of its model: tests/launcher/test_plan.py."""
+    with small_disk(workplace.folder / "too-full") as disk:
+        with training(workplace, "too-full/run", *EVERY_5) as parts:
+            loop.save(parts)
+            parts.saver.finish()
+        needed = sum(file.stat().st_size for file in parts.run_dir.checkpoint(0).iterdir())
+        fill(disk)
+        monkeypatch.chdir(workplace.folder)
+        done = CliRunner().invoke(app, ["launch", "--resume", "too-full/run"])
+        assert done.exit_code == 2
+        assert f"{needed:,} bytes are needed for the next checkpoint, 0 are free: make room" in done.stderr

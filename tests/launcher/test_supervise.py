@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,8 @@ def test_an_exit_code_of_0_before_the_work_is_done_is_a_failure(tmp_path: Path) 
     assert _ending(0, 0, run_dir, log_start=0).code == ExitCode.FAILED
     run_dir.ended.touch()
     assert _ending(0, 0, run_dir, log_start=0).code == ExitCode.DONE
+
+
+def test_the_table_of_exit_codes_in_the_documents_has_them_all() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)] == [code.value for code in ExitCode]

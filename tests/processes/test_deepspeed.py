@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint, loop
 from support.ranks import FAILED, FINISHED, train_together
-from support.runs import Workplace, environment, finish, kill_after_step, losses, steps_done, trained_samples
+from support.runs import Workplace, finish, kill_after_step, losses, steps_done, trained_samples
 from support.training import training
 
 pytestmark = pytest.mark.processes
@@ -191,26 +188,6 @@ def test_a_killed_run_ends_with_the_same_bits(workplace: Workplace) -> None:
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_a_killed_run_ends_with_the_same_bits_at_every_stage(workplace: Workplace, stage: int) -> None:
     killed_once(workplace, stage)
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
-
-
-def test_deepspeeds_own_launcher_starts_the_same_training(workplace: Workplace, references: dict[str, RunDir]) -> None:
-    run_dir = workplace.job("ds-launcher", 2, *CELLS["plain"], engine(1))
-    command = [
-        sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--num_gpus", "2",  # what `deepspeed` runs
-        "--master_port", str(free_port()), "--module", "megabatch.trainer", str(run_dir.job),
-    ]  # fmt: skip
-    inside = {**environment(), "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(
-        command, cwd=workplace.folder, env=inside, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert losses(run_dir)[:5] == pytest.approx(losses(references["plain"])[:5], rel=1e-5)
 
 
 @pytest.mark.matrix

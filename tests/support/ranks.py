@@ -33,18 +33,33 @@ def train_together(
     workplace: Workplace, run_dirs: Sequence[RunDir], num_ranks: int, begin_with: Mapping[RunDir, Path] | None = None
 ) -> str:
     """Train the jobs of the run folders; return what went wrong, and in which of them, or ""."""
-    ranks = _ranks_of(workplace.folder, num_ranks)
+    return _train_all(_ranks_of(workplace.folder, num_ranks), run_dirs, begin_with or {})
+
+
+def train_in_new_ranks(
+    workplace: Workplace, run_dirs: Sequence[RunDir], num_ranks: int, inside: Sequence[str] = ()
+) -> str:
+    """Do the same with ranks that are started for it and end with it; `inside` is a command that starts torchrun."""
+    ranks = _Ranks(workplace.folder, num_ranks, inside)
+    try:
+        return _train_all(ranks, run_dirs, {})
+    finally:
+        if not ranks.ended:
+            ranks.end()
+
+
+def _train_all(ranks: _Ranks, run_dirs: Sequence[RunDir], begin_with: Mapping[RunDir, Path]) -> str:
     for run_dir in run_dirs:
-        checkpoint = (begin_with or {}).get(run_dir)
+        checkpoint = begin_with.get(run_dir)
         if not ranks.train(f"{run_dir.job}{f'@{checkpoint}' if checkpoint else ''}"):
-            return f"{num_ranks} ranks failed in {run_dir.root.name}\n{ranks.end()[-6000:]}"
+            return f"the ranks failed in {run_dir.root.name}\n{ranks.end()[-6000:]}"
     return "\n".join(file.read_text() for run in run_dirs if (file := run.root / FAILED).exists())
 
 
 class _Ranks:
     """The ranks of one torchrun, and the folder with their pipes."""
 
-    def __init__(self, workplace: Path, num_ranks: int):
+    def __init__(self, workplace: Path, num_ranks: int, inside: Sequence[str] = ()):
         from support.runs import environment
 
         self.ended = False
@@ -55,7 +70,7 @@ class _Ranks:
         # opened for reading too, so that it does not wait for the ranks; they see the end if this process dies
         self._pipes = [os.open(_pipe(self._folder, rank), os.O_RDWR | os.O_CLOEXEC) for rank in range(num_ranks)]
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
+            *inside, sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
             __file__, str(self._folder), str(num_ranks),
         ]  # fmt: skip
         with (self._folder / "output").open("wb") as output:

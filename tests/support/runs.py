@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -109,6 +110,13 @@ class Workplace:
         return subprocess.Popen(
             command, cwd=self.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+
+    def start_alone(self, run_dir: RunDir, before: str = "", **options: Any) -> subprocess.Popen[str]:
+        """Start the one rank of a job without torchrun, in a shell that does `before` first (limits, mounts)."""
+        ours = shlex.join([sys.executable, "-m", "megabatch.trainer", str(run_dir.job)])
+        command = ["bash", "-c", f"{before}\nexec {ours}"]
+        options = options or {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=self.folder, env=environment(), text=True, **options)
 
     def train(self, run: str, num_ranks: int, *overrides: str) -> RunDir:
         """Train to the end, with ranks that torchrun has started (ranks.py)."""

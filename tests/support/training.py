@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from megabatch.configs.load import read_job
 from megabatch.trainer import loop
 from megabatch.trainer.build import Parts, build
+from megabatch.trainer.trackers.base import Trackers
 from megabatch.trainer.world import World
 from support.runs import Workplace
 
@@ -41,3 +43,18 @@ def training(workplace: Workplace, run: str, *overrides: str) -> Iterator[Parts]
                 del sys.modules[name]
         torch.use_deterministic_algorithms(deterministic)
         torch.set_num_threads(threads)
+
+
+def at_steps(parts: Parts, actions: dict[int, Callable[[], object]]) -> None:
+    """Have each action done after its step, when no save is under way."""
+
+    class Actor:
+        def step(self, report: object, state: Any) -> None:
+            if state.step in actions:
+                parts.saver.wait()
+                actions[state.step]()
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None
+
+    parts.trackers = Trackers((*parts.trackers.members, Actor()))
