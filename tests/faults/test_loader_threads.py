@@ -11,7 +11,7 @@ import pytest
 from megabatch.configs.load import read_job
 from megabatch.data import loader as loader_module
 from megabatch.data.read import EncodedSample, SplitReader
-from megabatch.launcher.command import torchrun_command
+from megabatch.launcher.launch import render
 from megabatch.launcher.supervise import ExitCode, run
 from megabatch.trainer import loop
 from megabatch.trainer.causes import explained
@@ -122,8 +122,8 @@ def test_a_crash_of_a_loader_thread_ends_all_ranks_and_the_rank_the_signal_and_t
     place.write()
     (tmp_path / "cuts.py").write_text(CRASHING)
     run_dir = place.job("run", 2, "model={name: 'cuts:cutting'}")
-    command = torchrun_command(read_job(run_dir.job), run_dir.job)
-    ending = run(command, environment(), run_dir, str(tmp_path), print)
+    command = render(read_job(run_dir.job), run_dir)
+    ending = run(command.argv, environment(), run_dir, str(tmp_path), print)
     assert ending.code == ExitCode.FAILED
     assert ending.message.startswith("rank ")
     assert "was killed by SIGBUS: a shard became shorter while it was read" in ending.message

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.processes
 
 
 def test_a_run_harmed_at_random_moments_ends_with_the_same_bits_as_one_left_alone(workplace: Workplace) -> None:
-    report = Soak(workplace, seed=3, ranks=2, engine="ddp").harm(3)
-    assert sum(report.harms.values()) == 3
+    report = Soak(workplace, seed=3, ranks=2, engine="ddp").harm(2)
+    assert sum(report.harms.values()) == 2
     assert report.finished_runs >= 1
     assert report.broken == []
 
