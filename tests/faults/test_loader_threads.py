@@ -96,10 +96,16 @@ def test_what_is_slow_but_comes_in_time_is_waited_for(
 
 CRASHING = """
 import os
+import time
+from pathlib import Path
 from megabatch.data.read import SplitReader
 read = SplitReader.read
 
 def cut(self, sample_id):
+    read(self, 17)  # both ranks have mapped the shard before it is cut
+    Path(f"mapped-{os.environ['RANK']}").touch()
+    while len(list(Path().glob("mapped-*"))) < 2:
+        time.sleep(0.01)
     sample = read(self, sample_id)
     if sample_id == 17:
         os.truncate(sample.shard, 512)
