@@ -20,7 +20,6 @@ from typing import IO, NoReturn
 
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import take
-from megabatch.trainer.output import steady
 from megabatch.trainer.watch.beats import PeerLostError
 from megabatch.trainer.watch.peers import is_of_peer
 
@@ -53,7 +52,6 @@ def redirect_output(run_dir: RunDir, rank: int, quiet: bool = False) -> None:
         os.dup2(log.fileno(), sys.stderr.fileno())
         if rank != 0 or quiet:
             os.dup2(log.fileno(), sys.stdout.fileno())
-    sys.stdout, sys.stderr = steady(sys.stdout), steady(sys.stderr)
 
 
 def exit_now(code: int) -> NoReturn:

@@ -10,8 +10,8 @@ from pathlib import Path
 CODE = """
 import sys
 from rich.console import Console
-from megabatch.trainer.output import steady
-sys.stdout = steady(sys.stdout)
+from megabatch.configs.streams import outlive_readers
+outlive_readers()
 for line in range(1000):
     print("a line that somebody may want to read", line)
     Console().print("and one of rich")
