@@ -14,7 +14,7 @@ _FIRST_PORT, _PORTS = 10_000, 20_000  # below those that the kernel gives away
 
 
 def srun_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what torchrun would have set; nothing where another launcher has, or where this is no task of srun.
+    """Return what torchrun would have set; nothing where another launcher has, or where this is no task among others.
 
     >>> task = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7"}
     >>> task |= {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[08-11],login"}
@@ -23,7 +23,8 @@ def srun_variables(environment: Mapping[str, str]) -> dict[str, str]:
     >>> srun_variables({**task, "RANK": "0"})
     {}
     """
-    if "RANK" in environment or "SLURM_STEP_NUM_TASKS" not in environment or "SLURM_PROCID" not in environment:
+    alone = environment.get("SLURM_STEP_NUM_TASKS", "1") == "1"  # such as a shell that srun started
+    if "RANK" in environment or alone or "SLURM_PROCID" not in environment:
         return {}
     number = int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])
     found = {
