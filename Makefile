@@ -17,7 +17,7 @@ test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "not slow and not matrix" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 test-matrix: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m matrix

@@ -20,9 +20,10 @@ def torchrun_command(
     job: Job, job_file: Path, meeting: Sequence[str], max_restarts: int, trainer_arguments: Sequence[str] = ()
 ) -> list[str]:
     """Return torchrun's argv for the ranks of one machine; `meeting` are its options for how the machines meet."""
+    restarts = ["--max-restarts", str(max_restarts)] if max_restarts else []
     return [
         sys.executable, "-m", "torch.distributed.run", *meeting,
-        "--nproc-per-node", str(job.cluster.processes_per_node), "--max-restarts", str(max_restarts),
+        "--nproc-per-node", str(job.cluster.processes_per_node), *restarts,
         "-m", "megabatch.trainer", str(job_file), *trainer_arguments,
     ]  # fmt: skip
 

@@ -48,7 +48,7 @@ def test_a_clock_that_jumps_on_one_rank_changes_neither_losses_nor_checkpoints(w
     for rank in (0, 1):
         (workplace.folder / f"jumps_{rank}.py").write_text(JUMPING.replace("VICTIM", str(rank)))
         runs.append(workplace.job(f"jumps-{rank}", 2, *SAVED, f"model={{name: 'jumps_{rank}:jumping'}}"))
-    assert not train_in_new_ranks(workplace, runs, 2)  # their clocks stay wrong
+    assert not train_in_new_ranks(runs, 2)  # their clocks stay wrong
     for run_dir in runs:
         assert (run_dir.root / FINISHED).exists()
         assert losses(run_dir) == losses(runs[0])

@@ -39,7 +39,7 @@ def test_training_needs_no_shared_memory_whatever_the_engine(workplace: Workplac
         workplace.job(f"no-shm-{name}", 2, f"engine={engine}", *more.get(name, [])) for name, engine in engines.items()
     ]
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
-    failed = train_in_new_ranks(workplace, runs, 2, ["unshare", "-m", "bash", "-c", f'{mount} && exec "$0" "$@"'])
+    failed = train_in_new_ranks(runs, 2, ["unshare", "-m", "bash", "-c", f'{mount} && exec "$0" "$@"'])
     assert not failed, failed
     assert [len(losses(run_dir)) for run_dir in runs] == [6] * 3
     assert list((runs[0].root / "wandb").glob("offline-run-*"))

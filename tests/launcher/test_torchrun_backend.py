@@ -32,7 +32,7 @@ def test_every_machine_gets_one_command_that_names_where_they_meet() -> None:
     start = f"OMP_NUM_THREADS=1 TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 {sys.executable} -m torch.distributed.run"
     meeting = "--rdzv-backend c10d --rdzv-endpoint node1:29500 --rdzv-id mine --nproc-per-node 2"
     end = "-m megabatch.trainer /project/runs/mine/job.yaml"
-    assert command(cluster()) == f"{start} --nnodes 3 {meeting} --max-restarts 0 {end}"
+    assert command(cluster()) == f"{start} --nnodes 3 {meeting} {end}"
     elastic = command(cluster(min_nodes=2, max_restarts=5))
     assert elastic == f"{start} --nnodes 2:3 {meeting} --max-restarts 5 {end}"
 

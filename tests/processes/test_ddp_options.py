@@ -34,7 +34,7 @@ def runs(workplace: Workplace) -> dict[str, RunDir]:
     """Each cell trained for 6 steps in float32, one after another in one group of ranks."""
     short = ("epochs=2", "schedule.warmup=0", NOISE)
     found = {name: workplace.job(f"option-{name}", RANKS, *short, *cell) for name, cell in CELLS.items()}
-    failure = train_together(workplace, list(found.values()), RANKS)
+    failure = train_together(list(found.values()), RANKS)
     assert all((run_dir.root / FINISHED).exists() for run_dir in found.values()), failure
     return found
 

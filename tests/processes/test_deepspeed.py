@@ -91,7 +91,7 @@ def runs(workplace: Workplace, references: dict[str, RunDir]) -> dict[str, RunDi
             name = f"{before}-{stage}"
             found[name] = workplace.job(f"ds-from-{name}", 3, *CELLS["plain"], engine(stage))
             begin_with[found[name]] = source.checkpoint(4)
-    assert not train_together(workplace, [references["values"], *found.values()], 3, begin_with)
+    assert not train_together([references["values"], *found.values()], 3, begin_with)
     return found
 
 
@@ -202,7 +202,7 @@ def test_worlds_accumulation_and_clipping(workplace: Workplace, world: int) -> N
             for stage in STAGES:
                 run = f"ds-{world}-{accumulation}-{clip}-{stage}"
                 cells[run] = (reference, workplace.job(run, world, *overrides, engine(stage)))
-    assert not train_together(workplace, [run_dir for _, run_dir in cells.values()], world)
+    assert not train_together([run_dir for _, run_dir in cells.values()], world)
     for reference, run_dir in cells.values():
         assert losses(run_dir)[:5] == pytest.approx(losses(reference)[:5], rel=1e-5)
         assert trained_samples(run_dir) == trained_samples(reference)
@@ -231,7 +231,7 @@ def test_options_and_a_json_of_ones_own(workplace: Workplace, references: dict[s
         "wrong-1": "engine={name: deepspeed, config: {zero_optimization: {stage: 1, sub_group_size: many}}}",
     }
     runs = {name: workplace.job(f"ds-{name}", 2, *MUCH, options[name]) for name in options}
-    wrong = train_together(workplace, list(runs.values()), 2)
+    wrong = train_together(list(runs.values()), 2)
     assert wrong.startswith("ds-wrong-1: ")
     assert (runs.pop("wrong-1").root / FAILED).read_text() == wrong
     assert "DeepSpeed does not take engine.config" in wrong
@@ -243,5 +243,5 @@ def test_options_and_a_json_of_ones_own(workplace: Workplace, references: dict[s
 
 def test_parameters_that_take_no_part_are_refused(workplace: Workplace) -> None:
     run_dir = workplace.job("ds-unused", 1, "model.name=network:Unused", "model.options={}", engine(1))
-    told = train_together(workplace, [run_dir], 1)
+    told = train_together([run_dir], 1)
     assert "some parameters of the model take no part in its output" in told

@@ -87,7 +87,7 @@ class Matrix:
         if cell.num_ranks not in self.failures:
             cells = [c for engine in ENGINES for c in self.cells(cell.num_ranks, engine)]
             together = [self.workplace.job(c.name, c.num_ranks, *c.settings) for c in cells]
-            self.failures[cell.num_ranks] = train_together(self.workplace, together, cell.num_ranks)
+            self.failures[cell.num_ranks] = train_together(together, cell.num_ranks)
         assert (run_dir.root / FINISHED).exists(), self.failures[cell.num_ranks]
         return run_dir
 

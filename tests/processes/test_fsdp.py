@@ -110,7 +110,7 @@ def _with_engine(wish: tuple[str, ...]) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def cells_of(workplace: Workplace) -> dict[int, str]:
-    return {n: train_together(workplace, written_cells(workplace, n), n) for n in (1, 3)}
+    return {n: train_together(written_cells(workplace, n), n) for n in (1, 3)}
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])

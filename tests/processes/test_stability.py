@@ -37,7 +37,10 @@ def averaged(run_dir: RunDir, step: int) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in snapshot.averaged.items()}
 
 
-@pytest.mark.parametrize("kind", ["{name: ema, decay: 0.9}", "{name: swa, start: 2, every: 2 steps}"])
+@pytest.mark.parametrize(
+    "kind",
+    ["{name: ema, decay: 0.9}", pytest.param("{name: swa, start: 2, every: 2 steps}", marks=pytest.mark.matrix)],
+)
 def test_a_killed_run_has_the_average_of_one_left_alone(workplace: Workplace, kind: str) -> None:
     name = kind[7:10]
     wish = (*SHORT, f"averaging={kind}", "data.validation_split=validation", "data.test_split=test")

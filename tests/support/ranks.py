@@ -2,8 +2,9 @@
 
 Starting ranks takes seconds, a small training a fraction of one. So torchrun starts them once for each number of ranks,
 and each reads from a pipe of its own what to train: `RUN_DIR/job.yaml` or `RUN_DIR/job.yaml@CHECKPOINT`, which goes on
-from a copy of a checkpoint that an earlier training may have written. The end of the pipe is the end of the ranks. A training that ends with a TrainingError leaves
-its message in the run folder; any other error ends the ranks, and new ones are started for the next training.
+from a copy of a checkpoint that an earlier training may have written. The end of the pipe is the end of the ranks. A
+training that ends with a TrainingError leaves its message in the run folder; any other error ends the ranks, and new
+ones are started for the next training.
 """
 
 from __future__ import annotations
@@ -17,30 +18,26 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from megabatch.configs.run_dir import RunDir
-    from support.runs import Workplace
 
 FINISHED, FAILED = "training-finished", "training-failed"
 _PATIENCE = 300.0  # seconds; far more than any needs
 
 
-def train_together(
-    workplace: Workplace, run_dirs: Sequence[RunDir], num_ranks: int, begin_with: Mapping[RunDir, Path] | None = None
-) -> str:
+def train_together(run_dirs: Sequence[RunDir], num_ranks: int, begin_with: Mapping[RunDir, Path] | None = None) -> str:
     """Train the jobs of the run folders; return what went wrong, and in which of them, or ""."""
-    return _train_all(_ranks_of(workplace.folder, num_ranks), run_dirs, begin_with or {})
+    return _train_all(_ranks_of(num_ranks), run_dirs, begin_with or {})
 
 
-def train_in_new_ranks(
-    workplace: Workplace, run_dirs: Sequence[RunDir], num_ranks: int, inside: Sequence[str] = ()
-) -> str:
+def train_in_new_ranks(run_dirs: Sequence[RunDir], num_ranks: int, inside: Sequence[str] = ()) -> str:
     """Do the same with ranks that are started for it and end with it; `inside` is a command that starts torchrun."""
-    ranks = _Ranks(workplace.folder, num_ranks, inside)
+    ranks = _Ranks(num_ranks, inside)
     try:
         return _train_all(ranks, run_dirs, {})
     finally:
@@ -59,7 +56,7 @@ def _train_all(ranks: _Ranks, run_dirs: Sequence[RunDir], begin_with: Mapping[Ru
 class _Ranks:
     """The ranks of one torchrun, and the folder with their pipes."""
 
-    def __init__(self, workplace: Path, num_ranks: int, inside: Sequence[str] = ()):
+    def __init__(self, num_ranks: int, inside: Sequence[str] = ()):
         from support.runs import environment
 
         self.ended = False
@@ -74,9 +71,7 @@ class _Ranks:
             __file__, str(self._folder), str(num_ranks),
         ]  # fmt: skip
         with (self._folder / "output").open("wb") as output:
-            self._process = subprocess.Popen(
-                command, cwd=workplace, env=environment(), stdout=subprocess.DEVNULL, stderr=output
-            )
+            self._process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=output)
 
     @property
     def alive(self) -> bool:
@@ -111,28 +106,28 @@ def _pipe(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank}"
 
 
-_started: dict[tuple[Path, int], _Ranks] = {}
+_started: dict[int, _Ranks] = {}
 
 
-def _ranks_of(workplace: Path, num_ranks: int) -> _Ranks:
-    """Return the ranks of a workplace. Those of other workplaces end: they take memory, and may not be needed again."""
-    for key in [key for key, ranks in _started.items() if key[0] != workplace or not ranks.alive]:
-        _end(key)
-    if (workplace, num_ranks) not in _started:
-        _started[workplace, num_ranks] = _Ranks(workplace, num_ranks)
-    return _started[workplace, num_ranks]
+def _ranks_of(num_ranks: int) -> _Ranks:
+    """Return the ranks that are there already, or new ones."""
+    if num_ranks in _started and not _started[num_ranks].alive:
+        _end(num_ranks)
+    if num_ranks not in _started:
+        _started[num_ranks] = _Ranks(num_ranks)
+    return _started[num_ranks]
 
 
-def _end(key: tuple[Path, int]) -> None:
-    ranks = _started.pop(key)
+def _end(num_ranks: int) -> None:
+    ranks = _started.pop(num_ranks)
     if not ranks.ended:
         ranks.end()
 
 
 @atexit.register
 def _end_all() -> None:
-    for key in list(_started):
-        _end(key)
+    for num_ranks in list(_started):
+        _end(num_ranks)
 
 
 def main(folder: Path, num_ranks: int) -> int:
@@ -142,7 +137,6 @@ def main(folder: Path, num_ranks: int) -> int:
     from megabatch.configs.cluster import Cluster
     from megabatch.trainer.world import join, leave, read_world
 
-    sys.path[0] = str(Path.cwd())  # as `python -m` does: users' networks lie there
     _fill_empty_tensors()
     cluster = Cluster(name="tests", processes_per_node=num_ranks)
     world = read_world(cluster, os.environ)
@@ -176,6 +170,19 @@ def _fill_empty_tensors() -> None:
     torch.empty = filled  # type: ignore[assignment]
 
 
+@contextmanager
+def _at_work_in(folder: str) -> Iterator[None]:
+    """Be in a folder as `python -m` is: users' networks lie there. Its modules are not known afterwards."""
+    os.chdir(folder)
+    sys.path[0] = folder
+    try:
+        yield
+    finally:
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", "")).startswith(f"{folder}/"):
+                del sys.modules[name]
+
+
 def _train(file: Path, begin_with: Path | None) -> None:
     import torch.distributed as dist
 
@@ -192,11 +199,12 @@ def _train(file: Path, begin_with: Path | None) -> None:
         shutil.copytree(begin_with, run_dir.checkpoints / begin_with.name)
     dist.barrier()
     try:
-        parts = build(job, world, run_dir, lambda: False)
-        try:
-            train(parts)
-        finally:
-            parts.close()
+        with _at_work_in(job.working_folder):
+            parts = build(job, world, run_dir, lambda: False)
+            try:
+                train(parts)
+            finally:
+                parts.close()
     except TrainingError as error:
         (run_dir.root / FAILED).write_text(f"{run_dir.root.name}: {error}")
         return

@@ -51,6 +51,14 @@ def small(num_classes, norm=True, dropout=0.2):
     )
 """
 
+UNHURRIED = """
+
+def unhurried(num_classes):
+    import time
+    network = small(num_classes)
+    network.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    return network
+"""
 
 UNUSED = """
 
@@ -72,7 +80,7 @@ class Workplace:
 
     def write(self) -> None:
         (self.folder / "recipe.yaml").write_text(RECIPE)
-        (self.folder / "network.py").write_text(NETWORK + UNUSED)
+        (self.folder / "network.py").write_text(NETWORK + UNUSED + UNHURRIED)
 
     def megabatch(self, *arguments: str, timeout: int = 300) -> subprocess.CompletedProcess[str]:
         """Run the command line as a user does."""
@@ -121,7 +129,7 @@ class Workplace:
     def train(self, run: str, num_ranks: int, *overrides: str) -> RunDir:
         """Train to the end, with ranks that torchrun has started (ranks.py)."""
         run_dir = self.job(run, num_ranks, *overrides)
-        failed = train_together(self, [run_dir], num_ranks)
+        failed = train_together([run_dir], num_ranks)
         assert not failed, failed
         return run_dir
 
