@@ -43,10 +43,10 @@ CASES = {
 def outcomes(workplace: Workplace) -> dict[str, Outcome]:
     """What came of each case, of one bench for all."""
     (workplace.folder / "faulty.py").write_text(FAULTY)
-    job = read_job(workplace.job("watched", 1, "model={name: 'faulty:Faulty'}", "epochs=100").job)
+    job = read_job(workplace.job("peers", 1, "model={name: 'faulty:Faulty'}", "epochs=100").job)
     cases = []
     for name, (ranks, fault, victim) in CASES.items():
-        run_dir = RunDir(workplace.folder / "watched" / name)
+        run_dir = RunDir(workplace.folder / "peers" / name)
         timeout = COLLECTIVE_SECONDS if name in BY_TIMEOUT else 60
         silent = SILENT_SECONDS if fault == "stop" and name not in BY_TIMEOUT else 60
         limits = job.cluster.limits.model_copy(update={"collective_timeout_seconds": timeout, "silent_seconds": silent})
@@ -56,7 +56,7 @@ def outcomes(workplace: Workplace) -> dict[str, Outcome]:
         run_dir.root.mkdir()
         write_job(job.model_copy(update={"cluster": cluster, "recipe": recipe}), run_dir.job)
         cases.append(Case(name, str(run_dir.job), ranks, fault, victim, name != "the host of the store stopped"))
-    asked, answered = workplace.folder / "watched" / "cases.json", workplace.folder / "watched" / "outcomes.json"
+    asked, answered = workplace.folder / "peers" / "cases.json", workplace.folder / "peers" / "outcomes.json"
     asked.write_text(json.dumps([asdict(case) for case in cases]))
     bench = Path(__file__).parents[1] / "support" / "forked_ranks.py"
     done = subprocess.run(
@@ -99,7 +99,7 @@ def test_the_log_of_a_rank_that_crashed_has_the_python_stack(
     workplace: Workplace, outcomes: dict[str, Outcome]
 ) -> None:
     assert outcomes["crash"]
-    log = RunDir(workplace.folder / "watched" / "crash").rank_log(1).read_text()
+    log = RunDir(workplace.folder / "peers" / "crash").rank_log(1).read_text()
     assert "Segmentation fault" in log
     assert re.search(r'faulty.py", line \d+ in forward', log)
 
