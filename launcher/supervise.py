@@ -85,9 +85,9 @@ class _Signals:
         ranks = descendants(self._process.pid) or [self._process.pid]  # a single rank has no torchrun above it
         if self.received == 1:
             self._say("stopping: a checkpoint is saved at the end of this step (again: stop at once)")
-            _send(ranks, signal.SIGTERM)
+            send(ranks, signal.SIGTERM)
         else:
-            _send([self._process.pid, *ranks], signal.SIGKILL)
+            send([self._process.pid, *ranks], signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:
@@ -102,7 +102,8 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _send(pids: list[int], number: signal.Signals) -> None:
+def send(pids: list[int], number: signal.Signals) -> None:
+    """Send a signal to those of the processes that are still there."""
     for pid in pids:
         try:
             os.kill(pid, number)

@@ -10,7 +10,6 @@ are a function of the seed; what they hit depends on the machine.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import signal
 import sys
@@ -23,7 +22,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import descendants
+from megabatch.launcher.supervise import descendants, send
 from support.invariants import same_training, violations
 from support.runs import Workplace, steps_done
 from support.shards import dataset
@@ -107,17 +106,17 @@ class Soak:
         ranks = [child for child in below if not descendants(child)]
         when = _phase(run_dir, ranks)
         if kind == "ask to stop":
-            _signal([pid], signal.SIGTERM)
+            send([pid], signal.SIGTERM)
         elif kind == "kill all" or not ranks:
             kind = "kill all"
-            _signal([pid, *below], signal.SIGKILL)
+            send([pid, *below], signal.SIGKILL)
         elif kind == "kill a rank":
-            _signal([self.dice.choice(ranks)], signal.SIGKILL)
+            send([self.dice.choice(ranks)], signal.SIGKILL)
         else:
             victim = self.dice.choice(ranks)
-            _signal([victim], signal.SIGSTOP)
+            send([victim], signal.SIGSTOP)
             time.sleep(3.0)
-            _signal([victim], signal.SIGCONT)
+            send([victim], signal.SIGCONT)
         self.report.harms[f"{kind} {when}"] += 1
         return True
 
@@ -134,7 +133,7 @@ class Soak:
             self.report.broken.append(f"{where}exit code {code} though nothing was done to it")
         if orphans := _orphans(run_dir):
             self.report.broken.append(f"{where}processes {orphans} are left")
-            _signal(orphans, signal.SIGKILL)
+            send(orphans, signal.SIGKILL)
 
 
 def _phase(run_dir: RunDir, ranks: list[int]) -> str:
@@ -150,14 +149,6 @@ def _phase(run_dir: RunDir, ranks: list[int]) -> str:
 def _ended(pid: int) -> bool:
     """Return whether a child has ended; it stays a zombie until it is waited for."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def _signal(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
 
 
 def _orphans(run_dir: RunDir) -> list[int]:

@@ -63,7 +63,7 @@ def test_a_closed_number_is_not_given_to_the_next_file(tmp_path: Path) -> None:
     """A file opened while standard output is closed would get its number, and be printed into."""
     code = (
         "from megabatch.configs.streams import outlive_readers; outlive_readers(); "
-        "import os; file = open('file', 'w'); print('printed', flush=True); os.system('echo printed by a child')"
+        "import subprocess; file = open('file', 'w'); print('printed', flush=True); subprocess.run(['echo', 'by a child'])"
     )
     shell = 'exec "$0" -c "$1" >&-'
     subprocess.run(["bash", "-c", shell, sys.executable, code], cwd=tmp_path, check=True, timeout=60)
