@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from megabatch.configs.base import Choice, EnvironmentText, Frozen, PositiveInt, name_only
 from megabatch.configs.cache import Cache
@@ -89,11 +89,13 @@ class Cluster(Frozen):
     limits: Limits = Limits()
     cache: Cache = Cache()
 
-    @model_validator(mode="after")
-    def _fewest_nodes(self) -> Self:
-        if isinstance(self.backend, Torchrun) and (self.backend.min_nodes or 1) > self.nodes:
-            raise ValueError(f"backend.min_nodes={self.backend.min_nodes} is more than nodes={self.nodes}")
-        return self
+    @field_validator("backend")
+    @classmethod
+    def _fewest_nodes(cls, backend: Local | Torchrun | Slurm, info: ValidationInfo) -> Local | Torchrun | Slurm:
+        nodes = info.data.get("nodes", 1)
+        if isinstance(backend, Torchrun) and (backend.min_nodes or 1) > nodes:
+            raise ValueError(f"min_nodes={backend.min_nodes} is more than nodes={nodes}. Write {nodes} or less")
+        return backend
 
     @property
     def num_ranks(self) -> int:
