@@ -23,6 +23,7 @@ from megabatch.trainer.provenance import other_versions, provenance
 from megabatch.trainer.rollback import agreed_checkpoint, carry_over, keep_rule, take_back
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
+from megabatch.trainer.watch.peers import is_of_peer
 
 Outcome = Literal["finished", "stopped"]
 
@@ -182,7 +183,7 @@ def restore(parts: Parts) -> None:
     try:
         put_back(parts, snapshot)
     except (KeyError, RuntimeError, ValueError) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or is_of_peer(error):
             raise
         raise misfit(folder, snapshot, parts.job, error) from error
     parts.state.attempt += 1

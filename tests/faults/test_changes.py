@@ -165,3 +165,19 @@ def test_a_checkpoint_of_a_version_without_these_records_is_refused_all_the_same
     (run_dir.checkpoint(3) / "manifest.json").write_text(json.dumps(rewritten))
     with pytest.raises(TrainingError, match="was written by another recipe or with other data"):
         going_on(place)
+
+
+@pytest.mark.parametrize("words", ["Connection closed by peer", "DefaultCPUAllocator: not enough memory"])
+def test_a_lost_rank_or_no_memory_while_loading_is_not_taken_for_a_misfit(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    name = f"lost-{len(words)}"
+    with training(workplace, name, "epochs=1") as parts:
+        loop.train(parts)
+
+    def fail(parts: object, snapshot: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(loop, "put_back", fail)
+    with pytest.raises(RuntimeError, match=f"^{words}$"), training(workplace, name):
+        pass
