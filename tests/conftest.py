@@ -19,9 +19,9 @@ settings.load_profile("megabatch")
 TRAIN_SAMPLES = 44  # with a global batch of 20 the last batch has 4: one micro-batch, so two of three ranks get fillers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A folder with a recipe, a network and a small data set; runs go into subfolders of their own."""
+    """A folder with a recipe, a network and a small data set, for the runs of one test file."""
     folder = tmp_path_factory.mktemp("workplace")
     dataset(folder, {"train": TRAIN_SAMPLES, "validation": 15, "test": 15})
     place = Workplace(folder)
