@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megabatch.configs.cluster import Local, Torchrun
+from megabatch.configs.cluster import Torchrun
 from megabatch.configs.job import Job
 
 # What torchrun needs if ranks are to be started anew. Its agents share one store for all starts, in which new ranks
@@ -28,8 +28,13 @@ def torchrun_command(
     ]  # fmt: skip
 
 
+def node_command(job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:
+    """Return the argv of the process that starts all ranks of a machine."""
+    return [sys.executable, "-m", "megabatch.trainer.node", str(job_file), *trainer_arguments]
+
+
 def rank_command(job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:
-    """Return the argv of a single rank, without torchrun: what is measured in it begins seconds earlier."""
+    """Return the argv of a single rank, with no process above it."""
     return [sys.executable, "-m", "megabatch.trainer", str(job_file), *trainer_arguments]
 
 
@@ -38,8 +43,7 @@ def rank_environment(job: Job) -> dict[str, str]:
     variables = {"OMP_NUM_THREADS": str(job.cluster.threads_per_process)}
     if job.cluster.device == "cuda" and job.recipe.deterministic:
         variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is reproducible only with a fixed workspace
-    backend = job.cluster.backend
-    if isinstance(backend, Torchrun) or (isinstance(backend, Local) and backend.max_restarts):
+    if isinstance(job.cluster.backend, Torchrun):
         variables |= _RESTARTABLE
     return {**variables, **job.cluster.environment}
 
