@@ -45,7 +45,7 @@ class Prepared:
 
 def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
     """Load and check everything that can be known without torch. Raises ConfigError with every problem."""
-    return check(_job(load(recipe, cluster, overrides)))
+    return check(job_of(load(recipe, cluster, overrides)))
 
 
 def check(job: Job) -> Prepared:
@@ -106,7 +106,8 @@ def _arrange(job: Job) -> Arrangement:
     return arrangement
 
 
-def _job(loaded: Loaded) -> Job:
+def job_of(loaded: Loaded) -> Job:
+    """Return the job of a recipe and a cluster, not checked against data or machine."""
     return Job(
         recipe=loaded.recipe,
         cluster=loaded.cluster,
