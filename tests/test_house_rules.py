@@ -93,6 +93,8 @@ def test_only_the_launcher_and_the_world_read_the_environment() -> None:
     assert readers == {
         "configs/load.py",  # ${env:NAME}
         "launcher/command.py",
+        "trainer/node/meeting.py",  # the interface that the user chose
+        "trainer/node/ranks.py",  # gives each rank its own
         "launcher/prepare.py",
         "trainer/__main__.py",
         "trainer/trackers/wandb_tracker.py",

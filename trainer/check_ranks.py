@@ -7,7 +7,6 @@ decodes a few images, and tells; rank 0 writes all of it into one file.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import time
@@ -157,8 +156,7 @@ def _images(job: Job, world: World) -> dict[str, Any]:
 def _of_all_ranks(text: str, world: World) -> list[str]:
     """Return what every rank has, in their order; through the store, which takes text of any length."""
     store = dist.distributed_c10d._get_default_store()
-    key = f"megabatch/check/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    store.set(f"{key}/{world.rank}", text)
-    told = [store.get(f"{key}/{rank}").decode() for rank in range(world.num_ranks)]
+    store.set(f"megabatch/check/{world.rank}", text)
+    told = [store.get(f"megabatch/check/{rank}").decode() for rank in range(world.num_ranks)]
     dist.barrier()  # rank 0 has the store: it must not leave before all have read
     return told
