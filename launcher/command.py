@@ -44,6 +44,11 @@ def rank_environment(job: Job) -> dict[str, str]:
     return {**variables, **job.cluster.environment}
 
 
+def passed_on(names: Sequence[str]) -> dict[str, str]:
+    """Return those of the named variables that this process has, for ranks on other machines."""
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def child_environment(job: Job) -> dict[str, str]:
     """Return the whole environment of the child process."""
     return {**os.environ, **rank_environment(job)}

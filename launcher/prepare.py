@@ -25,6 +25,7 @@ from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.errors import DataError
 from megabatch.launcher.accelerate_config import accelerate_problems
 from megabatch.launcher.engine_file import with_engine_file
+from megabatch.launcher.hosts.hostfile import with_hosts
 from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
@@ -49,7 +50,7 @@ def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
 
 def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
-    job = with_pretrained(job)
+    job = with_hosts(with_pretrained(job))
     try:
         arrangement = _arrange(job)
         job = _with_statistics(with_engine_file(job), arrangement)

@@ -51,15 +51,20 @@ def run(
     argv: list[str], environment: dict[str, str], run_dir: RunDir, folder: str, say: Callable[[str], None]
 ) -> Ending:
     """Start the command, pass signals on, wait, and return how it ended."""
-    run_dir.logs.mkdir(parents=True, exist_ok=True)
-    for stale in (*run_dir.failures(), run_dir.ended):
-        stale.unlink(missing_ok=True)
-    log_start = run_dir.launcher_log.stat().st_size if run_dir.launcher_log.exists() else 0
+    log_start = start_log(run_dir)
     with run_dir.launcher_log.open("ab") as log:
         process = subprocess.Popen(argv, env=environment, stderr=log, cwd=folder, start_new_session=True)
         with _Signals(process, say) as signals:
             exit_code = process.wait()
-    return _ending(exit_code, signals.received, run_dir, log_start)
+    return ending(exit_code, signals.received, run_dir, log_start)
+
+
+def start_log(run_dir: RunDir) -> int:
+    """Forget how the last attempt ended, and return where in the launcher's log this one begins."""
+    run_dir.logs.mkdir(parents=True, exist_ok=True)
+    for stale in (*run_dir.failures(), run_dir.ended):
+        stale.unlink(missing_ok=True)
+    return run_dir.launcher_log.stat().st_size if run_dir.launcher_log.exists() else 0
 
 
 class _Signals:
@@ -111,7 +116,8 @@ def send(pids: list[int], number: signal.Signals) -> None:
             continue
 
 
-def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
+def ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
+    """Return how the job ended, from its exit code and from what the ranks left behind; the log begins at a byte."""
     if exit_code == 0 and run_dir.ended.exists():
         return Ending(ExitCode.DONE, "")
     if signals_received:

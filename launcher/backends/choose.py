@@ -15,6 +15,7 @@ MODULES = {
     "local": "megabatch.launcher.backends.local",
     "torchrun": "megabatch.launcher.backends.torchrun",
     "slurm": "megabatch.launcher.backends.slurm",
+    "ssh": "megabatch.launcher.backends.ssh",
 }
 
 
@@ -28,6 +29,11 @@ class Backend(Protocol):
     def submit(self, submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str], None]) -> Ending:
         """Run or submit it."""
         ...
+
+
+def is_watched(job: Job) -> bool:
+    """Return whether the job has ended when its backend returns. A scheduler, or a person, has only been told then."""
+    return job.cluster.backend.name in ("local", "ssh")
 
 
 def backend_of(job: Job) -> Backend:

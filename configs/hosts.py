@@ -1,0 +1,62 @@
+"""Backends that start a job on hosts which no scheduler hands out, and what the name of a host may look like.
+
+No text of these classes is ever part of a shell command: names have patterns, files go into argv as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from megabatch.configs.base import Choice, EnvironmentName, PositiveInt
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _no_control(text: str) -> str:
+    if _CONTROL.search(text) or text.startswith("-"):
+        raise ValueError("has a control character, or begins with a dash. Write another one")
+    return text
+
+
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,252}$")]
+UserName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]{0,31}$")]
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_no_control)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Ssh(Choice):
+    """Ranks on several hosts, started over OpenSSH from this machine, watched until all have ended (docs/hosts.md).
+
+    `hosts`, or a `hostfile` as DeepSpeed and MPI have it, name as many hosts as there are `nodes`. The ranks meet at
+    `port` of the first one, at `address` where its name is not what the other hosts know it by. `python` is the
+    interpreter on the hosts, by default the path of the one here. `pass_environment` names variables of this shell that
+    the ranks get too: keys and tokens, which are not written down anywhere.
+    """
+
+    name: Literal["ssh"] = "ssh"
+    hosts: tuple[HostName, ...] = ()
+    hostfile: PathText | None = None
+    address: HostName | None = None
+    port: Port = 29500
+    user: UserName | None = None
+    ssh_port: Port | None = None
+    identity_file: PathText | None = None
+    config_file: PathText | None = None
+    program: PathText = "ssh"
+    python: PathText | None = None
+    pass_environment: tuple[EnvironmentName, ...] = ()
+    connect_seconds: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Ssh:
+        if self.hostfile is None and not self.hosts:
+            raise ValueError("no host is named. Write hosts: [node1, node2], or hostfile: FILE")
+        if self.hostfile is not None and self.hosts:
+            raise ValueError("hosts and hostfile are both there. Keep one")
+        twice = sorted({host for host in self.hosts if self.hosts.count(host) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: there twice. Write each host once; processes_per_node says how many")
+        return self
