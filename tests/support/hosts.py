@@ -2,7 +2,7 @@
 
     with hosts(folder, 3) as cluster: ...       # mb1, mb2, mb3 at 10.77.N.1, 2, 3; this machine is at 10.77.N.254
 
-They share this machine's file system. Needs root, iproute2 and openssh-server.
+They share this machine's file system but for `folder/apart`, of which each has its own. Needs root, iproute2 and openssh-server.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ class Hosts:
     addresses: tuple[str, ...]
     here: str
     number: int
+
+    @property
+    def apart(self) -> Path:
+        """A folder that every host has, each its own."""
+        return self.folder / "apart"
 
     @property
     def config(self) -> Path:
@@ -113,7 +118,7 @@ def hosts(folder: Path, count: int) -> Iterator[Hosts]:
     names = tuple(f"mb{i}" for i in range(1, count + 1))
     addresses = tuple(f"10.77.{number}.{i}" for i in range(1, count + 1))
     cluster = Hosts(folder, names, addresses, f"10.77.{number}.254", number)
-    folder.mkdir(parents=True, exist_ok=True)
+    cluster.apart.mkdir(parents=True)
     daemons: list[subprocess.Popen[bytes]] = []
     try:
         _connect(cluster)
@@ -178,7 +183,8 @@ def _write_keys(cluster: Hosts) -> None:
 def _sshd(cluster: Hosts, name: str, address: str) -> subprocess.Popen[bytes]:
     config = cluster.folder / f"sshd_config-{name}"
     config.write_text(SSHD_CONFIG.format(folder=cluster.folder, address=address))
-    daemon = f"hostname {name} && exec {_program('sshd')} -D -e -f {config}"
+    alone = f"mount -t tmpfs none {cluster.apart}"  # `ip netns exec` has mounts of its own
+    daemon = f"hostname {name} && {alone} && exec {_program('sshd')} -D -e -f {config}"
     with (cluster.folder / f"sshd-{name}.log").open("ab") as log:
         return subprocess.Popen(cluster.command(name, "unshare", "--uts", "sh", "-c", daemon), stdout=log, stderr=log)
 
