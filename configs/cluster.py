@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from megabatch.configs.base import Choice, EnvironmentName, EnvironmentText, Frozen, PositiveInt, name_only
 from megabatch.configs.cache import Cache
-from megabatch.configs.hosts import Ssh
+from megabatch.configs.hosts import AccelerateLaunch, DeepSpeedLaunch, Ssh
 from megabatch.configs.recipe import Name
 
 # No control characters, quotes, spaces or shell signs: a newline in a quoted #SBATCH line would run as a command.
@@ -61,7 +61,11 @@ class Slurm(Choice):
     modules: tuple[SchedulerWord, ...] = ()
 
 
-Backend = Annotated[Local | Torchrun | Slurm | Ssh, Field(discriminator="name"), BeforeValidator(name_only)]
+Backend = Annotated[
+    Local | Torchrun | Slurm | Ssh | AccelerateLaunch | DeepSpeedLaunch,
+    Field(discriminator="name"),
+    BeforeValidator(name_only),
+]
 
 
 class Limits(Frozen):
@@ -97,6 +101,8 @@ class Cluster(Frozen):
             raise ValueError(f"min_nodes={backend.min_nodes} is more than nodes={nodes}. Write {nodes} or less")
         if isinstance(backend, Ssh) and backend.hosts and len(backend.hosts) != nodes:
             raise ValueError(f"{len(backend.hosts)} hosts, but nodes={nodes}. Write nodes: {len(backend.hosts)}")
+        if isinstance(backend, AccelerateLaunch | DeepSpeedLaunch) and nodes > 1 and backend.address is None:
+            raise ValueError(f"nodes={nodes}, and no address to meet at. Write address: one of the first node")
         return backend
 
     @property

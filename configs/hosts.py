@@ -60,3 +60,25 @@ class Ssh(Choice):
         if twice:
             raise ValueError(f"{', '.join(twice)}: there twice. Write each host once; processes_per_node says how many")
         return self
+
+
+class AccelerateLaunch(Choice):
+    """`accelerate launch`, with a config file that is written into the run folder; run here and watched.
+
+    With several `nodes` it prints the command for each of them; they meet at `address`, one of the first node.
+    """
+
+    name: Literal["accelerate"] = "accelerate"
+    address: HostName | None = None
+    port: Port = 29500
+
+
+class DeepSpeedLaunch(Choice):
+    """The `deepspeed` command, with a hostfile that is written into the run folder; run here and watched.
+
+    With several `nodes` it prints the command for each of them (`--no_ssh`); they meet at `address`, one of the first.
+    """
+
+    name: Literal["deepspeed"] = "deepspeed"
+    address: HostName | None = None
+    port: Port = 29500

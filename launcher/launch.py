@@ -89,7 +89,9 @@ def start(job: Job, run_dir: RunDir, say: Callable[[str], None], trainer_argumen
     except RunFolderError as error:
         raise ConfigError([Problem("", str(error))]) from None
     write_job(job, run_dir.job)
-    return backend_of(job).submit(render(job, run_dir, trainer_arguments), job, run_dir, say)
+    submission = render(job, run_dir, trainer_arguments)
+    submission.write_files()
+    return backend_of(job).submit(submission, job, run_dir, say)
 
 
 def is_finished(run_dir: RunDir) -> bool:

@@ -39,6 +39,7 @@ def dry_run(recipe: str, cluster: str, overrides: Sequence[str], write: Path | N
     run_dir = new_run_dir(prepared.job, write) if write else RunDir(Path("RUN_DIR"))
     _show(prepared, run_dir)
     if write:
+        launch.render(prepared.job, run_dir).write_files()
         typer.echo(f"\nwritten: {run_dir.job}")
         if prepared.job.cluster.backend.name == "local":
             ranks = prepared.job.cluster.processes_per_node

@@ -87,12 +87,24 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received += 1
-        ranks = descendants(self._process.pid) or [self._process.pid]  # a single rank has no torchrun above it
+        ranks = _ranks_below(self._process.pid) or [self._process.pid]  # a single rank has no torchrun above it
         if self.received == 1:
             self._say("stopping: a checkpoint is saved at the end of this step (again: stop at once)")
             send(ranks, signal.SIGTERM)
         else:
             send([self._process.pid, *ranks], signal.SIGKILL)
+
+
+def _ranks_below(pid: int) -> list[int]:
+    """Return the descendants that are to save and end. DeepSpeed's launcher would kill the ranks 30 seconds later."""
+    return [child for child in descendants(pid) if b"deepspeed.launcher" not in _command_line(child)]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
 
 
 def descendants(pid: int) -> list[int]:

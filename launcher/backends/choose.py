@@ -16,6 +16,8 @@ MODULES = {
     "torchrun": "megabatch.launcher.backends.torchrun",
     "slurm": "megabatch.launcher.backends.slurm",
     "ssh": "megabatch.launcher.backends.ssh",
+    "accelerate": "megabatch.launcher.backends.accelerate",
+    "deepspeed": "megabatch.launcher.backends.deepspeed",
 }
 
 
@@ -33,7 +35,8 @@ class Backend(Protocol):
 
 def is_watched(job: Job) -> bool:
     """Return whether the job has ended when its backend returns. A scheduler, or a person, has only been told then."""
-    return job.cluster.backend.name in ("local", "ssh")
+    on_one_node = ("accelerate", "deepspeed")
+    return job.cluster.backend.name in ("local", "ssh", *(on_one_node if job.cluster.nodes == 1 else ()))
 
 
 def backend_of(job: Job) -> Backend:

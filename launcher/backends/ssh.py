@@ -6,7 +6,6 @@ standard input, the variables of the ranks too. So nothing of it is in `ps`, her
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -19,7 +18,7 @@ from megabatch.launcher.command import passed_on, rank_environment, torchrun_com
 from megabatch.launcher.hosts import watched
 from megabatch.launcher.hosts.check import meeting_address
 from megabatch.launcher.hosts.connection import Connection, Event, ssh_command
-from megabatch.launcher.submission import Submission
+from megabatch.launcher.submission import Submission, shown_on_hosts
 from megabatch.launcher.supervise import Ending
 
 
@@ -30,11 +29,8 @@ def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> 
     argv = [backend.python or interpreter, *command]
     environment = rank_environment(job)
     address = backend.address or backend.hosts[0]
-    shown = "\n\n".join(
-        f"# on {host}\ncd {shlex.quote(job.working_folder)} && "
-        f"{Submission(_of_node(argv, job, node, address), environment)}"
-        for node, host in enumerate(backend.hosts)
-    )
+    commands = [_of_node(argv, job, node, address) for node in range(len(backend.hosts))]
+    shown = shown_on_hosts(backend.hosts, commands, environment, job.working_folder)
     return Submission(argv, environment, shown=shown)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,12 +20,12 @@ from megabatch.configs.errors import ConfigError
 from megabatch.configs.load import load, read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.backends import ssh
-from support.hosts import Hosts, hosts, missing
+from support.hosts import Hosts, elsewhere, hosts, missing
 from support.runs import Workplace, environment, losses, steps_done, trained_samples
 
 pytestmark = [pytest.mark.hosts, pytest.mark.skipif(bool(missing()), reason=missing())]
 TOKEN = "canary-token-8c1d"
-OVERRIDES = ("epochs=60", "checkpoint.every_epochs=60", "checkpoint.every_steps=4", "model.name=witness:model")
+OVERRIDES = ("epochs=30", "checkpoint.every_epochs=30", "checkpoint.every_steps=4", "model.name=witness:model")
 # What a rank sees of its host, and a step long enough for the test to come in between.
 WITNESS = """\
 import os, socket, time
@@ -96,47 +98,110 @@ def where_the_token_is() -> list[str]:
     return found
 
 
-def test_a_run_that_is_stopped_cut_off_and_orphaned_goes_on_exactly(place: Workplace, cluster: Hosts) -> None:
-    local = place.train("local", 3, *OVERRIDES)
+@dataclass(frozen=True)
+class Interrupted:
+    """A run that was looked at in its midst, and then stopped by Ctrl-C."""
+
+    run_dir: RunDir
+    ranks_saw: list[str]
+    commands_with_token: list[str]
+    listening: dict[str, list[tuple[str, int]]]
+    open_elsewhere: list[tuple[str, int]]
+    open_here: list[bool]
+    left: bool
+    said: str
+
+
+@pytest.fixture(scope="module")
+def interrupted(place: Workplace, cluster: Hosts) -> Interrupted:
     run_dir = RunDir(place.folder / "over-ssh")
+    before = {name: cluster.listening(name) for name in cluster.names}
     passed = "cluster.backend.pass_environment=[SOME_TOKEN]"
-    first = started(place, "recipe.yaml", *OVERRIDES, "--cluster", "cluster.yaml", passed, "--run-dir", "over-ssh")
-    wait_for_step(run_dir, 10, first)
-    seen = [(place.folder / f"seen-{rank}").read_text() for rank in range(3)]
-    assert seen == [f"mb{number} {TOKEN} 1" for number in (1, 2, 3)]
-    assert where_the_token_is() == []
-    assert [file for file in run_dir.root.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()] == []
-    first.send_signal(signal.SIGINT)  # Ctrl-C
-    assert "stopped. Go on with" in ended(first, run_dir, 3)
-    assert nothing_runs_on(cluster)
+    run = started(place, "recipe.yaml", *OVERRIDES, "--cluster", "cluster.yaml", passed, "--run-dir", "over-ssh")
+    wait_for_step(run_dir, 4, run)
+    cluster.cut_off("mb2")
+    time.sleep(2)  # less than silent_seconds: everybody waits
+    cluster.connect("mb2")
+    wait_for_step(run_dir, 10, run)
+    opened = {name: sorted({*cluster.listening(name)} - {*before[name]}) for name in cluster.names}
+    other = {name: elsewhere(address) for name, address in zip(cluster.names, cluster.addresses, strict=True)}
+    observed = {
+        "ranks_saw": [(place.folder / f"seen-{rank}").read_text() for rank in range(3)],
+        "commands_with_token": where_the_token_is(),
+        "listening": opened,
+        "open_elsewhere": [(n, port) for n in cluster.names for _, port in opened[n] if is_open(other[n], port)],
+        "open_here": [is_open(cluster.addresses[0], port) for _, port in opened["mb1"]],
+    }
+    run.send_signal(signal.SIGINT)
+    said = ended(run, run_dir, 3)
+    return Interrupted(run_dir, **observed, left=not nothing_runs_on(cluster), said=said)
+
+
+def is_open(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_token_reaches_the_ranks_and_nobody_else(interrupted: Interrupted) -> None:
+    assert interrupted.ranks_saw == [f"mb{number} {TOKEN} 1" for number in (1, 2, 3)]
+    assert interrupted.commands_with_token == []
+    files = [file for file in interrupted.run_dir.root.rglob("*") if file.is_file()]
+    assert [file for file in files if TOKEN.encode() in file.read_bytes()] == []
+
+
+@pytest.mark.xfail(
+    raises=AssertionError, reason="torchrun's store listens everywhere; megabatch.trainer.node's does not"
+)
+def test_nothing_listens_outside_the_chosen_network(interrupted: Interrupted, cluster: Hosts) -> None:
+    assert interrupted.open_here
+    assert all(interrupted.open_here)  # the scan does find what is there
+    assert interrupted.open_elsewhere == []
+    addresses = {address for opened in interrupted.listening.values() for address, _ in opened}
+    assert addresses <= {*cluster.addresses, "127.0.0.1"}
+
+
+def test_a_run_that_is_stopped_cut_off_and_orphaned_goes_on_exactly(
+    place: Workplace, cluster: Hosts, interrupted: Interrupted
+) -> None:
+    run_dir = interrupted.run_dir
+    assert "stopped. Go on with" in interrupted.said
+    assert not interrupted.left
     at = steps_done(run_dir)
     assert run_dir.checkpoint(at).is_dir()  # not one of every four steps
 
-    second = started(place, "--resume", "over-ssh")
-    wait_for_step(run_dir, at + 20, second)
+    cut = started(place, "--resume", "over-ssh")
+    wait_for_step(run_dir, at + 20, cut)
     cluster.cut_off("mb3")
-    cut = time.monotonic()
-    said = ended(second, run_dir, 1)
+    said = ended(cut, run_dir, 1)
     assert "mb3 has given no sign of life for" in said
     assert "rank 2 on mb3 has been silent" in said
-    assert time.monotonic() - cut < 60  # 5 s of silence and some more; the machine is shared
     until(lambda: nothing_runs_on(cluster))  # on the host that was cut off, too
     cluster.connect("mb3")
 
-    third = started(place, "--resume", "over-ssh")
-    at = steps_done(run_dir)
-    wait_for_step(run_dir, at + 8, third)
-    third.kill()
-    third.communicate()
+    orphaned = started(place, "--resume", "over-ssh")
+    wait_for_step(run_dir, steps_done(run_dir) + 8, orphaned)
+    orphaned.kill()
+    orphaned.communicate()
     until(lambda: nothing_runs_on(cluster))
-    at = steps_done(run_dir)
-    assert run_dir.checkpoint(at).is_dir()  # the ranks saved, though nobody was there to ask them
+    assert run_dir.checkpoint(steps_done(run_dir)).is_dir()  # the ranks saved, though nobody was there to ask them
 
     ended(started(place, "--resume", "over-ssh"), run_dir, 0)
+    local = place.train("local", 3, *OVERRIDES)
     assert losses(run_dir) == losses(local)
     assert trained_samples(run_dir) == trained_samples(local)
-    assert (run_dir.logs / "launcher.log").is_file()
     assert len(run_dir.rank_logs()) == 3
+
+
+def test_over_a_slow_line_that_loses_packets_the_numbers_are_the_same(place: Workplace, cluster: Hosts) -> None:
+    local = place.train("local-short", 3)
+    run_dir = RunDir(place.folder / "bad-line")
+    with cluster.bad_line("mb2", delay=0.01, lose_every=40) as lost:
+        ended(started(place, "recipe.yaml", "--cluster", "cluster.yaml", "--run-dir", "bad-line"), run_dir, 0)
+    assert lost[0] > 0
+    assert losses(run_dir) == losses(local)
 
 
 def problems(place: Workplace, cluster: Hosts, run: Path | None = None, **values: object) -> str:

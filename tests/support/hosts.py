@@ -2,6 +2,8 @@
 
     with hosts(folder, 3) as cluster: ...       # mb1, mb2, mb3 at 10.77.N.1, 2, 3; this machine is at 10.77.N.254
 
+Each has a second address in 10.78.N, where nobody should hear anything.
+
 They share this machine's file system but for `folder/apart`, of which each has its own. Needs root, iproute2 and openssh-server.
 """
 
@@ -17,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from support import relay
 
 SSHD_CONFIG = """\
 Port 22
@@ -83,6 +87,33 @@ class Hosts:
         """Plug it in again."""
         _run("ip", "link", "set", self._cable(name), "up")
 
+    @contextmanager
+    def bad_line(self, name: str, delay: float, lose_every: int) -> Iterator[list[int]]:
+        """Pass all that a host sends and gets through a relay; yields what will hold how many frames that lost."""
+        bridge, cable, first, second = f"mbbr{self.number}", self._cable(name), *(f"mbr{self.number}-{i}" for i in "12")
+        _run("ip", "link", "add", first, "type", "veth", "peer", "name", second)
+        _run("ip", "link", "set", first, "master", bridge, "up")
+        _run("ip", "link", "set", second, "up")
+        _run("ip", "link", "set", cable, "nomaster")
+        command = [sys.executable, relay.__file__, cable, second, str(delay), str(lose_every)]
+        lost: list[int] = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            try:
+                yield lost
+            finally:
+                process.terminate()
+                lost.append(int(process.stdout.readline()))
+                _run("ip", "link", "set", cable, "master", bridge)
+                _run("ip", "link", "del", first)
+
+    def listening(self, name: str) -> list[tuple[str, int]]:
+        """Return where a host's processes listen: address and port."""
+        lines = self.on(name, "ss", "-Hltn").splitlines()
+        found = (line.split()[3].rpartition(":") for line in lines)
+        return sorted((address, int(port)) for address, _, port in found)
+
     def processes(self, name: str) -> list[int]:
         """Return the processes of a host, its sshd's aside."""
         found = []
@@ -135,10 +166,16 @@ def hosts(folder: Path, count: int) -> Iterator[Hosts]:
         _disconnect(cluster)
 
 
+def elsewhere(address: str) -> str:
+    """Return the same host's address in the other network."""
+    return address.replace("10.77.", "10.78.", 1)
+
+
 def _connect(cluster: Hosts) -> None:
     bridge = f"mbbr{cluster.number}"
     _run("ip", "link", "add", bridge, "type", "bridge")
-    _run("ip", "address", "add", f"{cluster.here}/24", "dev", bridge)
+    for address in (cluster.here, elsewhere(cluster.here)):
+        _run("ip", "address", "add", f"{address}/24", "dev", bridge)
     _run("ip", "link", "set", bridge, "up")
     for i, (name, address) in enumerate(zip(cluster.names, cluster.addresses, strict=True), 1):
         inside = cluster.namespace(name)
@@ -149,7 +186,8 @@ def _connect(cluster: Hosts) -> None:
         _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", inside)
         _run("ip", "link", "set", cable, "master", bridge, "up")
         _run("ip", "-n", inside, "link", "set", "lo", "up")
-        _run("ip", "-n", inside, "address", "add", f"{address}/24", "dev", "eth0")
+        for own in (address, elsewhere(address)):
+            _run("ip", "-n", inside, "address", "add", f"{own}/24", "dev", "eth0")
         _run("ip", "-n", inside, "link", "set", "eth0", "up")
 
 
