@@ -33,6 +33,7 @@ from megabatch.launcher.pretrained import with_pretrained
 from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.refusals import refusals
 from megabatch.launcher.save_job import write_job
+from megabatch.launcher.secret_values import secret_problems
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def check(job: Job) -> Prepared:
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
         problems = [*(Problem("", message) for message in (*wrong, *world)), *accelerate_problems(job, os.environ)]
+        problems += secret_problems(job.cluster)
         if problems:
             raise ConfigError(problems)
         plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())
