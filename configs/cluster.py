@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from megabatch.configs.base import Choice, EnvironmentName, EnvironmentText, Frozen, PositiveInt, name_only
 from megabatch.configs.cache import Cache
-from megabatch.configs.hosts import AccelerateLaunch, DeepSpeedLaunch, Ssh
+from megabatch.configs.hosts import AccelerateLaunch, DeepSpeedLaunch, Kubernetes, Ssh
 from megabatch.configs.recipe import Name
 
 # No control characters, quotes, spaces or shell signs: a newline in a quoted #SBATCH line would run as a command.
@@ -62,7 +62,7 @@ class Slurm(Choice):
 
 
 Backend = Annotated[
-    Local | Torchrun | Slurm | Ssh | AccelerateLaunch | DeepSpeedLaunch,
+    Local | Torchrun | Slurm | Ssh | AccelerateLaunch | DeepSpeedLaunch | Kubernetes,
     Field(discriminator="name"),
     BeforeValidator(name_only),
 ]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from megabatch.configs.base import Choice, EnvironmentName, PositiveInt
+from megabatch.configs.base import Choice, EnvironmentName, NonNegativeInt, PositiveInt
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -24,6 +24,9 @@ def _no_control(text: str) -> str:
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,252}$")]
 UserName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]{0,31}$")]
 PathText = Annotated[str, Field(min_length=1), AfterValidator(_no_control)]
+AbsolutePath = Annotated[PathText, Field(pattern=r"^/")]
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9\-]{0,61}[a-z0-9])?$")]
+ImageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@\-]{0,500}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -82,3 +85,26 @@ class DeepSpeedLaunch(Choice):
     name: Literal["deepspeed"] = "deepspeed"
     address: HostName | None = None
     port: Port = 29500
+
+
+class Kubernetes(Choice):
+    """A JobSet, one pod for each of the `nodes`, handed to kubectl (docs/hosts.md).
+
+    The pods run `python` of the `image`. They share the volume of `claim` with this machine: here and there it is
+    `mount`, and run folder, data and working folder are below it. `secret` names the Kubernetes Secret whose keys the
+    ranks get as variables. A preempted pod has `grace_seconds` for a checkpoint; then all pods start anew, which does
+    not count toward `max_restarts`.
+    """
+
+    name: Literal["kubernetes"] = "kubernetes"
+    image: ImageName
+    claim: KubernetesName
+    mount: AbsolutePath
+    namespace: KubernetesName | None = None
+    secret: KubernetesName | None = None
+    python: PathText = "python"
+    port: Port = 29500
+    max_restarts: NonNegativeInt = 3
+    grace_seconds: PositiveInt = 120
+    cpus: PositiveInt | None = None
+    memory_gigabytes: PositiveInt | None = None

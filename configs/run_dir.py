@@ -119,6 +119,11 @@ class RunDir:
         return self.root / "wandb_id"
 
     @property
+    def manifest(self) -> Path:
+        """Return the JobSet handed to Kubernetes."""
+        return self.root / "jobset.yaml"
+
+    @property
     def accelerate_config(self) -> Path:
         """Return the config file that `accelerate launch` is given."""
         return self.root / "accelerate.yaml"

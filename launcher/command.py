@@ -28,6 +28,15 @@ def torchrun_command(
     ]  # fmt: skip
 
 
+def node_command(
+    job: Job, job_file: Path, node: int, endpoint: str, trainer_arguments: Sequence[str] = (), python: str | None = None
+) -> list[str]:
+    """Return the argv that starts the ranks of one of several nodes; they meet at HOST:PORT of the first."""
+    meeting = ["--nnodes", str(job.cluster.nodes), "--node-rank", str(node), "--rdzv-backend", "static"]
+    _, *command = torchrun_command(job, job_file, [*meeting, "--rdzv-endpoint", endpoint], 0, trainer_arguments)
+    return [python or sys.executable, *command]
+
+
 def rank_command(job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:
     """Return the argv of a single rank, without torchrun: what is measured in it begins seconds earlier."""
     return [sys.executable, "-m", "megabatch.trainer", str(job_file), *trainer_arguments]

@@ -19,6 +19,8 @@ class Submission:
     script: str | None = None
     files: Mapping[Path, str] = field(default_factory=dict)
     """What the command reads, to be written before it runs."""
+    trainer_arguments: Sequence[str] = ()
+    """What the ranks are told beside their job, where the commands are only made when the hosts are known."""
     shown: str | None = None
     """What to print instead, where it takes more than one command."""
 

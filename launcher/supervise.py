@@ -87,7 +87,7 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received += 1
-        ranks = _ranks_below(self._process.pid) or [self._process.pid]  # a single rank has no torchrun above it
+        ranks = ranks_below(self._process.pid) or [self._process.pid]  # a single rank has no torchrun above it
         if self.received == 1:
             self._say("stopping: a checkpoint is saved at the end of this step (again: stop at once)")
             send(ranks, signal.SIGTERM)
@@ -95,7 +95,7 @@ class _Signals:
             send([self._process.pid, *ranks], signal.SIGKILL)
 
 
-def _ranks_below(pid: int) -> list[int]:
+def ranks_below(pid: int) -> list[int]:
     """Return the descendants that are to save and end. DeepSpeed's launcher would kill the ranks 30 seconds later."""
     return [child for child in descendants(pid) if b"deepspeed.launcher" not in _command_line(child)]
 

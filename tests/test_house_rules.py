@@ -94,6 +94,7 @@ def test_only_the_launcher_and_the_world_read_the_environment() -> None:
         "configs/load.py",  # ${env:NAME}
         "launcher/command.py",
         "launcher/hosts/agent.py",  # of a host that was reached by ssh
+        "launcher/pod.py",
         "launcher/prepare.py",
         "trainer/__main__.py",
         "trainer/trackers/wandb_tracker.py",

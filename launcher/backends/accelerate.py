@@ -24,7 +24,7 @@ def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> 
         [*launcher, *(["--machine_rank", str(node)] if job.cluster.nodes > 1 else []), *trainer]
         for node in range(job.cluster.nodes)
     ]
-    return submission_of(job, commands, {run_dir.accelerate_config: _config(job.cluster)})
+    return submission_of(job, run_dir, commands, {run_dir.accelerate_config: _config(job.cluster)})
 
 
 def _config(cluster: Cluster) -> str:

@@ -16,6 +16,7 @@ MODULES = {
     "torchrun": "megabatch.launcher.backends.torchrun",
     "slurm": "megabatch.launcher.backends.slurm",
     "ssh": "megabatch.launcher.backends.ssh",
+    "kubernetes": "megabatch.launcher.backends.kubernetes",
     "accelerate": "megabatch.launcher.backends.accelerate",
     "deepspeed": "megabatch.launcher.backends.deepspeed",
 }

@@ -33,4 +33,4 @@ def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> 
     # The names are never looked up: what counts is how many lines there are, and which of them a node is.
     lines = [f"node{node} slots={cluster.processes_per_node}\n" for node in range(cluster.nodes)]
     without_gpus = {"DS_ACCELERATOR": "cpu"} if cluster.device == "cpu" else {}
-    return submission_of(job, commands, {run_dir.hostfile: "".join(lines)}, without_gpus)
+    return submission_of(job, run_dir, commands, {run_dir.hostfile: "".join(lines)}, without_gpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from megabatch.configs.hosts import AccelerateLaunch, DeepSpeedLaunch
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.command import child_environment, rank_environment
+from megabatch.launcher.control_characters import refuse_control_characters
 from megabatch.launcher.hosts.look import listener
 from megabatch.launcher.submission import Submission, shown_on_hosts
 from megabatch.launcher.supervise import Ending, ExitCode, run
@@ -18,10 +20,15 @@ LOOPBACK = "127.0.0.1"
 
 
 def submission_of(
-    job: Job, commands: Sequence[list[str]], files: Mapping[Path, str], variables: Mapping[str, str] | None = None
+    job: Job,
+    run_dir: RunDir,
+    commands: Sequence[list[str]],
+    files: Mapping[Path, str],
+    variables: Mapping[str, str] | None = None,
 ) -> Submission:
     """Return the submission of the commands, one for each node; `variables` are those that their program needs."""
     environment = {**(variables or {}), **rank_environment(job)}
+    refuse_control_characters(job, run_dir, sys.executable, environment)
     nodes = [f"the node that has {_backend(job).address}", *(f"node {node}" for node in range(2, len(commands) + 1))]
     shown = shown_on_hosts(nodes, commands, environment, job.working_folder) if len(commands) > 1 else None
     return Submission(commands[0], environment, files=files, shown=shown)

@@ -14,7 +14,8 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.hosts import Ssh
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.command import passed_on, rank_environment, torchrun_command
+from megabatch.launcher.command import node_command, passed_on, rank_environment
+from megabatch.launcher.control_characters import refuse_control_characters
 from megabatch.launcher.hosts import watched
 from megabatch.launcher.hosts.check import meeting_address
 from megabatch.launcher.hosts.connection import Connection, Event, ssh_command
@@ -23,15 +24,13 @@ from megabatch.launcher.supervise import Ending
 
 
 def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> Submission:
-    """Return the command of a host without what differs between hosts; shown is what to start on each."""
+    """Return what to start on each host. At which address they meet is found out by `submit`."""
     backend = _backend(job)
-    interpreter, *command = torchrun_command(job, run_dir.job, [], 0, trainer_arguments)
-    argv = [backend.python or interpreter, *command]
     environment = rank_environment(job)
-    address = backend.address or backend.hosts[0]
-    commands = [_of_node(argv, job, node, address) for node in range(len(backend.hosts))]
+    refuse_control_characters(job, run_dir, backend.python or sys.executable, environment)
+    commands = _commands(job, run_dir, backend.address or backend.hosts[0], trainer_arguments)
     shown = shown_on_hosts(backend.hosts, commands, environment, job.working_folder)
-    return Submission(argv, environment, shown=shown)
+    return Submission(commands[0], environment, trainer_arguments=trainer_arguments, shown=shown)
 
 
 def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str], None]) -> Ending:
@@ -46,8 +45,8 @@ def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str
             connections.append(Connection(node, host, argv, backend.python or sys.executable, events))
         address = meeting_address(connections, events, job, backend, run_dir)
         start = watched.Start(
-            [_of_node(submission.argv, job, connection.node, address) for connection in connections],
-            {**secrets, **submission.environment}, job.working_folder, job.cluster.limits,
+            _commands(job, run_dir, address, submission.trainer_arguments), {**secrets, **submission.environment},
+            job.working_folder, job.cluster.limits,
         )  # fmt: skip
         return watched.run(connections, events, start, run_dir, say)
     except OSError as error:
@@ -57,16 +56,15 @@ def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str
             connection.close()
 
 
+def _commands(job: Job, run_dir: RunDir, address: str, trainer_arguments: Sequence[str]) -> list[list[str]]:
+    backend = _backend(job)
+    endpoint = f"[{address}]:{backend.port}" if ":" in address else f"{address}:{backend.port}"
+    return [
+        node_command(job, run_dir.job, node, endpoint, trainer_arguments, backend.python)
+        for node in range(job.cluster.nodes)
+    ]
+
+
 def _backend(job: Job) -> Ssh:
     assert isinstance(job.cluster.backend, Ssh)
     return job.cluster.backend
-
-
-def _of_node(argv: Sequence[str], job: Job, node: int, address: str) -> list[str]:
-    """Return the command of one host: behind `python -m MODULE` comes who it is, and where the ranks meet."""
-    endpoint = f"{address}:{_backend(job).port}"
-    meeting = [
-        "--nnodes", str(job.cluster.nodes), "--node-rank", str(node),
-        "--rdzv-backend", "static", "--rdzv-endpoint", endpoint,
-    ]  # fmt: skip
-    return [*argv[:3], *meeting, *argv[3:]]

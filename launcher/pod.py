@@ -1,0 +1,75 @@
+"""One node of a job in a pod: `python -m megabatch.launcher.pod --meet HOST:PORT RUN_DIR/job.yaml`.
+
+Ends with 0 only if the training is finished. Ranks that saved because they were asked to stop end well, but a pod that
+ends well is never started again; so this ends with 3 then, as `megabatch launch` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from megabatch.configs.load import read_job
+from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.command import node_command
+from megabatch.launcher.supervise import ExitCode, ranks_below, send
+
+_NAME_SECONDS = 600.0  # until the first pod has a name: it may be the last one to be placed
+_RESULT_SECONDS = 60.0  # until the first pod has written how the training ended
+
+
+def main() -> int:
+    """Start the ranks of this node, pass SIGTERM on to them, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m megabatch.launcher.pod", description=__doc__.splitlines()[0])
+    parser.add_argument("--meet", metavar="HOST:PORT", required=True)
+    parser.add_argument("job", type=Path)
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    run_dir = RunDir(arguments.job.absolute().parent)
+    _wait_for_name(arguments.meet.rpartition(":")[0])
+    node = int(os.environ["JOB_COMPLETION_INDEX"])  # set by Kubernetes in a Job whose pods are numbered
+    command = node_command(read_job(arguments.job), arguments.job, node, arguments.meet, arguments.rest)
+    code = _run(command)
+    return code if code != 0 or arguments.rest else _ending(run_dir)
+
+
+def _wait_for_name(host: str) -> None:
+    deadline = time.monotonic() + _NAME_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError:
+            time.sleep(1.0)
+        else:
+            return
+
+
+def _run(command: Sequence[str]) -> int:
+    process = subprocess.Popen(command)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: send(ranks_below(process.pid) or [process.pid], signal.SIGTERM))
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _ending(run_dir: RunDir) -> int:
+    """Return 0 if the training is finished, once it is written down how it ended: rank 0 is in another pod."""
+    deadline = time.monotonic() + _RESULT_SECONDS
+    while not run_dir.result.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if not run_dir.result.exists():
+        return ExitCode.FAILED
+    outcome = json.loads(run_dir.result.read_text(encoding="utf-8"))["outcome"]
+    return ExitCode.DONE if outcome == "finished" else ExitCode.STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
