@@ -30,8 +30,10 @@ from megabatch.launcher.supervise import descendants, send
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _POLL_SECONDS = 0.1
-_OUTPUT_BYTES = 2000  # of the ranks in one message: with less than 4 KiB a pipe that can be written to takes all of it
-_PATIENCE_WITH_READER = 5.0
+_OUTPUT_BYTES = (
+    600  # of the ranks in a message: six times that in JSON at most, and a writable pipe takes 4 KiB at once
+)
+_PATIENCE_WITH_READER = 2.0
 
 
 class Agent:
@@ -46,6 +48,7 @@ class Agent:
         self._heard = self._said = time.monotonic()
         self._kill_at = float("inf")
         self._patience = 0.0
+        self._patience_with_reader = _PATIENCE_WITH_READER
         self._alone = False
 
     def serve(self) -> int:
@@ -160,8 +163,8 @@ class Agent:
     def _say(self, **message: object) -> None:
         """Tell the launcher, unless it does not read."""
         self._said = time.monotonic()
-        patience = 0 if self._alone else _PATIENCE_WITH_READER
-        _, writable, _ = select.select([], [1], [], patience)
+        _, writable, _ = select.select([], [1], [], 0.0 if self._alone else self._patience_with_reader)
+        self._patience_with_reader = _PATIENCE_WITH_READER if writable else 0.0  # the ranks must not wait for it
         if writable:
             with suppress(OSError):
                 os.write(1, encoded(message))
