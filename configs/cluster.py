@@ -27,7 +27,7 @@ Restarts = Annotated[int, Field(ge=0)]
 
 
 class Local(Choice):
-    """Processes on this machine, started by torchrun, which starts all anew up to `max_restarts` times if one fails."""
+    """Processes on this machine; all are started anew up to `max_restarts` times if one fails."""
 
     name: Literal["local"] = "local"
     max_restarts: Restarts = 0
@@ -115,6 +115,11 @@ class Cluster(Frozen):
         """Return the number of nodes that is enough to go on."""
         elastic = self.backend.min_nodes if isinstance(self.backend, Torchrun) else None
         return elastic or self.nodes
+
+    @property
+    def max_restarts(self) -> int:
+        """Return how often all ranks are started anew when one fails."""
+        return self.backend.max_restarts if isinstance(self.backend, Local | Torchrun) else 0
 
     def may_have(self, num_ranks: int) -> bool:
         """Return whether the job may be trained by this number of ranks: those of whole nodes, and of enough."""

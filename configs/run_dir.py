@@ -88,7 +88,7 @@ class RunDir:
 
     @property
     def launcher_log(self) -> Path:
-        """Return what torchrun itself prints."""
+        """Return what the process that starts the ranks prints itself."""
         return self.logs / "launcher.log"
 
     def failure(self, rank: int) -> Path:
@@ -98,6 +98,14 @@ class RunDir:
     def failures(self) -> list[Path]:
         """Return the failure files of all ranks."""
         return sorted(self.logs.glob("failure-rank-*.json"))
+
+    def exit_codes(self, node: int) -> Path:
+        """Return with which codes the ranks of a node ended, written by the process that started them."""
+        return self.logs / f"exit-codes-node-{node:05d}.json"
+
+    def all_exit_codes(self) -> list[Path]:
+        """Return those files of all nodes."""
+        return sorted(self.logs.glob("exit-codes-node-*.json"))
 
     @property
     def ended(self) -> Path:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megabatch.configs.cluster import Local, Torchrun
+from megabatch.configs.cluster import Torchrun
 from megabatch.configs.job import Job
 
 # What torchrun needs if ranks are to be started anew. Its agents share one store for all starts, in which new ranks
@@ -29,16 +29,19 @@ def torchrun_command(
 
 
 def node_command(
-    job: Job, job_file: Path, node: int, endpoint: str, trainer_arguments: Sequence[str] = (), python: str | None = None
+    job_file: Path, trainer_arguments: Sequence[str] = (), meeting: Sequence[str] = (), python: str | None = None
 ) -> list[str]:
-    """Return the argv that starts the ranks of one of several nodes; they meet at HOST:PORT of the first."""
-    meeting = ["--nnodes", str(job.cluster.nodes), "--node-rank", str(node), "--rdzv-backend", "static"]
-    _, *command = torchrun_command(job, job_file, [*meeting, "--rdzv-endpoint", endpoint], 0, trainer_arguments)
-    return [python or sys.executable, *command]
+    """Return the argv of the process that starts all ranks of a machine; `meeting` tells it of the others."""
+    return [python or sys.executable, "-m", "megabatch.trainer.node", *meeting, str(job_file), *trainer_arguments]
+
+
+def meeting_of(job: Job, node: int, endpoint: str) -> list[str]:
+    """Return the options by which one of several nodes finds the others: at HOST:PORT of the first."""
+    return ["--nodes", str(job.cluster.nodes), "--node-rank", str(node), "--meet", endpoint]
 
 
 def rank_command(job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:
-    """Return the argv of a single rank, without torchrun: what is measured in it begins seconds earlier."""
+    """Return the argv of a single rank, with no process above it."""
     return [sys.executable, "-m", "megabatch.trainer", str(job_file), *trainer_arguments]
 
 
@@ -47,8 +50,7 @@ def rank_environment(job: Job) -> dict[str, str]:
     variables = {"OMP_NUM_THREADS": str(job.cluster.threads_per_process)}
     if job.cluster.device == "cuda" and job.recipe.deterministic:
         variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is reproducible only with a fixed workspace
-    backend = job.cluster.backend
-    if isinstance(backend, Torchrun) or (isinstance(backend, Local) and backend.max_restarts):
+    if isinstance(job.cluster.backend, Torchrun):
         variables |= _RESTARTABLE
     return {**variables, **job.cluster.environment}
 

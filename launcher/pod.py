@@ -19,7 +19,7 @@ from pathlib import Path
 
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.command import node_command
+from megabatch.launcher.command import meeting_of, node_command
 from megabatch.launcher.supervise import ExitCode, ranks_below, send
 
 _NAME_SECONDS = 600.0  # until the first pod has a name: it may be the last one to be placed
@@ -36,8 +36,8 @@ def main() -> int:
     run_dir = RunDir(arguments.job.absolute().parent)
     _wait_for_name(arguments.meet.rpartition(":")[0])
     node = int(os.environ["JOB_COMPLETION_INDEX"])  # set by Kubernetes in a Job whose pods are numbered
-    command = node_command(read_job(arguments.job), arguments.job, node, arguments.meet, arguments.rest)
-    code = _run(command)
+    meeting = meeting_of(read_job(arguments.job), node, arguments.meet)
+    code = _run(node_command(arguments.job, arguments.rest, meeting))
     return code if code != 0 or arguments.rest else _ending(run_dir)
 
 

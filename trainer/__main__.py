@@ -1,4 +1,4 @@
-"""What runs in every rank: `torchrun ... -m megabatch.trainer RUN_DIR/job.yaml`. Also by hand, also under accelerate.
+"""What runs in every rank: `megabatch.trainer.node` forks it, `torchrun ... -m megabatch.trainer RUN_DIR/job.yaml` too.
 
 Ends with 0 when all samples were trained on or a checkpoint was saved on request, 2 for a mistake in job or data,
 1 for everything else. The cause is in RUN_DIR/logs/failure-rank-N.json, once for each rank that failed.

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from megabatch.configs.metrics import last_attempt
 from megabatch.configs.schedules import Plateau
 from megabatch.configs.targets import higher_is_better
 from megabatch.trainer import checkpoint
@@ -171,8 +172,10 @@ def restore(parts: Parts) -> None:
     folder, messages = agreed_checkpoint(parts)
     for message in messages:
         parts.trackers.message(f"warning: {message}")
+    attempt = _next_attempt(parts)
     if folder is None:
         require_none_written(parts)
+        parts.state.attempt = attempt
         return
     snapshot = checkpoint.load(folder, parts.saver.damage_of, dict(parts.step_parts.engine.network.state_dict()))
     require_same_training(folder, snapshot.state, parts.job, parts.run_dir)
@@ -186,7 +189,7 @@ def restore(parts: Parts) -> None:
         if is_out_of_memory(error) or is_of_peer(error):
             raise
         raise misfit(folder, snapshot, parts.job, error) from error
-    parts.state.attempt += 1
+    parts.state.attempt = attempt
     parts.trackers.message(
         f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, {parts.state.samples_seen:,} samples "
         f"seen, written by {snapshot.state['num_ranks']} ranks with {snapshot.state['engine']}"
@@ -194,6 +197,14 @@ def restore(parts: Parts) -> None:
     ranks_before, ranks = snapshot.state["num_ranks"], parts.world.num_ranks
     if told := other_ranks(parts.job.recipe.model.batch_norm, ranks_before, ranks):
         parts.trackers.message(told)
+
+
+def _next_attempt(parts: Parts) -> int:
+    """Return the number of this attempt, the same on all ranks: also one that ended before it saved was one."""
+    attempt = last_attempt(parts.run_dir.metrics) + 1 if parts.world.is_main else 0
+    told = torch.tensor(attempt, device=parts.world.device)
+    parts.step_parts.engine.sum_over_ranks(told)
+    return int(told.item())
 
 
 def go_back(parts: Parts, bad_step: int) -> None:

@@ -14,7 +14,7 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.hosts import Ssh
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.command import node_command, passed_on, rank_environment
+from megabatch.launcher.command import meeting_of, node_command, passed_on, rank_environment
 from megabatch.launcher.control_characters import refuse_control_characters
 from megabatch.launcher.hosts import watched
 from megabatch.launcher.hosts.check import meeting_address
@@ -60,7 +60,7 @@ def _commands(job: Job, run_dir: RunDir, address: str, trainer_arguments: Sequen
     backend = _backend(job)
     endpoint = f"[{address}]:{backend.port}" if ":" in address else f"{address}:{backend.port}"
     return [
-        node_command(job, run_dir.job, node, endpoint, trainer_arguments, backend.python)
+        node_command(run_dir.job, trainer_arguments, meeting_of(job, node, endpoint), backend.python)
         for node in range(job.cluster.nodes)
     ]
 
