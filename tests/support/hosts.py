@@ -73,10 +73,14 @@ class Hosts:
         """Run a command on a host and return what it prints."""
         return _run(*self.command(name, *command))
 
-    def write_names(self, name: str, names: dict[str, str]) -> None:
-        """Give a host its /etc/hosts."""
+    def write_names(self, name: str, **other: str) -> None:
+        """Give a host its /etc/hosts: itself as Debian writes it, the others by their addresses, or by `other` ones.
+
+        A name whose other address is "" is unknown.
+        """
+        names = {**dict(zip(self.names, self.addresses, strict=True)), name: "127.0.1.1", **other}
         folder = Path("/etc/netns") / self.namespace(name)
-        lines = "".join(f"{address} {known}\n" for known, address in names.items())
+        lines = "".join(f"{address} {known}\n" for known, address in names.items() if address)
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{lines}")
 
     def cut_off(self, name: str) -> None:
@@ -181,7 +185,7 @@ def _connect(cluster: Hosts) -> None:
         inside = cluster.namespace(name)
         _run("ip", "netns", "add", inside)
         (Path("/etc/netns") / inside).mkdir(parents=True)
-        cluster.write_names(name, dict(zip(cluster.names, cluster.addresses, strict=True)))
+        cluster.write_names(name)
         cable = f"mbv{cluster.number}-{i}"
         _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", inside)
         _run("ip", "link", "set", cable, "master", bridge, "up")
