@@ -60,7 +60,7 @@ class Connection:
         """Send a request; one that cannot be sent is lost with the connection, which is told as an event."""
         self._write(encoded({"do": do, **request}))
 
-    def close(self, seconds: float = 5.0) -> None:
+    def close(self, seconds: float = 2.0) -> None:
         """End the connection; the agent ends with it."""
         assert self._ssh.stdin is not None
         with suppress(OSError):

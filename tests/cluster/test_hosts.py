@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +132,8 @@ def interrupted(place: Workplace, cluster: Hosts) -> Interrupted:
         "open_elsewhere": [(n, port) for n in cluster.names for _, port in opened[n] if is_open(other[n], port)],
         "open_here": [is_open(cluster.addresses[0], port) for _, port in opened["mb1"]],
     }
+    with garbage_at([(address, port) for opened_here in opened.values() for address, port in opened_here]):
+        wait_for_step(run_dir, steps_done(run_dir) + 5, run)
     run.send_signal(signal.SIGINT)
     said = ended(run, run_dir, 3)
     return Interrupted(run_dir, **observed, left=not nothing_runs_on(cluster), said=said)
@@ -143,6 +145,19 @@ def is_open(address: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def garbage_at(places: list[tuple[str, int]]) -> Iterator[None]:
+    """Send nonsense to all that listens; some connections stay open, without another word."""
+    with ExitStack() as held:
+        for place in places:
+            for junk in (b"GET / HTTP/1.0\r\n\r\n", bytes(range(256)) * 16, b"\0" * 100, b"\xff" * 5000, b""):
+                connection = held.enter_context(socket.create_connection(place, timeout=5))
+                connection.sendall(junk)
+                if junk.startswith(b"\0"):
+                    connection.close()
+        yield
 
 
 def test_a_token_reaches_the_ranks_and_nobody_else(interrupted: Interrupted) -> None:
