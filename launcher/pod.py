@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
@@ -33,12 +34,34 @@ def main() -> int:
     parser.add_argument("job", type=Path)
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
+    ranks = _Ranks()
+    for number in (signal.SIGTERM, signal.SIGINT):  # at once: to the first process of a pod the kernel sends no others
+        signal.signal(number, ranks.stop)
     run_dir = RunDir(arguments.job.absolute().parent)
     _wait_for_name(arguments.meet.rpartition(":")[0])
     node = int(os.environ["JOB_COMPLETION_INDEX"])  # set by Kubernetes in a Job whose pods are numbered
     meeting = meeting_of(read_job(arguments.job), node, arguments.meet)
-    code = _run(node_command(arguments.job, arguments.rest, meeting))
+    code = ranks.run(node_command(arguments.job, arguments.rest, meeting))
     return code if code != 0 or arguments.rest else _ending(run_dir)
+
+
+class _Ranks:
+    """The ranks of this node, or nothing yet."""
+
+    def __init__(self) -> None:
+        self._starter: subprocess.Popen[bytes] | None = None
+
+    def run(self, command: Sequence[str]) -> int:
+        """Start them, wait for their end, and return their exit code."""
+        self._starter = subprocess.Popen(command)
+        code = self._starter.wait()
+        return code if code >= 0 else 128 - code
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Have them save and end."""
+        if self._starter is None:
+            sys.exit(ExitCode.STOPPED)
+        send(ranks_below(self._starter.pid) or [self._starter.pid], signal.SIGTERM)
 
 
 def _wait_for_name(host: str) -> None:
@@ -50,14 +73,6 @@ def _wait_for_name(host: str) -> None:
             time.sleep(1.0)
         else:
             return
-
-
-def _run(command: Sequence[str]) -> int:
-    process = subprocess.Popen(command)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: send(ranks_below(process.pid) or [process.pid], signal.SIGTERM))
-    code = process.wait()
-    return code if code >= 0 else 128 - code
 
 
 def _ending(run_dir: RunDir) -> int:

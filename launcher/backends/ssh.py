@@ -41,19 +41,23 @@ def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str
     connections: list[Connection] = []
     try:
         for node, host in enumerate(backend.hosts):
-            argv = ssh_command(backend, host)
-            connections.append(Connection(node, host, argv, backend.python or sys.executable, events))
+            connections.append(_connection(node, host, backend, events))
         address = meeting_address(connections, events, job, backend, run_dir)
         start = watched.Start(
             _commands(job, run_dir, address, submission.trainer_arguments), {**secrets, **submission.environment},
             job.working_folder, job.cluster.limits,
         )  # fmt: skip
         return watched.run(connections, events, start, run_dir, say)
-    except OSError as error:
-        raise ConfigError([Problem("cluster.backend.program", f"{backend.program}: {error.strerror}")]) from None
     finally:
         for connection in connections:
             connection.close()
+
+
+def _connection(node: int, host: str, backend: Ssh, events: SimpleQueue[Event]) -> Connection:
+    try:
+        return Connection(node, host, ssh_command(backend, host), backend.python or sys.executable, events)
+    except OSError as error:
+        raise ConfigError([Problem("cluster.backend.program", f"{backend.program}: {error.strerror}")]) from None
 
 
 def _commands(job: Job, run_dir: RunDir, address: str, trainer_arguments: Sequence[str]) -> list[list[str]]:

@@ -9,6 +9,7 @@ import socket
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.hosts.messages import Message
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
@@ -58,6 +59,10 @@ def _share_problems(run_dir: Path, nonce: str, node: int) -> list[str]:
             return [f"sees another run folder {run_dir} than the launcher. {remedy}"]
     except OSError:
         return [f"does not see the launcher's run folder {run_dir}. {remedy}"]
+    try:
+        RunDir(run_dir).job.open("rb").close()
+    except OSError as error:
+        return [f"cannot read {RunDir(run_dir).job}: {error.strerror}. Log in as the user who launches"]
     try:
         nonce_file(run_dir, nonce, node).write_text(nonce, encoding="ascii")
     except OSError as error:
