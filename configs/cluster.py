@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from megabatch.configs.base import Choice, EnvironmentText, Frozen, PositiveInt, name_only
+from megabatch.configs.base import Choice, EnvironmentName, EnvironmentText, Frozen, PositiveInt, name_only
 from megabatch.configs.cache import Cache
+from megabatch.configs.hosts import AccelerateLaunch, DeepSpeedLaunch, Kubernetes, Ssh
 from megabatch.configs.recipe import Name
 
 # No control characters, quotes, spaces or shell signs: a newline in a quoted #SBATCH line would run as a command.
 SchedulerWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:=@%+/\-\[\]&|*]{1,256}$")]
-EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 def _host_and_port(text: str) -> str:
@@ -61,7 +61,11 @@ class Slurm(Choice):
     modules: tuple[SchedulerWord, ...] = ()
 
 
-Backend = Annotated[Local | Torchrun | Slurm, Field(discriminator="name"), BeforeValidator(name_only)]
+Backend = Annotated[
+    Local | Torchrun | Slurm | Ssh | AccelerateLaunch | DeepSpeedLaunch | Kubernetes,
+    Field(discriminator="name"),
+    BeforeValidator(name_only),
+]
 
 
 class Limits(Frozen):
@@ -91,10 +95,14 @@ class Cluster(Frozen):
 
     @field_validator("backend")
     @classmethod
-    def _fewest_nodes(cls, backend: Local | Torchrun | Slurm, info: ValidationInfo) -> Local | Torchrun | Slurm:
+    def _fitting_nodes(cls, backend: Backend, info: ValidationInfo) -> Backend:
         nodes = info.data.get("nodes", 1)
         if isinstance(backend, Torchrun) and (backend.min_nodes or 1) > nodes:
             raise ValueError(f"min_nodes={backend.min_nodes} is more than nodes={nodes}. Write {nodes} or less")
+        if isinstance(backend, Ssh) and backend.hosts and len(backend.hosts) != nodes:
+            raise ValueError(f"{len(backend.hosts)} hosts, but nodes={nodes}. Write nodes: {len(backend.hosts)}")
+        if isinstance(backend, AccelerateLaunch | DeepSpeedLaunch) and nodes > 1 and backend.address is None:
+            raise ValueError(f"nodes={nodes}, and no address to meet at. Write address: one of the first node")
         return backend
 
     @property

@@ -127,6 +127,21 @@ class RunDir:
         return self.root / "wandb_id"
 
     @property
+    def manifest(self) -> Path:
+        """Return the JobSet handed to Kubernetes."""
+        return self.root / "jobset.yaml"
+
+    @property
+    def accelerate_config(self) -> Path:
+        """Return the config file that `accelerate launch` is given."""
+        return self.root / "accelerate.yaml"
+
+    @property
+    def hostfile(self) -> Path:
+        """Return the hostfile that `deepspeed` is given."""
+        return self.root / "hostfile"
+
+    @property
     def submission(self) -> Path:
         """Return the batch script handed to a scheduler."""
         return self.root / "job.sbatch"

@@ -14,6 +14,7 @@ from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, RecipeA
 from megabatch.launcher.arguments import fail as _fail
 from megabatch.launcher.arguments import or_exit as _or_exit
 from megabatch.launcher.arguments import split as _split
+from megabatch.launcher.cluster_commands import app as cluster_app
 from megabatch.launcher.data_commands import app as data_app
 from megabatch.launcher.export_command import export
 from megabatch.launcher.mistakes import mistakes_told
@@ -32,6 +33,7 @@ config_app = typer.Typer(help="Look at recipes and their schema.", no_args_is_he
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(tune_app, name="tune")
+app.add_typer(cluster_app, name="cluster")
 app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
 app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
 app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)

@@ -28,9 +28,16 @@ def torchrun_command(
     ]  # fmt: skip
 
 
-def node_command(job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:
-    """Return the argv of the process that starts all ranks of a machine."""
-    return [sys.executable, "-m", "megabatch.trainer.node", str(job_file), *trainer_arguments]
+def node_command(
+    job_file: Path, trainer_arguments: Sequence[str] = (), meeting: Sequence[str] = (), python: str | None = None
+) -> list[str]:
+    """Return the argv of the process that starts all ranks of a machine; `meeting` tells it of the others."""
+    return [python or sys.executable, "-m", "megabatch.trainer.node", *meeting, str(job_file), *trainer_arguments]
+
+
+def meeting_of(job: Job, node: int, endpoint: str) -> list[str]:
+    """Return the options by which one of several nodes finds the others: at HOST:PORT of the first."""
+    return ["--nodes", str(job.cluster.nodes), "--node-rank", str(node), "--meet", endpoint]
 
 
 def rank_command(job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:
@@ -46,6 +53,11 @@ def rank_environment(job: Job) -> dict[str, str]:
     if isinstance(job.cluster.backend, Torchrun):
         variables |= _RESTARTABLE
     return {**variables, **job.cluster.environment}
+
+
+def passed_on(names: Sequence[str]) -> dict[str, str]:
+    """Return those of the named variables that this process has, for ranks on other machines."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def child_environment(job: Job) -> dict[str, str]:

@@ -98,7 +98,9 @@ def start(
     write_job(job, run_dir.job)
     if starter is not None:
         return supervise(lambda: starter.start(run_dir, trainer_arguments), run_dir, say)
-    return backend_of(job).submit(render(job, run_dir, trainer_arguments), job, run_dir, say)
+    submission = render(job, run_dir, trainer_arguments)
+    submission.write_files()
+    return backend_of(job).submit(submission, job, run_dir, say)
 
 
 def is_finished(run_dir: RunDir) -> bool:

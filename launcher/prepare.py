@@ -25,6 +25,7 @@ from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.errors import DataError
 from megabatch.launcher.accelerate_config import accelerate_problems
 from megabatch.launcher.engine_file import with_engine_file
+from megabatch.launcher.hosts.hostfile import with_hosts
 from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
@@ -32,6 +33,7 @@ from megabatch.launcher.pretrained import with_pretrained
 from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.refusals import refusals
 from megabatch.launcher.save_job import write_job
+from megabatch.launcher.secret_values import secret_problems
 from megabatch.launcher.starter import Starter
 
 
@@ -50,7 +52,7 @@ def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
 
 def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
-    job = with_pretrained(job)
+    job = with_hosts(with_pretrained(job))
     try:
         arrangement = _arrange(job)
         job = _with_statistics(with_engine_file(job), arrangement)
@@ -58,6 +60,7 @@ def check(job: Job) -> Prepared:
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
         problems = [*(Problem("", message) for message in (*wrong, *world)), *accelerate_problems(job, os.environ)]
+        problems += secret_problems(job.cluster)
         if problems:
             raise ConfigError(problems)
         plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())

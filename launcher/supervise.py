@@ -67,14 +67,19 @@ def run(
 
 def supervise(start: Callable[[], subprocess.Popen[bytes]], run_dir: RunDir, say: Callable[[str], None]) -> Ending:
     """Have the ranks started, pass signals on, wait, and return how they ended."""
-    run_dir.logs.mkdir(parents=True, exist_ok=True)
-    for stale in (*run_dir.failures(), *run_dir.all_exit_codes(), run_dir.ended):
-        stale.unlink(missing_ok=True)
-    log_start = run_dir.launcher_log.stat().st_size if run_dir.launcher_log.exists() else 0
+    log_start = start_log(run_dir)
     process = start()
     with _Signals(process, say) as signals:
         exit_code = process.wait()
-    return _ending(exit_code, signals.received, run_dir, log_start)
+    return ending(exit_code, signals.received, run_dir, log_start)
+
+
+def start_log(run_dir: RunDir) -> int:
+    """Forget how the last attempt ended, and return where in the launcher's log this one begins."""
+    run_dir.logs.mkdir(parents=True, exist_ok=True)
+    for stale in (*run_dir.failures(), *run_dir.all_exit_codes(), run_dir.ended):
+        stale.unlink(missing_ok=True)
+    return run_dir.launcher_log.stat().st_size if run_dir.launcher_log.exists() else 0
 
 
 class _Signals:
@@ -97,12 +102,24 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received += 1
-        ranks = descendants(self._process.pid) or [self._process.pid]  # a single rank has no process above it
+        ranks = ranks_below(self._process.pid) or [self._process.pid]  # a single rank has no process above it
         if self.received == 1:
             self._say("stopping: a checkpoint is saved at the end of this step (again: stop at once)")
             send(ranks, signal.SIGTERM)
         else:
             send([self._process.pid, *ranks], signal.SIGKILL)
+
+
+def ranks_below(pid: int) -> list[int]:
+    """Return the descendants that are to save and end. DeepSpeed's launcher would kill the ranks 30 seconds later."""
+    return [child for child in descendants(pid) if b"deepspeed.launcher" not in _command_line(child)]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
 
 
 def descendants(pid: int) -> list[int]:
@@ -126,7 +143,8 @@ def send(pids: list[int], number: signal.Signals) -> None:
             continue
 
 
-def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
+def ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
+    """Return how the job ended, from its exit code and from what the ranks left behind; the log begins at a byte."""
     if exit_code == 0 and run_dir.ended.exists():
         return Ending(ExitCode.DONE, "")
     if signals_received:
