@@ -19,11 +19,9 @@ from megabatch.launcher.supervise import ExitCode
 
 def _require_watched(job: Job) -> None:
     if not is_watched(job):
-        problem = (
-            f"cluster {job.cluster.name} has backend {job.cluster.backend.name}, which does not wait for its ranks"
-        )
+        seen = f"cluster {job.cluster.name} has backend {job.cluster.backend.name}"
         remedy = "Check with a cluster file of the same nodes and backend ssh, or on each node with backend local"
-        raise ConfigError([Problem("", f"{problem}. {remedy}")])
+        raise ConfigError([Problem("", f"{seen}, which does not wait for its ranks. {remedy}")])
 
 
 def check_nodes(recipe: str, overrides: Sequence[str], cluster: str, as_json: bool) -> int:
