@@ -10,9 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from megabatch.configs.base import Choice, EnvironmentText, Frozen, PositiveInt, name_only
 from megabatch.configs.cache import Cache
 from megabatch.configs.recipe import Name
+from megabatch.configs.slurm import Slurm
 
-# No control characters, quotes, spaces or shell signs: a newline in a quoted #SBATCH line would run as a command.
-SchedulerWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:=@%+/\-\[\]&|*]{1,256}$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -44,21 +43,6 @@ class Torchrun(Choice):
     endpoint: Endpoint
     min_nodes: PositiveInt | None = None
     max_restarts: Restarts = 0
-
-
-class Slurm(Choice):
-    """A job for sbatch; the keys are sbatch's own options."""
-
-    name: Literal["slurm"] = "slurm"
-    partition: SchedulerWord | None = None
-    account: SchedulerWord | None = None
-    qos: SchedulerWord | None = None
-    constraint: SchedulerWord | None = None
-    reservation: SchedulerWord | None = None
-    time_minutes: PositiveInt = 60
-    cpus_per_task: PositiveInt | None = None
-    memory_gigabytes: PositiveInt | None = None
-    modules: tuple[SchedulerWord, ...] = ()
 
 
 Backend = Annotated[Local | Torchrun | Slurm, Field(discriminator="name"), BeforeValidator(name_only)]

@@ -29,6 +29,7 @@ def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path 
     full = disk_space((chosen or RUNS_FOLDER).absolute(), found["checkpoint_bytes"], kept)
     if full:
         raise ConfigError(Problem("", message) for message in full)
+    launch.render(prepared.job, RunDir((chosen or RUNS_FOLDER / "run").absolute()))  # refuses before anything is made
     return _run(prepared.job, new_run_dir(prepared.job, chosen))
 
 

@@ -31,7 +31,7 @@ SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -47,8 +47,15 @@ MpiDefault=none
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait={kill_wait_seconds}
+SlurmdTimeout=10
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SchedulerParameters=sched_interval=5,bf_interval=5,sched_min_interval=1000000,batch_sched_delay=1
 {nodes}
-PartitionName=all Nodes=ALL Default=YES MaxTime=60
+PartitionName=all Nodes=ALL Default=YES MaxTime=60 PriorityTier=10 PreemptMode=OFF
+PartitionName=low Nodes=ALL MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
+PartitionName=high Nodes=ALL MaxTime=60 PriorityTier=100 PreemptMode=OFF
+PartitionName=graceful Nodes=ALL MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 """
 
 
