@@ -22,7 +22,6 @@ def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> 
 def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str], None]) -> Ending:
     """Write the script, hand it to sbatch and return at once with the job's number."""
     assert submission.script is not None
-    slurm_queue.require_none_queued(run_dir)
     prepare_folder(job, run_dir)
     slurm_queue.write_private(run_dir.submission, submission.script)
     try:
