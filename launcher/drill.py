@@ -21,7 +21,7 @@ from megabatch.data.draws import Order
 from megabatch.data.steps import Steps, steps_of
 from megabatch.launcher import slurm_queue
 from megabatch.launcher.cancel import stop_ranks
-from megabatch.launcher.status import RUNNING, WAITING, Status, is_rank, look, main_process
+from megabatch.launcher.status import RUNNING, WAITING, Status, is_rank, look, main_process, tail
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MEGABATCH = (sys.executable, "-c", "from megabatch.launcher.cli import main; main()")
@@ -83,12 +83,23 @@ def _interrupted(run_dir: RunDir, job: Job, say: Callable[[str], None]) -> Itera
 
 
 def _stop(run_dir: RunDir) -> None:
+    """Stop the ranks; wait until what started them has ended too, for it looks at the folder once more."""
     owner = main_process(run_dir)
+    pids = [] if owner is None else [owner[0], *ancestors(owner[0])]
     stop_ranks(run_dir)
-    assert owner is not None
-    while is_rank(owner[0], run_dir):
+    while any(is_rank(pid, run_dir) for pid in pids):
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-    time.sleep(_SECONDS_BETWEEN_LOOKS)  # the launcher that waited for the ranks looks at the folder once more
+    time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def ancestors(pid: int) -> list[int]:
+    """Return the parent of a process, its parent, and so on."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    parent = int(text.rpartition(")")[2].split()[1])
+    return [parent, *ancestors(parent)] if parent > 1 else []
 
 
 def _wait_for_steps(run_dir: RunDir, attempt: int, steps: int, say: Callable[[str], None]) -> None:
@@ -99,7 +110,8 @@ def _wait_for_steps(run_dir: RunDir, attempt: int, steps: int, say: Callable[[st
         if seen != told:
             say(seen)
         told = seen
-        trained = [line for line in _lines(run_dir.metrics) if line.get("attempt", 0) > attempt and "loss" in line]
+        lines = tail(run_dir.metrics)
+        trained = [line for line in lines if line.get("kind") == "step" and line["attempt"] > attempt]
         if len(trained) >= steps or (trained and status.state not in (RUNNING, WAITING)):
             return
         if status.state in ("failed", "finished"):

@@ -18,8 +18,11 @@ ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 _COMMAND_SECONDS = 60
 
 
-class SlurmError(Exception):
+class SlurmError(ConfigError):
     """A command of Slurm failed; says what Slurm said."""
+
+    def __init__(self, said: str):
+        super().__init__([Problem("", said)])
 
 
 @dataclass(frozen=True)
