@@ -19,13 +19,11 @@ pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=miss
 SAMPLES, EPOCHS, STEPS = 44, 60, 180
 RECIPE = (f"epochs={EPOCHS}", "checkpoint.every_epochs=60", "checkpoint.every_steps=20")
 UNHURRIED = "model.name=network:unhurried"
-BY_RANK = "cluster.backend.task=rank"  # a second faster to start than torchrun
 FIRST = 10  # no interruption before this step
 KEYS = {
     "time limit": ["time_minutes=1", "save_seconds=10", "max_restarts=20"],
     "killed": ["partition=low", "cpus_per_task=40", "task=rank"],
     "asked to stop": ["partition=graceful", "cpus_per_task=41", "task=rank"],
-    "requeued": ["task=rank"],
     "lost node": ["exclude=null", "task=rank"],
 }
 
@@ -43,8 +41,6 @@ def runs(running: SlurmCluster, workplace: Workplace) -> dict[str, SlurmRun]:
         for name in names:
             until(lambda: steps_done(begun[name].run_dir) >= FIRST, 120)  # noqa: B023
 
-    wait_for_first_steps("requeued")
-    running.run("scontrol", "requeue", begun["requeued"].number)
     wait_for_first_steps("killed", "asked to stop")
     running.run("sbatch", "--partition=high", "--nodes=4", "--exclude=node5", "--cpus-per-task=50", "--wrap=sleep 1")
     wait_for_first_steps("lost node")
@@ -84,14 +80,6 @@ def test_a_job_that_is_preempted_with_grace_saves_and_requeues_itself(
     finished_as_if_never_interrupted(slurm, run, reference)
     assert run.result["attempt"] == 2
     assert [line["cause"] for line in run.attempts] == ["stopped", "finished"]
-
-
-def test_a_requeue_by_hand_in_mid_epoch_loses_nothing(
-    slurm: SlurmCluster, runs: dict[str, SlurmRun], reference: RunDir
-) -> None:
-    run = runs["requeued"]
-    finished_as_if_never_interrupted(slurm, run, reference)
-    assert run.result["attempt"] == 2
 
 
 def test_a_run_longer_than_its_time_limit_goes_on_again_and_again(

@@ -54,7 +54,7 @@ RUNS = {
     "crash loop": ["model.name=broken:always", "cluster.backend.max_restarts=1", *ONE_NODE],
     "bad node": ["model.name=broken:on_the_first_node", "cluster.backend.max_excluded_nodes=1", *ONE_NODE],
     "cancelled": [*LONG, "epochs=3000", "cluster.backend.task=rank"],
-    "killed rank": list(LONG),
+    "killed rank": [*LONG, "cluster.backend.task=rank"],
 }
 
 
