@@ -23,13 +23,13 @@ def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path 
     if chosen is not None:
         require_new(chosen)
     prepared = prepare(recipe, cluster, overrides)
+    launch.render(prepared.job, RunDir((chosen or RUNS_FOLDER / "run").absolute()))  # refuses before anything is made
     found = inspect_model(prepared.job)
     render.print_plan(prepared.job, prepared.plan, found)
     kept = prepared.job.recipe.kept_checkpoints
     full = disk_space((chosen or RUNS_FOLDER).absolute(), found["checkpoint_bytes"], kept)
     if full:
         raise ConfigError(Problem("", message) for message in full)
-    launch.render(prepared.job, RunDir((chosen or RUNS_FOLDER / "run").absolute()))  # refuses before anything is made
     return _run(prepared.job, new_run_dir(prepared.job, chosen))
 
 

@@ -16,7 +16,8 @@ from megabatch.launcher.supervise import Ending, ExitCode
 def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> Submission:
     """Return the script and the sbatch command that submits it. Raises ConfigError for what no script can hold."""
     text = script(job, run_dir, trainer_arguments)
-    return Submission(["sbatch", "--parsable", str(run_dir.submission), str(run_dir.job)], {}, text)
+    command = ["sbatch", "--parsable", str(run_dir.submission), str(run_dir.job)]
+    return Submission(command, {}, text, environment_file(rank_environment(job)))
 
 
 def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str], None]) -> Ending:

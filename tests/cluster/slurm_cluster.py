@@ -105,6 +105,12 @@ class SlurmCluster:
         assert found is not None
         return found[1]
 
+    def restarts(self, number: str) -> int:
+        """Return how often a job was requeued."""
+        found = re.search(r"Restarts=(\d+)", self.run("scontrol", "show", "job", number))
+        assert found is not None
+        return int(found[1])
+
     def wait(self, number: str, timeout_seconds: float = 120) -> str:
         """Wait until the job has ended and all its processes are gone; return its last state."""
         until(lambda: not self.run("squeue", "--noheader", f"--jobs={number}").strip(), timeout_seconds)

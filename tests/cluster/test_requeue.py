@@ -13,13 +13,12 @@ from cluster.slurm_cluster import SlurmCluster, describe, missing, until
 from megabatch.configs.run_dir import RunDir
 from support.invariants import same_training, violations
 from support.runs import Workplace, losses, steps_done, trained_samples
-from support.slurm_runs import SlurmRun, submit
+from support.slurm_runs import SlurmRun, hold, release, submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
 SAMPLES, EPOCHS, STEPS = 44, 60, 180
 RECIPE = (f"epochs={EPOCHS}", "checkpoint.every_epochs=60", "checkpoint.every_steps=20")
-UNHURRIED = "model.name=network:unhurried"
-FIRST = 10  # no interruption before this step
+FIRST = 5  # no interruption before this step
 KEYS = {
     "time limit": ["time_minutes=1", "save_seconds=10", "max_restarts=20"],
     "killed": ["partition=low", "cpus_per_task=40", "task=rank"],
@@ -33,18 +32,21 @@ def runs(running: SlurmCluster, workplace: Workplace) -> dict[str, SlurmRun]:
     """Every run, interrupted in its own way."""
     (workplace.folder / "cluster.yaml").write_text(CLUSTER)
     begun = {
-        name: submit(workplace, name, *RECIPE, UNHURRIED, *(f"cluster.backend.{key}" for key in keys))
+        name: submit(workplace, name, *RECIPE, *hold(workplace, name), *(f"cluster.backend.{key}" for key in keys))
         for name, keys in KEYS.items()
     }
 
-    def wait_for_first_steps(*names: str) -> None:
-        for name in names:
-            until(lambda: steps_done(begun[name].run_dir) >= FIRST, 120)  # noqa: B023
-
-    wait_for_first_steps("killed", "asked to stop")
+    for name in ("killed", "asked to stop", "lost node"):
+        until(lambda: steps_done(begun[name].run_dir) >= FIRST, 120)  # noqa: B023
     running.run("sbatch", "--partition=high", "--nodes=4", "--exclude=node5", "--cpus-per-task=50", "--wrap=sleep 1")
-    wait_for_first_steps("lost node")
     running.kill("node5")
+    for name in ("killed", "asked to stop"):
+        until(lambda: running.restarts(begun[name].number) == 1)  # noqa: B023
+        release(workplace, name)
+    until(begun["time limit"].run_dir.attempts.exists, 120)
+    release(workplace, "time limit")
+    until(lambda: running.restarts(begun["lost node"].number) == 1)
+    release(workplace, "lost node")
     return begun
 
 

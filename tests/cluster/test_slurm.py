@@ -20,12 +20,12 @@ from cluster.slurm_cluster import SlurmCluster, describe, missing, until
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import loop
 from support.runs import Workplace, environment, losses, steps_done, trained_samples
-from support.slurm_runs import SlurmRun, submit
+from support.slurm_runs import SlurmRun, hold, release, submit
 from support.training import training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
 ROOT = Path(__file__).parents[2]
-LONG = ("epochs=60", "model.name=network:unhurried", "checkpoint.every_epochs=60", "checkpoint.every_steps=20")
+LONG = ("epochs=60", "checkpoint.every_epochs=60", "checkpoint.every_steps=10")
 BROKEN = """\
 from pathlib import Path
 
@@ -53,7 +53,7 @@ ONE_NODE = ("cluster.nodes=1", "cluster.backend.task=rank")
 RUNS = {
     "crash loop": ["model.name=broken:always", "cluster.backend.max_restarts=1", *ONE_NODE],
     "bad node": ["model.name=broken:on_the_first_node", "cluster.backend.max_excluded_nodes=1", *ONE_NODE],
-    "cancelled": [*LONG, "epochs=3000", "cluster.backend.task=rank"],
+    "cancelled": [*LONG, "cluster.backend.task=rank"],
     "killed rank": [*LONG, "cluster.backend.task=rank"],
 }
 
@@ -62,7 +62,8 @@ RUNS = {
 def runs(running: SlurmCluster, workplace: Workplace) -> dict[str, SlurmRun]:
     (workplace.folder / "cluster.yaml").write_text(CLUSTER)
     (workplace.folder / "broken.py").write_text(BROKEN)
-    return {name: submit(workplace, name, *overrides) for name, overrides in RUNS.items()}
+    held = {name: hold(workplace, name) for name in ("cancelled", "killed rank")}
+    return {name: submit(workplace, name, *overrides, *held.get(name, ())) for name, overrides in RUNS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +117,14 @@ def rank_processes(run_dir: RunDir) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def killed(runs: dict[str, SlurmRun]) -> SlurmRun:
+def killed(runs: dict[str, SlurmRun], workplace: Workplace) -> SlurmRun:
     """A run of which one rank was killed after a checkpoint."""
     run = runs["killed rank"]
-    until(lambda: steps_done(run.run_dir) >= 25, 120)
+    until(lambda: steps_done(run.run_dir) >= 12, 120)
     ranks = rank_processes(run.run_dir)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
+    release(workplace, "killed rank")
     return run
 
 
@@ -152,7 +154,7 @@ def test_a_rank_that_is_killed_costs_one_restart_and_nothing_else(
     run = killed
     assert slurm.wait(run.number, 240) == "COMPLETED", describe(run.run_dir)
     assert [line["cause"] for line in run.attempts] == ["failed", "finished"]
-    undisturbed = workplace.train("undisturbed", 2, *LONG[:1], *LONG[2:])
+    undisturbed = workplace.train("undisturbed", 2, *LONG)
     assert losses(run.run_dir) == losses(undisturbed)
     assert trained_samples(run.run_dir) == trained_samples(undisturbed)
 
@@ -220,7 +222,7 @@ def test_three_nodes_train_what_three_local_ranks_train_and_hostile_names_stay_n
 
 def test_a_drill_proves_that_a_requeued_job_comes_back_exactly(slurm: SlurmCluster, workplace: Workplace) -> None:
     """And while it comes back: Slurm's controller is away when the job wants to go back into the queue once more."""
-    run = submit(workplace, "drilled", *LONG, "cluster.backend.task=rank")
+    run = submit(workplace, "drilled", *LONG, *hold(workplace, "drilled"), "cluster.backend.task=rank")
     until(lambda: steps_done(run.run_dir) >= 5, 120)
     done = workplace.megabatch("drill", "drilled", "--steps", "3")
     assert done.returncode == 0, f"{done.stdout}{done.stderr}{describe(run.run_dir)}"
@@ -230,11 +232,12 @@ def test_a_drill_proves_that_a_requeued_job_comes_back_exactly(slurm: SlurmClust
     os.kill(rank_processes(run.run_dir)[0], signal.SIGUSR1)
     until(run.run_dir.result.exists)
     until(lambda: "Unable to contact slurm controller" in run.log)
+    release(workplace, "drilled")
     slurm.start("slurmctld", "-D")
     assert slurm.wait(run.number, 240) == "COMPLETED", describe(run.run_dir)
     assert [line["cause"] for line in run.attempts] == ["stopped", "finished"]
     assert run.result["attempt"] == 3
-    assert losses(run.run_dir) == losses(workplace.train("undrilled", 2, *LONG[:1], *LONG[2:]))
+    assert losses(run.run_dir) == losses(workplace.train("undrilled", 2, *LONG))
 
 
 @pytest.mark.parametrize("engine", ["{name: fsdp, min_parameters: 100}", "{name: deepspeed, zero_stage: 2}"])

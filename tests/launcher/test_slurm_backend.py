@@ -19,9 +19,11 @@ from megabatch.configs.load import load
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher import slurm_queue
 from megabatch.launcher.backends.slurm import render, submit
+from megabatch.launcher.run_commands import start_run
 from megabatch.launcher.slurm_script import environment_file
 from megabatch.launcher.submission import Submission
 from megabatch.launcher.supervise import ExitCode
+from support.runs import Workplace
 from support.slurm_jail import run_script
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +212,23 @@ def test_a_run_folder_that_sbatch_cannot_be_told_of_is_refused(text: str) -> Non
 def test_a_folder_that_no_container_can_mount_is_refused() -> None:
     with pytest.raises(ConfigError, match="has a colon or a comma"):
         script(job("/a:b", ["backend.container={name: pyxis, image: x}"]))
+
+
+def test_a_run_folder_that_sbatch_cannot_be_told_of_is_not_made(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(workplace.folder)
+    (workplace.folder / "slurm.yaml").write_text("{name: x, backend: slurm}")
+    fake("sbatch", tmp_path, monkeypatch, "exit 1")
+    with pytest.raises(ConfigError, match="Use another --run-dir"):
+        start_run("recipe.yaml", "slurm.yaml", [], Path('a "quoted" one'))
+    assert not Path('a "quoted" one').exists()
+
+
+def test_a_dry_run_shows_the_script_and_what_it_reads() -> None:
+    shown = str(render(job(environment={"GREETING": "it's me"}), RunDir(Path(RUN_DIR))))
+    assert shown.startswith(f"sbatch --parsable {RUN_DIR}/job.sbatch {RUN_DIR}/job.yaml\n\n#!/bin/bash\n")
+    assert shown.endswith("""export GREETING='it'"'"'s me'\n""")
 
 
 def fake(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:

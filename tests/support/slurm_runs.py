@@ -15,6 +15,20 @@ from megabatch.launcher.save_job import new_run_dir
 from megabatch.launcher.supervise import ExitCode
 from support.runs import Workplace
 
+# The small network, slow while a file is there: a training that is to be interrupted does not end before.
+HELD = """\
+import time
+from pathlib import Path
+
+from network import small
+
+
+def held(num_classes, file):
+    network = small(num_classes)
+    network.register_forward_pre_hook(lambda *_: time.sleep(0.1) if Path(file).exists() else None)
+    return network
+"""
+
 
 @dataclass(frozen=True)
 class SlurmRun:
@@ -36,6 +50,18 @@ class SlurmRun:
     @property
     def log(self) -> str:
         return (self.run_dir.logs / f"slurm-{self.number}.log").read_text()
+
+
+def hold(workplace: Workplace, name: str) -> list[str]:
+    """Return the overrides that keep a training slow until `release` with the same name."""
+    (workplace.folder / "held.py").write_text(HELD)
+    (workplace.folder / f"held-{name}").touch()
+    return ["model.name=held:held", f"model.options={{file: 'held-{name}'}}"]
+
+
+def release(workplace: Workplace, name: str) -> None:
+    """Let a training go on at its own speed."""
+    (workplace.folder / f"held-{name}").unlink()
 
 
 def submit(workplace: Workplace, name: str, *overrides: str) -> SlurmRun:
