@@ -17,7 +17,7 @@ from megabatch.configs.errors import ConfigError
 from megabatch.configs.job import Job
 from megabatch.configs.load import load
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher import slurm_queue
+from megabatch.launcher import launch, slurm_queue
 from megabatch.launcher.backends.slurm import render, submit
 from megabatch.launcher.run_commands import start_run
 from megabatch.launcher.slurm_script import environment_file
@@ -278,13 +278,16 @@ def test_a_run_whose_job_is_still_queued_is_not_submitted_again(
 ) -> None:
     fake("sbatch", tmp_path, monkeypatch, "echo 78")
     fake("squeue", tmp_path, monkeypatch, f"echo '{state}|None|node1'")
-    run_dir, submission = submitted(tmp_path)
+    run_dir, _ = submitted(tmp_path)
     slurm_queue.remember(run_dir, "77")
     if refused:
         with pytest.raises(ConfigError, match=f"is Slurm job 77 already \\({state}, None\\)"):
-            submit(submission, job(), run_dir, print)
+            launch.start(job(), run_dir, print)
+        with pytest.raises(ConfigError, match="two jobs must not write to one run folder"):
+            launch.start(job().model_copy(update={"cluster": load("digits", "laptop").cluster}), run_dir, print)
     else:
-        assert submit(submission, job(), run_dir, print).code == ExitCode.DONE
+        assert launch.start(job(), run_dir, print).code == ExitCode.DONE
+        assert slurm_queue.number_of(run_dir) == "78"
 
 
 def test_an_outer_allocation_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
