@@ -99,6 +99,7 @@ def test_only_the_launcher_and_the_world_read_the_environment() -> None:
         "launcher/pod.py",
         "launcher/prepare.py",
         "trainer/__main__.py",
+        "trainer/host.py",
         "trainer/trackers/wandb_tracker.py",
         "trainer/world.py",
     }

@@ -66,9 +66,9 @@ def say_stopping(text: str) -> None:
     typer.echo("stopping at the end of this step (again: stop at once)", err=True)
 
 
-def require_local(job: Job, command: str) -> None:
-    """Raise ConfigError for a cluster whose backend does not wait for the end of a job."""
-    if job.cluster.backend.name != "local":
+def require_local(job: Job, command: str, also: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError for a cluster whose backend does not wait for the end of a job, and is none of `also`."""
+    if job.cluster.backend.name not in ("local", *also):
         seen = f"cluster {job.cluster.name} has backend {job.cluster.backend.name}, but `megabatch {command}`"
         problem = f"{seen} waits for its runs. Run it on a node, with --cluster laptop or another local cluster file"
         raise ConfigError([Problem("", problem)])
