@@ -18,6 +18,8 @@ from cluster.conftest import CLUSTER
 from cluster.slurm_cluster import SlurmCluster, describe, missing, until
 
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.status import is_of_run
+from megabatch.launcher.supervise import descendants
 from megabatch.trainer import loop
 from support.runs import Workplace, environment, losses, steps_done, trained_samples
 from support.slurm_runs import SlurmRun, hold, release, submit
@@ -103,17 +105,10 @@ def one_node(workplace: Workplace) -> None:
 
 
 def rank_processes(run_dir: RunDir) -> list[int]:
-    """Return the processes of the ranks: those that were given job.yaml and are not torchrun."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = file.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        program = b"megabatch.trainer" in words and b"torch.distributed.run" not in b" ".join(words)
-        if program and os.fsencode(run_dir.job) in words and b"srun" not in words[0] and b"bash" not in words[0]:
-            found.append(int(file.parent.name))
-    return found
+    """Return the processes of the ranks: those of the run that have started no other."""
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if is_of_run(int(folder.name), run_dir)]
+    python = [pid for pid in pids if Path(f"/proc/{pid}/exe").readlink().name.startswith("python")]
+    return [pid for pid in python if not descendants(pid)]
 
 
 @pytest.fixture(scope="module")
