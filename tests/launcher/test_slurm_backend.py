@@ -132,8 +132,10 @@ def test_in_a_container_folder_and_run_folder_are_mounted_and_the_python_inside_
 def test_the_job_of_an_array_task_is_its_own(tmp_path: Path) -> None:
     python = tmp_path / "python"
     text = script(job(str(tmp_path)), python=str(python))
-    done = run_script(text, ["/a/job.yaml", "/b/job.yaml"], tmp_path / "jail", python, {"SLURM_ARRAY_TASK_ID": "1"})
+    variables = {"SLURM_ARRAY_JOB_ID": "123456", "SLURM_ARRAY_TASK_ID": "1", "DECISION": "75"}
+    done = run_script(text, ["/a/job.yaml", "/b/job.yaml"], tmp_path / "jail", python, variables)
     assert done.calls["python"][-1] == "/b/job.yaml"
+    assert done.calls["scontrol-requeue"] == ["requeue", "123456_1"]  # not all tasks
 
 
 def test_modules_are_loaded_and_the_environment_is_read_before_the_ranks_start(tmp_path: Path) -> None:
@@ -150,10 +152,11 @@ def test_modules_are_loaded_and_the_environment_is_read_before_the_ranks_start(t
 @pytest.mark.parametrize(
     ("state", "decision", "requeued", "code"),
     [
-        ("RUNNING None", "75", True, 0),
-        ("COMPLETING TimeLimit", "75", True, 0),  # the ranks did not save in time
-        ("RUNNING None", "7", False, 7),
-        ("COMPLETING None", "75", False, 9),  # cancelled, or requeued by Slurm: nobody is asked
+        ("RUNNING None 0", "75", True, 0),
+        ("COMPLETING TimeLimit 0", "75", True, 0),  # the ranks did not save in time
+        ("RUNNING None 0", "7", False, 7),
+        ("COMPLETING None 0", "75", False, 9),  # cancelled, or requeued by Slurm: nobody is asked
+        ("RUNNING None 1", "75", False, 9),  # on a node that Slurm had lost: the job runs elsewhere by now
     ],
 )
 def test_the_job_goes_back_into_the_queue_if_slurm_has_not_ended_it_and_the_run_is_to_go_on(

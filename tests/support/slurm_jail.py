@@ -23,7 +23,7 @@ esac
 """
 SQUEUE = """\
 #!/bin/bash
-case "$*" in *%x) echo "$EXCLUDED" ;; *) echo "${STATE:-RUNNING None}" ;; esac
+case "$*" in *%x) echo "$EXCLUDED" ;; *) echo "${STATE:-RUNNING None 0}" ;; esac
 """
 MODULE = """\
 #!/bin/bash
