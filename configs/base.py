@@ -18,6 +18,7 @@ class EnvironmentAllowed:
 
 
 EnvironmentText = Annotated[str, EnvironmentAllowed()]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Frozen(BaseModel):

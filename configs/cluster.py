@@ -7,12 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from megabatch.configs.base import Choice, EnvironmentText, Frozen, PositiveInt, name_only
+from megabatch.configs.base import Choice, EnvironmentName, EnvironmentText, Frozen, PositiveInt, name_only
 from megabatch.configs.cache import Cache
+from megabatch.configs.hosts import AccelerateLaunch, DeepSpeedLaunch, Kubernetes, Ssh
 from megabatch.configs.recipe import Name
 from megabatch.configs.slurm import Slurm
-
-EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 def _host_and_port(text: str) -> str:
@@ -26,7 +25,7 @@ Restarts = Annotated[int, Field(ge=0)]
 
 
 class Local(Choice):
-    """Processes on this machine, started by torchrun, which starts all anew up to `max_restarts` times if one fails."""
+    """Processes on this machine; all are started anew up to `max_restarts` times if one fails."""
 
     name: Literal["local"] = "local"
     max_restarts: Restarts = 0
@@ -45,7 +44,11 @@ class Torchrun(Choice):
     max_restarts: Restarts = 0
 
 
-Backend = Annotated[Local | Torchrun | Slurm, Field(discriminator="name"), BeforeValidator(name_only)]
+Backend = Annotated[
+    Local | Torchrun | Slurm | Ssh | AccelerateLaunch | DeepSpeedLaunch | Kubernetes,
+    Field(discriminator="name"),
+    BeforeValidator(name_only),
+]
 
 
 class Limits(Frozen):
@@ -75,10 +78,14 @@ class Cluster(Frozen):
 
     @field_validator("backend")
     @classmethod
-    def _fewest_nodes(cls, backend: Local | Torchrun | Slurm, info: ValidationInfo) -> Local | Torchrun | Slurm:
+    def _fitting_nodes(cls, backend: Backend, info: ValidationInfo) -> Backend:
         nodes = info.data.get("nodes", 1)
         if isinstance(backend, Torchrun) and (backend.min_nodes or 1) > nodes:
             raise ValueError(f"min_nodes={backend.min_nodes} is more than nodes={nodes}. Write {nodes} or less")
+        if isinstance(backend, Ssh) and backend.hosts and len(backend.hosts) != nodes:
+            raise ValueError(f"{len(backend.hosts)} hosts, but nodes={nodes}. Write nodes: {len(backend.hosts)}")
+        if isinstance(backend, AccelerateLaunch | DeepSpeedLaunch) and nodes > 1 and backend.address is None:
+            raise ValueError(f"nodes={nodes}, and no address to meet at. Write address: one of the first node")
         return backend
 
     @property
@@ -91,6 +98,11 @@ class Cluster(Frozen):
         """Return the number of nodes that is enough to go on."""
         elastic = self.backend.min_nodes if isinstance(self.backend, Torchrun) else None
         return elastic or self.nodes
+
+    @property
+    def max_restarts(self) -> int:
+        """Return how often all ranks are started anew when one fails."""
+        return self.backend.max_restarts if isinstance(self.backend, Local | Torchrun) else 0
 
     def may_have(self, num_ranks: int) -> bool:
         """Return whether the job may be trained by this number of ranks: those of whole nodes, and of enough."""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
+
+_ATTEMPT = re.compile(rb'"attempt": (\d+)')
+_END_BYTES = 1 << 16
 
 
 def read_metrics(file: Path, kind: str) -> list[dict[str, Any]]:
@@ -21,6 +26,16 @@ def read_metrics(file: Path, kind: str) -> list[dict[str, Any]]:
         if line.get("kind") == kind:
             last[line["step"], line.get("split", "")] = line
     return [last[key] for key in sorted(last)]
+
+
+def last_attempt(file: Path) -> int:
+    """Return the number of the attempt that wrote last, from the end of the file; 0 if none has written a step."""
+    if not file.exists():
+        return 0
+    with file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - _END_BYTES))
+        end = opened.read()
+    return max((int(found[1]) for found in _ATTEMPT.finditer(end)), default=0)
 
 
 def end_last_line(file: Path) -> None:

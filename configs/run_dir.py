@@ -88,7 +88,7 @@ class RunDir:
 
     @property
     def launcher_log(self) -> Path:
-        """Return what torchrun itself prints."""
+        """Return what the process that starts the ranks prints itself."""
         return self.logs / "launcher.log"
 
     def failure(self, rank: int) -> Path:
@@ -98,6 +98,14 @@ class RunDir:
     def failures(self) -> list[Path]:
         """Return the failure files of all ranks."""
         return sorted(self.logs.glob("failure-rank-*.json"))
+
+    def exit_codes(self, node: int) -> Path:
+        """Return with which codes the ranks of a node ended, written by the process that started them."""
+        return self.logs / f"exit-codes-node-{node:05d}.json"
+
+    def all_exit_codes(self) -> list[Path]:
+        """Return those files of all nodes."""
+        return sorted(self.logs.glob("exit-codes-node-*.json"))
 
     @property
     def ended(self) -> Path:
@@ -117,6 +125,21 @@ class RunDir:
     def wandb_id(self) -> Path:
         """Return the file with the Weights & Biases run id, kept across restarts."""
         return self.root / "wandb_id"
+
+    @property
+    def manifest(self) -> Path:
+        """Return the JobSet handed to Kubernetes."""
+        return self.root / "jobset.yaml"
+
+    @property
+    def accelerate_config(self) -> Path:
+        """Return the config file that `accelerate launch` is given."""
+        return self.root / "accelerate.yaml"
+
+    @property
+    def hostfile(self) -> Path:
+        """Return the hostfile that `deepspeed` is given."""
+        return self.root / "hostfile"
 
     @property
     def submission(self) -> Path:

@@ -14,6 +14,7 @@ from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, RecipeA
 from megabatch.launcher.arguments import fail as _fail
 from megabatch.launcher.arguments import or_exit as _or_exit
 from megabatch.launcher.arguments import split as _split
+from megabatch.launcher.cluster_commands import app as cluster_app
 from megabatch.launcher.data_commands import app as data_app
 from megabatch.launcher.export_command import export
 from megabatch.launcher.job_commands import cancel, drill, logs, status
@@ -33,6 +34,7 @@ config_app = typer.Typer(help="Look at recipes and their schema.", no_args_is_he
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(tune_app, name="tune")
+app.add_typer(cluster_app, name="cluster")
 app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
 app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
 app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)
@@ -123,12 +125,25 @@ def evaluate(
     )
 
 
-@app.command()
-def check(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """Show what this machine has for a run: versions, devices, and which decoder is in use."""
+@app.command(epilog="Example: megabatch check mine.yaml --cluster two-nodes.yaml")
+def check(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="With --cluster: data to read.")
+    ] = None,
+    cluster: Annotated[str, typer.Option("--cluster", "-c", help="Start its ranks and have each look around.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show what this machine has for a run; with --cluster, what every rank finds on its node, and what is wrong."""
     import json
 
     from megabatch.launcher.check import machine_facts
+
+    if cluster:
+        from megabatch.launcher.check_command import check_nodes
+
+        raise typer.Exit(check_nodes(*_split(arguments or [], required=False), cluster, as_json))
+    if arguments:
+        _fail("name a cluster file too: the ranks of --cluster read the data of the recipe")
 
     facts = machine_facts()
     if as_json:

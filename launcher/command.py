@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from megabatch.configs.cluster import Local, Torchrun
+from megabatch.configs.cluster import Torchrun
 from megabatch.configs.job import Job
 
 # What torchrun needs if ranks are to be started anew. Its agents share one store for all starts, in which new ranks
@@ -37,8 +37,20 @@ def torchrun_command(
     ]  # fmt: skip
 
 
+def node_command(
+    job_file: Path, trainer_arguments: Sequence[str] = (), meeting: Sequence[str] = (), python: str | None = None
+) -> list[str]:
+    """Return the argv of the process that starts all ranks of a machine; `meeting` tells it of the others."""
+    return [python or sys.executable, "-m", "megabatch.trainer.node", *meeting, str(job_file), *trainer_arguments]
+
+
+def meeting_of(job: Job, node: int, endpoint: str) -> list[str]:
+    """Return the options by which one of several nodes finds the others: at HOST:PORT of the first."""
+    return ["--nodes", str(job.cluster.nodes), "--node-rank", str(node), "--meet", endpoint]
+
+
 def rank_command(job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:
-    """Return the argv of a single rank, without torchrun: what is measured in it begins seconds earlier."""
+    """Return the argv of a single rank, with no process above it."""
     return [sys.executable, "-m", "megabatch.trainer", str(job_file), *trainer_arguments]
 
 
@@ -47,10 +59,14 @@ def rank_environment(job: Job) -> dict[str, str]:
     variables = {"OMP_NUM_THREADS": str(job.cluster.threads_per_process)}
     if job.cluster.device == "cuda" and job.recipe.deterministic:
         variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is reproducible only with a fixed workspace
-    backend = job.cluster.backend
-    if isinstance(backend, Torchrun) or (isinstance(backend, Local) and backend.max_restarts):
+    if isinstance(job.cluster.backend, Torchrun):
         variables |= _RESTARTABLE
     return {**variables, **job.cluster.environment}
+
+
+def passed_on(names: Sequence[str]) -> dict[str, str]:
+    """Return those of the named variables that this process has, for ranks on other machines."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def child_environment(job: Job) -> dict[str, str]:

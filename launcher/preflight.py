@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from megabatch.configs.cluster import Cluster
+from megabatch.configs.hosts import Kubernetes, Ssh
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.slurm import Slurm
@@ -47,8 +48,8 @@ def room_to_go_on(run_dir: RunDir) -> list[str]:
 
 
 def _devices(cluster: Cluster) -> list[str]:
-    if cluster.device != "cuda" or isinstance(cluster.backend, Slurm):
-        return []
+    if cluster.device != "cuda" or isinstance(cluster.backend, Slurm | Ssh | Kubernetes):
+        return []  # it is other machines that need them
     found = len(list(NVIDIA_DEVICES.iterdir())) if NVIDIA_DEVICES.is_dir() else 0
     if found >= cluster.processes_per_node:
         return []
@@ -62,4 +63,6 @@ def _devices(cluster: Cluster) -> list[str]:
 def _programs(cluster: Cluster) -> list[str]:
     if isinstance(cluster.backend, Slurm) and shutil.which("sbatch") is None:
         return ["backend slurm needs `sbatch`, which is not on the PATH: start from a login node of the cluster"]
+    if isinstance(cluster.backend, Kubernetes) and shutil.which("kubectl") is None:
+        return ["backend kubernetes needs `kubectl`, which is not on the PATH: install it and log in to the cluster"]
     return []

@@ -25,6 +25,7 @@ from megabatch.data.arrangement import Arrangement, arrange
 from megabatch.data.errors import DataError
 from megabatch.launcher.accelerate_config import accelerate_problems
 from megabatch.launcher.engine_file import with_engine_file
+from megabatch.launcher.hosts.hostfile import with_hosts
 from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
@@ -32,6 +33,8 @@ from megabatch.launcher.pretrained import with_pretrained
 from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.refusals import refusals
 from megabatch.launcher.save_job import write_job
+from megabatch.launcher.secret_values import secret_problems
+from megabatch.launcher.starter import Starter
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,12 @@ class Prepared:
 
 def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
     """Load and check everything that can be known without torch. Raises ConfigError with every problem."""
-    return check(_job(load(recipe, cluster, overrides)))
+    return check(job_of(load(recipe, cluster, overrides)))
 
 
 def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
-    job = with_pretrained(job)
+    job = with_hosts(with_pretrained(job))
     try:
         arrangement = _arrange(job)
         job = _with_statistics(with_engine_file(job), arrangement)
@@ -57,6 +60,7 @@ def check(job: Job) -> Prepared:
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
         problems = [*(Problem("", message) for message in (*wrong, *world)), *accelerate_problems(job, os.environ)]
+        problems += secret_problems(job.cluster)
         if problems:
             raise ConfigError(problems)
         plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())
@@ -105,7 +109,8 @@ def _arrange(job: Job) -> Arrangement:
     return arrangement
 
 
-def _job(loaded: Loaded) -> Job:
+def job_of(loaded: Loaded) -> Job:
+    """Return the job of a recipe and a cluster, not checked against data or machine."""
     return Job(
         recipe=loaded.recipe,
         cluster=loaded.cluster,
@@ -115,25 +120,28 @@ def _job(loaded: Loaded) -> Job:
     )
 
 
-def inspect_model(job: Job) -> dict[str, Any]:
+def inspect_model(job: Job, starter: Starter | None = None) -> dict[str, Any]:
     """Build the model in a process of its own (it needs torch) and return what that process found out.
 
+    The process is the starter's where there is one, else it is gone afterwards.
     Raises ConfigError with the problems it reports: an unknown model, images that do not fit, ...
     """
     with tempfile.TemporaryDirectory() as folder:
         job_file = Path(folder) / "job.yaml"
         write_job(job, job_file)
-        command = [sys.executable, "-m", "megabatch.trainer.inspect_model", str(job_file)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(job.cluster.threads_per_process)}
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=job.working_folder, env=environment
-        )
+        done = starter.inspect(job_file) if starter is not None else _inspected_alone(job, job_file)
     if done.returncode != 0:
         raise ConfigError([Problem("", f"the model could not be inspected{_why(done)}")])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found["problems"]:
         raise ConfigError(Problem("", problem) for problem in found["problems"])
     return found
+
+
+def _inspected_alone(job: Job, job_file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "megabatch.trainer.inspect_model", str(job_file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.cluster.threads_per_process)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=job.working_folder, env=environment)
 
 
 def _why(ended: subprocess.CompletedProcess[str]) -> str:

@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -181,7 +180,9 @@ def print_config(loaded: Loaded, origin: bool) -> None:
     for name, model, tree in parts:
         if not origin:
             console.print(f"# {name}", style="dim")
-            console.print(_yaml(model), markup=False, highlight=False, soft_wrap=True, end="")
+            console.print(
+                yaml_text(model.model_dump(mode="json")), markup=False, highlight=False, soft_wrap=True, end=""
+            )
             continue
         columns = [Column(header, overflow="fold") for header in ("key", "value", "from")]
         table = Table(*columns, title=name, title_justify="left", box=None, pad_edge=False)
@@ -190,14 +191,15 @@ def print_config(loaded: Loaded, origin: bool) -> None:
         console.print(table)
 
 
-def _yaml(model: BaseModel) -> str:
+def yaml_text(values: dict[str, Any]) -> str:
+    """Return plain values as YAML, in their own order."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
-    yaml.dump(model.model_dump(mode="json"), text)
+    yaml.dump(values, text)
     return text.getvalue()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -12,9 +14,11 @@ from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import arrange
 from megabatch.launcher import launch, render
+from megabatch.launcher.backends.choose import is_watched
 from megabatch.launcher.preflight import disk_space, room_to_go_on
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
 from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir, require_new, saved_job
+from megabatch.launcher.starter import Starter
 from megabatch.launcher.supervise import Ending, ExitCode
 
 
@@ -24,13 +28,18 @@ def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path 
         require_new(chosen)
     prepared = prepare(recipe, cluster, overrides)
     launch.render(prepared.job, RunDir((chosen or RUNS_FOLDER / "run").absolute()))  # refuses before anything is made
-    found = inspect_model(prepared.job)
-    render.print_plan(prepared.job, prepared.plan, found)
-    kept = prepared.job.recipe.kept_checkpoints
+    with closing(Starter(prepared.job)) if prepared.job.cluster.backend.name == "local" else nullcontext() as starter:
+        found = inspect_model(prepared.job, starter)
+        render.print_plan(prepared.job, prepared.plan, found)
+        return _start_new(prepared.job, chosen, found, starter)
+
+
+def _start_new(job: Job, chosen: Path | None, found: dict[str, Any], starter: Starter | None) -> int:
+    kept = job.recipe.kept_checkpoints
     full = disk_space((chosen or RUNS_FOLDER).absolute(), found["checkpoint_bytes"], kept)
     if full:
         raise ConfigError(Problem("", message) for message in full)
-    return _run(prepared.job, new_run_dir(prepared.job, chosen))
+    return _run(job, new_run_dir(job, chosen), starter)
 
 
 def dry_run(recipe: str, cluster: str, overrides: Sequence[str], write: Path | None) -> int:
@@ -39,8 +48,9 @@ def dry_run(recipe: str, cluster: str, overrides: Sequence[str], write: Path | N
     run_dir = new_run_dir(prepared.job, write) if write else RunDir(Path("RUN_DIR"))
     _show(prepared, run_dir)
     if write:
+        launch.render(prepared.job, run_dir).write_files()
         typer.echo(f"\nwritten: {run_dir.job}")
-        if _is_local(prepared.job):
+        if prepared.job.cluster.backend.name == "local":
             ranks = prepared.job.cluster.processes_per_node
             typer.echo(f"by hand: torchrun --nproc-per-node {ranks} -m megabatch.trainer {run_dir.job}")
     return ExitCode.DONE
@@ -71,30 +81,25 @@ def evaluate_run(which: str, split: str, checkpoint: str, weights: str) -> int:
     arguments = ["--evaluate", split, "--checkpoint", checkpoint, "--weights", weights]
     ending = launch.start(job, run_dir, _say, arguments)
     result = run_dir.evaluation(split, checkpoint)
-    if ending.code == ExitCode.DONE and _is_local(job):
+    if ending.code == ExitCode.DONE and is_watched(job):
         render.print_evaluation(launch.read_result(result))
     elif ending.code == ExitCode.DONE:
         typer.echo(f"when it has run, the result is in {_short(result)}")
     return _told(ending)
 
 
-def _run(job: Job, run_dir: RunDir) -> int:
+def _run(job: Job, run_dir: RunDir, starter: Starter | None = None) -> int:
     typer.echo(f"run folder: {run_dir.root}")
-    ending = launch.start(job, run_dir, _say)
-    if ending.code == ExitCode.DONE and _is_local(job) and not launch.is_finished(run_dir):
+    ending = launch.start(job, run_dir, _say, starter=starter)
+    if ending.code == ExitCode.DONE and is_watched(job) and not launch.is_finished(run_dir):
         ending = Ending(ExitCode.STOPPED, "")
     if ending.code == ExitCode.STOPPED:
         typer.echo(f"stopped. Go on with: megabatch launch --resume {_short(run_dir.root)}")
-    elif ending.code == ExitCode.DONE and _is_local(job):
+    elif ending.code == ExitCode.DONE and is_watched(job):
         _summary(run_dir)
     elif ending.code == ExitCode.FAILED and any(run_dir.checkpoints.glob("step-*")):
         typer.echo(f"go on from the last checkpoint with: megabatch launch --resume {_short(run_dir.root)}", err=True)
     return _told(ending)
-
-
-def _is_local(job: Job) -> bool:
-    """Return whether the job has ended when its backend returns; a scheduler has only taken it then."""
-    return job.cluster.backend.name == "local"
 
 
 def _told(ending: Ending) -> int:

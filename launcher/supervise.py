@@ -1,7 +1,8 @@
 """Runs the ranks of a local job and says how they ended. Learns about the run only from its exit and from RUN_DIR.
 
-Ctrl-C or SIGTERM asks the ranks, not torchrun, to save and end: torchrun would kill them 30 seconds later. They are in
-sessions of their own, so a terminal's Ctrl-C reaches this process alone.
+Ctrl-C or SIGTERM asks the ranks themselves to save and end: torchrun, where it is between them and us, would kill them
+30 seconds later. They are in sessions of their own, so a terminal's Ctrl-C reaches this process alone. If this process
+is killed, the kernel asks them to save and end.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from megabatch.configs.parent import signal_when_parent_ends
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
 
@@ -31,7 +34,7 @@ class ExitCode(IntEnum):
     STOPPED = 3
 
 
-_ENDED = re.compile(r"rank\s*:\s*(?P<rank>\d+)[^\n]*\n\s*exitcode\s*:\s*(?P<exitcode>-?\d+)")
+_TORCHRUN_ENDED = re.compile(r"rank\s*:\s*(?P<rank>\d+)[^\n]*\n\s*exitcode\s*:\s*(?P<exitcode>-?\d+)")
 INPUT_ERRORS = ("ConfigError", "DataError", "SampleError")
 _HINTS = {
     signal.SIGKILL.value: ": out of memory, or kill -9 from outside",
@@ -51,15 +54,32 @@ def run(
     argv: list[str], environment: dict[str, str], run_dir: RunDir, folder: str, say: Callable[[str], None]
 ) -> Ending:
     """Start the command, pass signals on, wait, and return how it ended."""
+
+    def start() -> subprocess.Popen[bytes]:
+        tied = partial(signal_when_parent_ends, signal.SIGTERM, os.getpid())
+        with run_dir.launcher_log.open("ab") as log:
+            return subprocess.Popen(
+                argv, env=environment, stderr=log, cwd=folder, start_new_session=True, preexec_fn=tied
+            )
+
+    return supervise(start, run_dir, say)
+
+
+def supervise(start: Callable[[], subprocess.Popen[bytes]], run_dir: RunDir, say: Callable[[str], None]) -> Ending:
+    """Have the ranks started, pass signals on, wait, and return how they ended."""
+    log_start = start_log(run_dir)
+    process = start()
+    with _Signals(process, say) as signals:
+        exit_code = process.wait()
+    return ending(exit_code, signals.received, run_dir, log_start)
+
+
+def start_log(run_dir: RunDir) -> int:
+    """Forget how the last attempt ended, and return where in the launcher's log this one begins."""
     run_dir.logs.mkdir(parents=True, exist_ok=True)
-    for stale in (*run_dir.failures(), run_dir.ended):
+    for stale in (*run_dir.failures(), *run_dir.all_exit_codes(), run_dir.ended):
         stale.unlink(missing_ok=True)
-    log_start = run_dir.launcher_log.stat().st_size if run_dir.launcher_log.exists() else 0
-    with run_dir.launcher_log.open("ab") as log:
-        process = subprocess.Popen(argv, env=environment, stderr=log, cwd=folder, start_new_session=True)
-        with _Signals(process, say) as signals:
-            exit_code = process.wait()
-    return _ending(exit_code, signals.received, run_dir, log_start)
+    return run_dir.launcher_log.stat().st_size if run_dir.launcher_log.exists() else 0
 
 
 class _Signals:
@@ -82,12 +102,24 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received += 1
-        ranks = descendants(self._process.pid) or [self._process.pid]  # a single rank has no torchrun above it
+        ranks = ranks_below(self._process.pid) or [self._process.pid]  # a single rank has no process above it
         if self.received == 1:
             self._say("stopping: a checkpoint is saved at the end of this step (again: stop at once)")
             send(ranks, signal.SIGTERM)
         else:
             send([self._process.pid, *ranks], signal.SIGKILL)
+
+
+def ranks_below(pid: int) -> list[int]:
+    """Return the descendants that are to save and end. DeepSpeed's launcher would kill the ranks 30 seconds later."""
+    return [child for child in descendants(pid) if b"deepspeed.launcher" not in _command_line(child)]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
 
 
 def descendants(pid: int) -> list[int]:
@@ -111,7 +143,8 @@ def send(pids: list[int], number: signal.Signals) -> None:
             continue
 
 
-def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
+def ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
+    """Return how the job ended, from its exit code and from what the ranks left behind; the log begins at a byte."""
     if exit_code == 0 and run_dir.ended.exists():
         return Ending(ExitCode.DONE, "")
     if signals_received:
@@ -133,8 +166,8 @@ def _ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: i
 
 def _cause_elsewhere(failures: list[dict[str, Any]], run_dir: RunDir, log_start: int) -> str:
     """The rank whose fault it is wrote nothing down; the others did if they came to a verdict."""
-    said = _torchruns_words(run_dir, log_start)
-    ended = {int(found["rank"]): int(found["exitcode"]) for found in _ENDED.finditer(said)}
+    said = _words(run_dir, log_start)
+    ended = _exit_codes(run_dir, said)
     verdict = next((failure["verdict"] for failure in failures if failure["verdict"] is not None), None)
     if verdict is not None and verdict["kind"] != "gone":
         return f"{verdict['message']}\nlogs: {run_dir.logs}"
@@ -159,14 +192,24 @@ def _cause_elsewhere(failures: list[dict[str, Any]], run_dir: RunDir, log_start:
 def _killed_rank(ended: dict[int, int], run_dir: RunDir) -> str:
     """No rank wrote why, so one was killed from outside: the first that was, even if its peer was seen to end first."""
     if not ended:
-        return f"torchrun ended before the ranks did; its own words are in {run_dir.launcher_log}"
+        words = f"its own words are in {run_dir.launcher_log}"
+        return f"the process that started the ranks ended before they did, and they with it; {words}"
     killed = [rank for rank, code in ended.items() if code < 0 and code != -signal.SIGTERM]
-    rank = (killed or list(ended)[-1:])[0]  # torchrun lists last whom it saw end first
+    rank = (killed or list(ended))[0]
     how, hint = _how_it_ended(ended[rank])
     return f"rank {rank} {how}{hint}. Its log is {run_dir.rank_log(rank)}"
 
 
-def _torchruns_words(run_dir: RunDir, log_start: int) -> str:
+def _exit_codes(run_dir: RunDir, said: str) -> dict[int, int]:
+    """Return how ranks that failed ended, the first first: from our own starter of ranks, or in torchrun's words."""
+    files = [json.loads(file.read_text(encoding="utf-8")) for file in run_dir.all_exit_codes()]
+    if files:
+        return {ended["rank"]: ended["code"] for file in files for ended in file["exits"] if ended["code"] != 0}
+    found = [(int(match["rank"]), int(match["exitcode"])) for match in _TORCHRUN_ENDED.finditer(said)]
+    return dict(reversed(found))  # torchrun lists last whom it saw end first
+
+
+def _words(run_dir: RunDir, log_start: int) -> str:
     with run_dir.launcher_log.open("rb") as log:
         log.seek(log_start)
         return log.read().decode(errors="replace")

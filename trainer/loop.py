@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from megabatch.configs.metrics import last_attempt
 from megabatch.configs.schedules import Plateau
 from megabatch.configs.targets import higher_is_better
 from megabatch.trainer import checkpoint
@@ -20,6 +21,7 @@ from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.provenance import other_versions, provenance
+from megabatch.trainer.replicas import require_equal
 from megabatch.trainer.rollback import agreed_checkpoint, carry_over, keep_rule, take_back
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
@@ -43,6 +45,7 @@ def _train(parts: Parts) -> Outcome:
     micro_batches = parts.micro_batches_from(state.step)
     log_every = parts.job.recipe.tracking.every_steps
     save_every = parts.job.recipe.checkpoint.every_steps
+    compare_every = parts.job.recipe.stability.compare_replicas_every_steps
     log_ratios_every = parts.job.recipe.tracking.trust_ratios_every_steps
     if log_ratios_every is not None:
         keep_trust_ratios(parts.step_parts.optimizer)
@@ -57,6 +60,8 @@ def _train(parts: Parts) -> Outcome:
             parts.saver.tell()
         if log_ratios_every is not None and state.step % log_ratios_every == 0:
             parts.trackers.trust_ratios(trust_ratios(parts.step_parts.optimizer), state)
+        if compare_every is not None and state.step % compare_every == 0:
+            compare_replicas(parts)
         if bad:
             parts.bad_steps.tell(report, state, parts.trackers)
             if parts.job.recipe.stability.rolls_back:
@@ -137,6 +142,8 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
 def save(parts: Parts) -> None:
     """Write a checkpoint in the background, then delete those that the recipe does not keep; on all ranks together."""
     work = parts.step_parts
+    if parts.job.recipe.stability.compare_replicas_every_steps is not None:
+        compare_replicas(parts)
     network = work.engine.network_tensors()
     tensors, numbers = work.engine.optimizer_state(work.optimizer)
     if not parts.saver.takes_part:
@@ -158,6 +165,12 @@ def save(parts: Parts) -> None:
     parts.saver.save(parts.state, snapshot, keep_rule(parts))
 
 
+def compare_replicas(parts: Parts) -> None:
+    """Raise TrainingError, on all ranks, if their copies of the parameters differ."""
+    engine = parts.step_parts.engine
+    require_equal(engine.network, parts.world, engine.sum_over_ranks, parts.state.step)
+
+
 def is_there(parts: Parts, step: int) -> bool:
     """Return whether rank 0 has written the checkpoint of a step. Every rank must ask together: they wait for it."""
     there = parts.world.is_main and parts.saver.damage_of(parts.run_dir.checkpoint(step)) is None
@@ -171,8 +184,10 @@ def restore(parts: Parts) -> None:
     folder, messages = agreed_checkpoint(parts)
     for message in messages:
         parts.trackers.message(f"warning: {message}")
+    attempt = _next_attempt(parts)
     if folder is None:
         require_none_written(parts)
+        parts.state.attempt = attempt
         return
     snapshot = checkpoint.load(folder, parts.saver.damage_of, dict(parts.step_parts.engine.network.state_dict()))
     require_same_training(folder, snapshot.state, parts.job, parts.run_dir)
@@ -186,7 +201,7 @@ def restore(parts: Parts) -> None:
         if is_out_of_memory(error) or is_of_peer(error):
             raise
         raise misfit(folder, snapshot, parts.job, error) from error
-    parts.state.attempt += 1
+    parts.state.attempt = attempt
     parts.trackers.message(
         f"going on from {folder}: step {parts.state.step} of {parts.steps.total}, {parts.state.samples_seen:,} samples "
         f"seen, written by {snapshot.state['num_ranks']} ranks with {snapshot.state['engine']}"
@@ -194,6 +209,14 @@ def restore(parts: Parts) -> None:
     ranks_before, ranks = snapshot.state["num_ranks"], parts.world.num_ranks
     if told := other_ranks(parts.job.recipe.model.batch_norm, ranks_before, ranks):
         parts.trackers.message(told)
+
+
+def _next_attempt(parts: Parts) -> int:
+    """Return the number of this attempt, the same on all ranks: also one that ended before it saved was one."""
+    attempt = last_attempt(parts.run_dir.metrics) + 1 if parts.world.is_main else 0
+    told = torch.tensor(attempt, device=parts.world.device)
+    parts.step_parts.engine.sum_over_ranks(told)
+    return int(told.item())
 
 
 def go_back(parts: Parts, bad_step: int) -> None:

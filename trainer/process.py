@@ -23,6 +23,7 @@ from megabatch.trainer.host import host_name
 from megabatch.trainer.watch.beats import PeerLostError
 from megabatch.trainer.watch.peers import is_of_peer
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _held: list[IO[str]] = []  # a lock lasts as long as its file is open
 
 
@@ -31,8 +32,9 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._requested = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._request)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # node/ranks.py holds them back until here
 
     def requested(self) -> bool:
         """Return whether this rank was asked to stop."""

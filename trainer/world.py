@@ -20,6 +20,7 @@ from megabatch.configs.errors import ConfigError
 from megabatch.configs.job import Job
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.host import host_name
+from megabatch.trainer.node.meeting import store_of_meeting
 
 _AFTER_THE_WATCH_SECONDS = 60
 
@@ -100,11 +101,15 @@ def join(world: World, cluster: Cluster) -> None:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
+        store = store_of_meeting(world.num_ranks, timeout, os.environ)
+        if store is None:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(backend, timeout=timeout, store=store, rank=world.rank, world_size=world.num_ranks)
     else:  # a single process, started by hand without a launcher
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks the environment, and nobody else
-        store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__
-        dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
+        alone = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__
+        dist.init_process_group(backend, timeout=timeout, store=alone, rank=0, world_size=1)
 
 
 def leave() -> None:

@@ -15,6 +15,10 @@ MODULES = {
     "local": "megabatch.launcher.backends.local",
     "torchrun": "megabatch.launcher.backends.torchrun",
     "slurm": "megabatch.launcher.backends.slurm",
+    "ssh": "megabatch.launcher.backends.ssh",
+    "kubernetes": "megabatch.launcher.backends.kubernetes",
+    "accelerate": "megabatch.launcher.backends.accelerate",
+    "deepspeed": "megabatch.launcher.backends.deepspeed",
 }
 
 
@@ -28,6 +32,12 @@ class Backend(Protocol):
     def submit(self, submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str], None]) -> Ending:
         """Run or submit it."""
         ...
+
+
+def is_watched(job: Job) -> bool:
+    """Return whether the job has ended when its backend returns. A scheduler, or a person, has only been told then."""
+    on_one_node = ("accelerate", "deepspeed")
+    return job.cluster.backend.name in ("local", "ssh", *(on_one_node if job.cluster.nodes == 1 else ()))
 
 
 def backend_of(job: Job) -> Backend:

@@ -17,7 +17,7 @@ def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> 
     """Return the script and the sbatch command that submits it. Raises ConfigError for what no script can hold."""
     text = script(job, run_dir, trainer_arguments)
     command = ["sbatch", "--parsable", str(run_dir.submission), str(run_dir.job)]
-    return Submission(command, {}, text, environment_file(rank_environment(job)))
+    return Submission(command, script=text, environment_file=environment_file(rank_environment(job)))
 
 
 def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str], None]) -> Ending:

@@ -31,7 +31,8 @@ MACHINE: tuple[Refusal, ...] = (
         "Several nodes on the local backend",
         "it starts processes on this machine only",
         lambda r, c, d: (
-            "cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}` or `{name: torchrun, ...}`"
+            "cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`, `{name: ssh, ...}` or "
+            "`{name: torchrun, ...}`"
         ),
         _many_local_nodes,
     ),

@@ -50,6 +50,12 @@ def log_a_step_twice(run: Path) -> None:
     (run / "metrics.jsonl").write_text(text + step)
 
 
+def train_again_to_another_loss(run: Path) -> None:
+    text = (run / "metrics.jsonl").read_text()
+    step = [json.loads(line) for line in text.splitlines() if '"kind": "step"' in line][-1]
+    (run / "metrics.jsonl").write_text(text + json.dumps({**step, "attempt": 2, "loss": 0.0}) + "\n")
+
+
 def flip_a_byte(run: Path) -> None:
     file = next((run / "checkpoints").glob("step-*/model.safetensors"))
     content = bytearray(file.read_bytes())
@@ -67,7 +73,8 @@ def lose_a_checkpoint(run: Path) -> None:
         (forget_a_line, "never trained|finished after|not every sample"),
         (change_a_sample, "epoch 0 has not every sample once"),
         (train_again_with_others, "was trained again with other samples"),
-        (log_a_step_twice, "metrics.jsonl has the steps"),
+        (log_a_step_twice, "attempt 1 has step 1 after step 6 of attempt 1"),
+        (train_again_to_another_loss, "step 6 had another loss"),
         (flip_a_byte, "is not what the manifest says"),
         (lose_a_checkpoint, "1 checkpoints are left"),
     ],

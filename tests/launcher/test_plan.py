@@ -140,6 +140,9 @@ ZERO_0, ZERO_1, ZERO_3 = (f"engine={{name: deepspeed, zero_stage: {stage}}}" for
 SGD = "optimizer={name: sgd, base_learning_rate: 0.1}"
 
 REFUSED: list[tuple[list[str], Dataset, str]] = [
+        (["engine=fsdp", "stability.compare_replicas_every_steps=5"], described(1000),
+         "stability.compare_replicas_every_steps=5 with parameters that engine=fsdp shares out: each part is on one "
+         "rank only. Instead: stability.compare_replicas_every_steps=null, or engine=ddp"),
         (["data.validation_split=val"], described(100), "data.validation_split is 'val', but data has train, validation, "
          "test: there is nothing to read. Instead: name one of them, or write null for validation_split or test_split to "
          "do without"),
@@ -209,7 +212,7 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "model.batch_norm=synchronized on 2 ranks: it compares gradients of samples that know nothing of each other. "
          "Instead: tracking.noise_scale=false, or another model.batch_norm"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
-         "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}` or `{name: torchrun, ...}`"),
+         "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`, `{name: ssh, ...}` or `{name: torchrun, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "
          "data.image_size=8: the last resize leaves 7 pixels a side: every image of a batch has image_size x image_size "
          "pixels. Instead: {name: resize, size: 8} or larger, and center_crop after it"),

@@ -46,8 +46,8 @@ def test_a_run_of_accelerate_killed_and_resumed_has_the_bits_of_one_left_alone(
     workplace: Workplace, with_ddp: RunDir
 ) -> None:
     run_dir = workplace.job("accelerate-killed", 3, *OVERRIDES, "engine=accelerate")
-    kill_after_step(workplace.start(run_dir, 3), run_dir, 6, victim=1)
-    finish(workplace.start(run_dir, 3), run_dir)
+    kill_after_step(workplace.start(run_dir), run_dir, 6, victim=1)
+    finish(workplace.start(run_dir), run_dir)
     assert losses(run_dir) == losses(with_ddp)
     assert trained_samples(run_dir) == trained_samples(with_ddp)
 

@@ -191,7 +191,7 @@ def test_resume_refuses_another_recipe_and_other_data(workplace: Workplace) -> N
     assert "a run keeps its recipe: only cluster.* and engine can change with --resume" in done.stderr
     job = workplace.folder / "fixed" / "job.yaml"
     job.write_text(job.read_text().replace("momentum: 0.9", "momentum: 0.5"))
-    process = workplace.start(RunDir(workplace.folder / "fixed"), 1)
+    process = workplace.start(RunDir(workplace.folder / "fixed"))
     assert process.wait(timeout=300) == 1
     failure = json.loads((workplace.folder / "fixed" / "logs" / "failure-rank-00000.json").read_text())
     assert "was written by another recipe or with other data" in failure["message"]

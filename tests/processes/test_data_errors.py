@@ -75,15 +75,15 @@ def test_skipped_samples_are_left_out_of_cut_gradients_too(hurt: Workplace, engi
 def test_a_killed_run_with_skipped_samples_goes_on_exactly(hurt: Workplace) -> None:
     alone = hurt.train("skip-alone", 2, *SKIP, ALLOW_3)
     killed = hurt.job("skip-killed", 2, *SKIP, ALLOW_3)
-    kill_after_step(hurt.start(killed, 2), killed, 25, victim=1)
+    kill_after_step(hurt.start(killed), killed, 25, victim=1)
     assert steps_done(killed) < 60
-    finish(hurt.start(killed, 2), killed)
+    finish(hurt.start(killed), killed)
     assert losses(killed) == losses(alone)
 
 
 def test_one_broken_sample_more_than_allowed_ends_the_run_and_says_which(hurt: Workplace) -> None:
     run_dir = hurt.job("too-many", 2, *SKIP, "data.on_error={name: skip, max_samples: 1}")
-    assert hurt.start(run_dir, 2).wait(timeout=300) != 0
+    assert hurt.start(run_dir).wait(timeout=300) != 0
     message = "".join(file.read_text() for file in run_dir.failures())
     assert "2 samples could not be used, data.on_error allows 1" in message
     assert Path(run_dir.root, "data-errors.jsonl").name in message
@@ -91,7 +91,7 @@ def test_one_broken_sample_more_than_allowed_ends_the_run_and_says_which(hurt: W
 
 def test_without_on_error_the_first_broken_sample_ends_the_run(hurt: Workplace) -> None:
     run_dir = hurt.job("stop", 2, *SKIP)
-    assert hurt.start(run_dir, 2).wait(timeout=300) != 0
+    assert hurt.start(run_dir).wait(timeout=300) != 0
     message = "".join(file.read_text() for file in run_dir.failures())
     assert "GIF or TIFF image" in message
     assert "verify --decode" in message
@@ -117,7 +117,7 @@ def test_masked_samples_are_counted_by_shard_and_reason_once_over_restarts(hurt:
     excluded = {"train": {reader.read(number).key: "broken" for number in BROKEN["train"]}}
     (hurt.folder / "mask.json").write_text(json.dumps({"format": "megabatch-mask-1", "excluded": excluded}))
     run_dir = hurt.train("masked", 2, "epochs=1", "data.mask=mask.json", "data.validation_split=null")
-    finish(hurt.start(run_dir, 2), run_dir)
+    finish(hurt.start(run_dir), run_dir)
     lines = [json.loads(line) for line in (run_dir.root / "data-errors.jsonl").read_text().splitlines()]
     assert lines == [
         {"split": "train", "shard": f"train-00000{number}.tar", "reason": "broken", "samples": 1} for number in (0, 1)

@@ -172,9 +172,9 @@ def killed_once(workplace: Workplace, stage: int) -> None:
     overrides = ("epochs=40", "checkpoint.every_epochs=40", SAVED, engine(stage))
     left_alone = workplace.train(f"ds-alone-{stage}", 2, *overrides)
     killed = workplace.job(f"ds-killed-{stage}", 2, *overrides)
-    kill_after_step(workplace.start(killed, 2), killed, 30, victim=1)
+    kill_after_step(workplace.start(killed), killed, 30, victim=1)
     assert steps_done(killed) < 120
-    finish(workplace.start(killed, 2), killed)
+    finish(workplace.start(killed), killed)
     assert losses(killed) == losses(left_alone)
     assert trained_samples(killed) == trained_samples(left_alone)
     assert final(killed, 120) == final(left_alone, 120)

@@ -85,8 +85,8 @@ def test_synchronized_ranks_are_one_process_with_all_of_their_samples(
 def test_killed_and_resumed_they_end_with_the_same_bits(workplace: Workplace, synchronized: RunDir) -> None:
     overrides = (*SHORT, model(batch_norm="synchronized", precise_statistics=PRECISE), "checkpoint.every_steps=4")
     run_dir = workplace.job("norms-killed", 3, *overrides)
-    kill_after_step(workplace.start(run_dir, 3), run_dir, 10, victim=2)
-    finish(workplace.start(run_dir, 3), run_dir)
+    kill_after_step(workplace.start(run_dir), run_dir, 10, victim=2)
+    finish(workplace.start(run_dir), run_dir)
     assert losses(run_dir) == losses(synchronized)
     assert evaluations(run_dir)[-1] == evaluations(synchronized)[-1]
     for name, expected in weights(synchronized).items():

@@ -21,8 +21,8 @@ def test_a_killed_run_ends_with_the_same_bits_and_frozen_parts_stay(workplace: W
     )  # fmt: skip
     alone = workplace.train("adan-alone", 1, *overrides)
     killed = workplace.job("adan-killed", 1, *overrides)
-    kill_after_step(workplace.start(killed, 1), killed, 10, victim=0)
-    finish(workplace.start(killed, 1), killed)
+    kill_after_step(workplace.start(killed), killed, 10, victim=0)
+    finish(workplace.start(killed), killed)
     assert losses(killed) == losses(alone)
     first, last = (checkpoint.load(alone.checkpoint(step)) for step in (4, STEPS))
     resumed = checkpoint.load(killed.checkpoint(STEPS))

@@ -85,7 +85,7 @@ def test_a_killed_run_goes_on_without_its_source_and_refuses_another_file_under_
     uninterrupted = alone(workplace, workplace.job("uninterrupted-pretrained", 1, *LONG))
     assert losses(uninterrupted)[0] < losses(source)[0]
     run_dir = workplace.job("killed-pretrained", 1, *LONG)
-    kill_after_step(workplace.start(run_dir, 1), run_dir, 8, 0)
+    kill_after_step(workplace.start(run_dir), run_dir, 8, 0)
     file.rename(workplace.folder / "away.safetensors")
     file.write_bytes(b"another file")
     refused = workplace.megabatch("launch", "--resume", "killed-pretrained")

@@ -28,10 +28,10 @@ def test_a_run_killed_ends_with_the_same_bits_as_one_left_alone(workplace: Workp
     killed = workplace.job(f"killed-{world}", world, *OVERRIDES)
     dice = random.Random(world)
     for _ in range(kills):
-        process = workplace.start(killed, world)
+        process = workplace.start(killed)
         kill_after_step(process, killed, steps_done(killed) + dice.randint(5, 30), victim=dice.randrange(world))
         assert steps_done(killed) < STEPS
-    finish(workplace.start(killed, world), killed)
+    finish(workplace.start(killed), killed)
     assert losses(killed) == losses(alone)
     assert trained_samples(killed) == trained_samples(alone)
     assert final_weights(killed) == final_weights(alone)
@@ -41,7 +41,7 @@ def test_resume_with_other_numbers_of_ranks_and_threads_repeats_no_sample_and_lo
     overrides = (*OVERRIDES, "precision=fp64")
     alone = workplace.train("elastic-alone", 1, *overrides)
     moved = workplace.job("elastic", 3, *overrides)
-    kill_after_step(workplace.start(moved, 3), moved, 20, victim=1)
+    kill_after_step(workplace.start(moved), moved, 20, victim=1)
     other_workers = "cluster.loader_threads=3"
     on_two = workplace.popen("launch", "--resume", "elastic", "cluster.processes_per_node=2", other_workers)
     kill_after_step(on_two, moved, 60, victim=-1)
@@ -55,8 +55,8 @@ def test_fsdp_killed_ends_with_the_same_bits_and_goes_on_as_ddp_from_there(workp
     engine = "engine={name: fsdp, min_parameters: 100}"
     alone = workplace.train("fsdp-alone", 3, *OVERRIDES, engine, "averaging={name: ema, decay: 0.9}")
     killed = workplace.job("fsdp-killed", 3, *OVERRIDES, engine, "averaging={name: ema, decay: 0.9}")
-    kill_after_step(workplace.start(killed, 3), killed, 17, victim=2)
-    finish(workplace.start(killed, 3), killed)
+    kill_after_step(workplace.start(killed), killed, 17, victim=2)
+    finish(workplace.start(killed), killed)
     assert losses(killed) == losses(alone)
     assert trained_samples(killed) == trained_samples(alone)
     assert final_weights(killed) == final_weights(alone)
@@ -66,7 +66,7 @@ def test_a_run_goes_from_one_engine_to_another_and_back(workplace: Workplace) ->
     overrides = (*OVERRIDES, "precision=fp64", "optimizer={name: lamb, base_learning_rate: 0.02, scaling: none}")
     alone = workplace.train("engines-alone", 1, *overrides)
     moved = workplace.job("engines", 2, *overrides)
-    kill_after_step(workplace.start(moved, 2), moved, 20, victim=1)
+    kill_after_step(workplace.start(moved), moved, 20, victim=1)
     on_fsdp = workplace.popen(
         "launch", "--resume", "engines", "cluster.processes_per_node=3", "engine={name: fsdp, min_parameters: 100}"
     )
@@ -81,14 +81,14 @@ def test_a_run_goes_from_one_engine_to_another_and_back(workplace: Workplace) ->
 def test_a_damaged_newest_checkpoint_is_passed_over_and_the_result_is_the_same(workplace: Workplace) -> None:
     alone = workplace.train("undamaged", 2, *OVERRIDES)
     hurt = workplace.job("damaged", 2, *OVERRIDES)
-    kill_after_step(workplace.start(hurt, 2), hurt, 30, victim=0)
+    kill_after_step(workplace.start(hurt), hurt, 30, victim=0)
     newest, _ = checkpoint.newest(hurt)
     assert newest is not None
     file = newest / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    finish(workplace.start(hurt, 2), hurt)
+    finish(workplace.start(hurt), hurt)
     assert losses(hurt) == losses(alone)
     assert "falling back to an older checkpoint" in hurt.metrics.read_text()
 
@@ -98,8 +98,8 @@ def test_the_loss_scale_of_fp16_goes_on_where_it_was(workplace: Workplace) -> No
     scaled = (*OVERRIDES, "precision={name: fp16, initial_scale: 1024, growth_interval: 7}")
     alone = workplace.train("scaled-alone", 1, *scaled)
     killed = workplace.job("scaled", 1, *scaled)
-    kill_after_step(workplace.start(killed, 1), killed, 30, victim=0)
-    finish(workplace.start(killed, 1), killed)
+    kill_after_step(workplace.start(killed), killed, 30, victim=0)
+    finish(workplace.start(killed), killed)
     scalers = [checkpoint.load(run_dir.checkpoint(STEPS)).state["scaler"] for run_dir in (alone, killed)]
     assert scalers[0] == scalers[1]
     assert scalers[0]["scale"] != 1024
@@ -118,8 +118,8 @@ def test_a_plateau_and_the_early_end_come_after_the_same_steps_though_killed_bet
     alone = workplace.train("watched-alone", 1, *watched)
     killed = workplace.job("watched", 1, *watched)
     for step in (4, 13):
-        kill_after_step(workplace.start(killed, 1), killed, step, victim=0)
-    finish(workplace.start(killed, 1), killed)
+        kill_after_step(workplace.start(killed), killed, step, victim=0)
+    finish(workplace.start(killed), killed)
     rates = [[line["learning_rate"] for line in read_metrics(run.metrics, "step")] for run in (alone, killed)]
     assert rates[0] == rates[1] == [0.05] * 9 + [0.025] * 6 + [0.0125] * 6 + [0.00625] * 6
     assert losses(killed) == losses(alone)
@@ -135,7 +135,7 @@ def test_a_growing_batch_goes_on_in_the_middle_on_another_number_of_ranks(workpl
     overrides = (*OVERRIDES, "precision=fp64", ramp)
     alone = workplace.train("ramp-alone", 1, *overrides)
     moved = workplace.job("ramp", 3, *overrides)
-    kill_after_step(workplace.start(moved, 3), moved, 10, victim=1)
+    kill_after_step(workplace.start(moved), moved, 10, victim=1)
     on_one = workplace.megabatch("launch", "--resume", "ramp", "cluster.processes_per_node=1")
     assert on_one.returncode == 0, on_one.stderr
     assert losses(moved) == pytest.approx(losses(alone), rel=1e-9)

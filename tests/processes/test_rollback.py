@@ -65,15 +65,15 @@ def test_a_run_killed_while_it_goes_back_ends_with_the_bits_of_one_left_alone(
     place: Workplace, runs: dict[int, RunDir]
 ) -> None:
     killed = place.job("killed", 2, *BACK)
-    kill_after_step(place.start(killed, 2), killed, bad_steps(runs[2])[1]["step"], victim=1)
-    finish(place.start(killed, 2), killed)
+    kill_after_step(place.start(killed), killed, bad_steps(runs[2])[1]["step"], victim=1)
+    finish(place.start(killed), killed)
     assert losses(killed) == losses(runs[2])
     assert final(killed) == final(runs[2])
 
 
 def test_too_many_bad_steps_end_the_run_with_the_samples_in_the_message(place: Workplace) -> None:
     run_dir = place.job("limited", 1, *BACK, "stability={on_bad_step: roll_back, max_bad_steps: 2}")
-    assert place.start(run_dir, 1).wait(timeout=120) == 1
+    assert place.start(run_dir).wait(timeout=120) == 1
     (failure,) = [json.loads(file.read_text()) for file in run_dir.failures()]
     assert failure["kind"] == "TrainingError"
     assert "3 bad steps, stability.max_bad_steps allows 2; the last: step" in failure["message"]

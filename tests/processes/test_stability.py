@@ -46,8 +46,8 @@ def test_a_killed_run_has_the_average_of_one_left_alone(workplace: Workplace, ki
     wish = (*SHORT, f"averaging={kind}", "data.validation_split=validation", "data.test_split=test")
     alone = workplace.train(f"{name}-alone", 1, *wish)
     killed = workplace.job(f"{name}-killed", 1, *wish)
-    kill_after_step(workplace.start(killed, 1), killed, 22, victim=0)
-    finish(workplace.start(killed, 1), killed)
+    kill_after_step(workplace.start(killed), killed, 22, victim=0)
+    finish(workplace.start(killed), killed)
     assert averaged(killed, 36) == averaged(alone, 36)
     evaluations = [read_metrics(run.metrics, "evaluation") for run in (alone, killed)]
     assert [line["loss"] for line in evaluations[0]] == [line["loss"] for line in evaluations[1]]
@@ -75,7 +75,7 @@ def test_a_loss_that_is_no_number_is_passed_over_and_leaves_no_trace(workplace: 
     )
     wish = (*SHORT, "model={name: 'exploding:Exploding'}", "batch={global_batch: 20, micro_batch: 20}")
     stopped = workplace.job("stopped", 1, *wish)
-    assert workplace.start(stopped, 1).wait(timeout=300) == 1
+    assert workplace.start(stopped).wait(timeout=300) == 1
     told = "".join(file.read_text() for file in stopped.failures())
     assert (
         "step 7: the loss is nan (loss nan, gradient norm nan). Its samples are positions 0 to 19 of epoch 3; " in told

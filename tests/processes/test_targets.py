@@ -89,9 +89,9 @@ def test_a_killed_run_of_mixed_labels_goes_on_exactly(place: Workplace) -> None:
     long = (*LABELS, "epochs=20", "checkpoint.every_steps=4")
     alone = place.train("alone", 1, *long)
     killed = place.job("killed", 1, *long)
-    kill_after_step(place.start(killed, 1), killed, 25, victim=0)
+    kill_after_step(place.start(killed), killed, 25, victim=0)
     assert steps_done(killed) < 60
-    finish(place.start(killed, 1), killed)
+    finish(place.start(killed), killed)
     assert losses(killed) == losses(alone)
     names = ("map", "top1", "loss", "step")
     assert [[e[n] for n in names] for e in evaluations(killed)] == [[e[n] for n in names] for e in evaluations(alone)]

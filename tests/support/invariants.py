@@ -46,17 +46,24 @@ def _samples(run: Path, samples_per_epoch: int, finished_steps: int | None) -> I
 
 
 def _metrics(run: Path, finished_steps: int | None) -> Iterator[str]:
-    """Every step once and in order, whatever was killed between; attempts only grow."""
+    """Every step in order; one trained again belongs to a later attempt and has the same loss."""
+    lines = _steps(run)
+    before, losses = (0, 0), dict[int, float]()
+    for line in lines:
+        here = (line["attempt"], line["step"])
+        follows = here[1] == before[1] + 1 if here[0] == before[0] else here[1] <= before[1] + 1
+        if here[0] < before[0] or not follows:
+            yield f"metrics.jsonl: attempt {here[0]} has step {here[1]} after step {before[1]} of attempt {before[0]}"
+        if losses.setdefault(here[1], line["loss"]) != line["loss"]:
+            yield f"metrics.jsonl: step {here[1]} had another loss when it was trained again"
+        before = here
+    if finished_steps is not None and sorted(losses) != list(range(1, finished_steps + 1)):
+        yield f"metrics.jsonl has {len(losses)} of {finished_steps} steps"
+
+
+def _steps(run: Path) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
-    lines = [line for line in _lines(file) if line["kind"] == "step"] if file.exists() else []
-    steps = [line["step"] for line in lines]
-    if steps != list(range(1, len(steps) + 1)):
-        yield f"metrics.jsonl has the steps {steps[:5]}...{steps[-5:]}"
-    attempts = [line["attempt"] for line in lines]
-    if attempts != sorted(attempts):
-        yield "metrics.jsonl: an attempt follows a later one"
-    if finished_steps is not None and len(steps) != finished_steps:
-        yield f"metrics.jsonl has {len(steps)} of {finished_steps} steps"
+    return [line for line in _lines(file) if line["kind"] == "step"] if file.exists() else []
 
 
 def _checkpoints(run: Path) -> Iterator[str]:
@@ -82,10 +89,7 @@ def _damage(folder: Path) -> Iterator[str]:
 
 def same_training(run: Path, reference: Path) -> list[str]:
     """Return where two finished runs differ: the loss of every step, and every byte of the last weights and state."""
-    losses = [
-        [(line["step"], line["loss"]) for line in _lines(folder / "metrics.jsonl") if line["kind"] == "step"]
-        for folder in (run, reference)
-    ]
+    losses = [{line["step"]: line["loss"] for line in _steps(folder)} for folder in (run, reference)]
     found = [] if losses[0] == losses[1] else ["the losses differ"]
     newest = [max(folder for folder in (root / "checkpoints").glob("step-*")) for root in (run, reference)]
     tensors = [{f.relative_to(new): f.read_bytes() for f in new.rglob("*.safetensors")} for new in newest]

@@ -15,6 +15,7 @@ from typing import Any
 
 from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.command import node_command
 from megabatch.launcher.prepare import prepare
 from megabatch.launcher.save_job import new_run_dir
 from megabatch.launcher.supervise import descendants
@@ -109,18 +110,15 @@ class Workplace:
                 os.chdir(before)
         return run_dir
 
-    def start(self, run_dir: RunDir, num_ranks: int) -> subprocess.Popen[bytes]:
-        """Start the ranks with torchrun, as a user does by hand."""
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks),
-            "-m", "megabatch.trainer", str(run_dir.job),
-        ]  # fmt: skip
+    def start(self, run_dir: RunDir) -> subprocess.Popen[bytes]:
+        """Start the ranks as the launcher does, with nobody above them."""
+        command = node_command(run_dir.job)
         return subprocess.Popen(
             command, cwd=self.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def start_alone(self, run_dir: RunDir, before: str = "", **options: Any) -> subprocess.Popen[str]:
-        """Start the one rank of a job without torchrun, in a shell that does `before` first (limits, mounts)."""
+        """Start the one rank of a job with no process above it, in a shell that does `before` first (limits, mounts)."""
         ours = shlex.join([sys.executable, "-m", "megabatch.trainer", str(run_dir.job)])
         command = ["bash", "-c", f"{before}\nexec {ours}"]
         options = options or {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -41,6 +41,17 @@ def test_going_on_with_another_torch_is_said_loudly_and_with_the_same_not_at_all
         assert parts.state.step == 1
 
 
+def test_every_start_that_trained_is_an_attempt_of_its_own_though_it_saved_nothing(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "save", lambda parts: None)
+    for attempt in (1, 2):
+        with training(workplace, "never-saved", "epochs=2", "checkpoint.every_epochs=2") as parts:
+            assert parts.state.attempt == attempt
+            parts.step_parts = replace(parts.step_parts, stop_requested=lambda: True)
+            loop.train(parts)
+
+
 def test_passwords_in_the_address_of_the_data_are_not_in_the_checkpoint(workplace: Workplace) -> None:
     with training(workplace, "secret", "epochs=1") as parts:
         data = parts.job.recipe.data.model_copy(update={"path": "https://me:hidden@example.org/data"})

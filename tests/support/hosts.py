@@ -1,0 +1,253 @@
+"""Several hosts on one machine: network namespaces on a bridge, each with a name, an address, /etc/hosts and an sshd.
+
+    with hosts(folder, 3) as cluster: ...       # mb1, mb2, mb3 at 10.77.N.1, 2, 3; this machine is at 10.77.N.254
+
+Each has a second address in 10.78.N, where nobody should hear anything.
+
+They share this machine's file system but for `folder/apart`, of which each has its own. Needs root, iproute2 and openssh-server.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from support import relay
+
+SSHD_CONFIG = """\
+Port 22
+ListenAddress {address}
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/key.pub
+StrictModes no
+UsePAM no
+PidFile none
+PermitRootLogin yes
+PasswordAuthentication no
+MaxStartups 100
+"""
+SSH_CONFIG = """\
+Host *
+    IdentityFile {folder}/key
+    IdentitiesOnly yes
+    UserKnownHostsFile {folder}/known_hosts
+    User root
+"""
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Running hosts. `config` is the file that ssh needs to know them by name."""
+
+    folder: Path
+    names: tuple[str, ...]
+    addresses: tuple[str, ...]
+    here: str
+    number: int
+
+    @property
+    def apart(self) -> Path:
+        """A folder that every host has, each its own."""
+        return self.folder / "apart"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "ssh_config"
+
+    def namespace(self, name: str) -> str:
+        return f"{name}-{self.number}"
+
+    def command(self, name: str, *command: str) -> list[str]:
+        """Return the argv that runs a command on a host."""
+        return ["ip", "netns", "exec", self.namespace(name), *command]
+
+    def on(self, name: str, *command: str) -> str:
+        """Run a command on a host and return what it prints."""
+        return _run(*self.command(name, *command))
+
+    def write_names(self, name: str, **other: str) -> None:
+        """Give a host its /etc/hosts: itself as Debian writes it, the others by their addresses, or by `other` ones.
+
+        A name whose other address is "" is unknown.
+        """
+        names = {**dict(zip(self.names, self.addresses, strict=True)), name: "127.0.1.1", **other}
+        folder = Path("/etc/netns") / self.namespace(name)
+        lines = "".join(f"{address} {known}\n" for known, address in names.items() if address)
+        (folder / "hosts").write_text(f"127.0.0.1 localhost\n{lines}")
+
+    def cut_off(self, name: str) -> None:
+        """Pull a host's cable."""
+        _run("ip", "link", "set", self._cable(name), "down")
+
+    def connect(self, name: str) -> None:
+        """Plug it in again."""
+        _run("ip", "link", "set", self._cable(name), "up")
+
+    @contextmanager
+    def bad_line(self, name: str, delay: float, lose_every: int) -> Iterator[list[int]]:
+        """Pass all that a host sends and gets through a relay; yields what will hold how many frames that lost."""
+        bridge, cable, first, second = f"mbbr{self.number}", self._cable(name), *(f"mbr{self.number}-{i}" for i in "12")
+        _run("ip", "link", "add", first, "type", "veth", "peer", "name", second)
+        _run("ip", "link", "set", first, "master", bridge, "up")
+        _run("ip", "link", "set", second, "up")
+        _run("ip", "link", "set", cable, "nomaster")
+        command = [sys.executable, relay.__file__, cable, second, str(delay), str(lose_every)]
+        lost: list[int] = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            try:
+                yield lost
+            finally:
+                process.terminate()
+                lost.append(int(process.stdout.readline()))
+                _run("ip", "link", "set", cable, "master", bridge)
+                _run("ip", "link", "del", first)
+
+    def listening(self, name: str) -> list[tuple[str, int]]:
+        """Return where a host's processes listen: address and port."""
+        lines = self.on(name, "ss", "-Hltn").splitlines()
+        found = (line.split()[3].rpartition(":") for line in lines)
+        return sorted((address, int(port)) for address, _, port in found)
+
+    def processes(self, name: str) -> list[int]:
+        """Return the processes of a host, its sshd's aside."""
+        found = []
+        for pid in map(int, _run("ip", "netns", "pids", self.namespace(name)).split()):
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if command and not command.startswith((b"sshd", b"/usr/sbin/sshd")):
+                found.append(pid)
+        return found
+
+    def _cable(self, name: str) -> str:
+        return f"mbv{self.number}-{self.names.index(name) + 1}"
+
+
+def missing() -> str:
+    """Return why there can be no hosts here, or an empty text."""
+    absent = [name for name in ("ip", "ssh", "sshd") if _program(name) is None]
+    if absent:
+        return f"needs {', '.join(absent)}: apt-get install iproute2 openssh-client openssh-server"
+    if os.geteuid() != 0:
+        return "needs root, for network namespaces"
+    probe = subprocess.run(["ip", "netns", "add", f"mbprobe-{os.getpid()}"], capture_output=True, check=False)
+    subprocess.run(["ip", "netns", "del", f"mbprobe-{os.getpid()}"], capture_output=True, check=False)
+    return "" if probe.returncode == 0 else "needs network namespaces, which this kernel or container does not allow"
+
+
+@contextmanager
+def hosts(folder: Path, count: int) -> Iterator[Hosts]:
+    """Start hosts and stop them again; nothing of them outlives the block."""
+    number = os.getpid() % 250  # tests that run side by side have networks of their own
+    names = tuple(f"mb{i}" for i in range(1, count + 1))
+    addresses = tuple(f"10.77.{number}.{i}" for i in range(1, count + 1))
+    cluster = Hosts(folder, names, addresses, f"10.77.{number}.254", number)
+    cluster.apart.mkdir(parents=True)
+    daemons: list[subprocess.Popen[bytes]] = []
+    try:
+        _connect(cluster)
+        _write_keys(cluster)
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants it
+        daemons = [_sshd(cluster, name, address) for name, address in zip(names, addresses, strict=True)]
+        for name in names:
+            _wait_for_sshd(cluster, name)
+        yield cluster
+    finally:
+        for daemon in daemons:
+            daemon.terminate()
+            daemon.wait()
+        _disconnect(cluster)
+
+
+def elsewhere(address: str) -> str:
+    """Return the same host's address in the other network."""
+    return address.replace("10.77.", "10.78.", 1)
+
+
+def _connect(cluster: Hosts) -> None:
+    bridge = f"mbbr{cluster.number}"
+    _run("ip", "link", "add", bridge, "type", "bridge")
+    for address in (cluster.here, elsewhere(cluster.here)):
+        _run("ip", "address", "add", f"{address}/24", "dev", bridge)
+    _run("ip", "link", "set", bridge, "up")
+    for i, (name, address) in enumerate(zip(cluster.names, cluster.addresses, strict=True), 1):
+        inside = cluster.namespace(name)
+        _run("ip", "netns", "add", inside)
+        (Path("/etc/netns") / inside).mkdir(parents=True)
+        cluster.write_names(name)
+        cable = f"mbv{cluster.number}-{i}"
+        _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", inside)
+        _run("ip", "link", "set", cable, "master", bridge, "up")
+        _run("ip", "-n", inside, "link", "set", "lo", "up")
+        for own in (address, elsewhere(address)):
+            _run("ip", "-n", inside, "address", "add", f"{own}/24", "dev", "eth0")
+        _run("ip", "-n", inside, "link", "set", "eth0", "up")
+
+
+def _disconnect(cluster: Hosts) -> None:
+    for name in cluster.names:
+        inside = cluster.namespace(name)
+        found = subprocess.run(["ip", "netns", "pids", inside], capture_output=True, text=True, check=False).stdout
+        for pid in map(int, found.split()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        subprocess.run(["ip", "netns", "del", inside], capture_output=True, check=False)
+        shutil.rmtree(Path("/etc/netns") / inside, ignore_errors=True)
+    subprocess.run(["ip", "link", "del", f"mbbr{cluster.number}"], capture_output=True, check=False)
+
+
+def _write_keys(cluster: Hosts) -> None:
+    folder = cluster.folder
+    for name in ("key", "host_key"):
+        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
+    public = (folder / "host_key.pub").read_text()
+    known = zip(cluster.names, cluster.addresses, strict=True)
+    (folder / "known_hosts").write_text("".join(f"{name},{address} {public}" for name, address in known))
+    text = SSH_CONFIG.format(folder=folder)
+    for name, address in zip(cluster.names, cluster.addresses, strict=True):
+        text += f"Host {name}\n    HostName {address}\n"
+    cluster.config.write_text(text)
+
+
+def _sshd(cluster: Hosts, name: str, address: str) -> subprocess.Popen[bytes]:
+    config = cluster.folder / f"sshd_config-{name}"
+    config.write_text(SSHD_CONFIG.format(folder=cluster.folder, address=address))
+    alone = f"mount -t tmpfs none {cluster.apart}"  # `ip netns exec` has mounts of its own
+    daemon = f"hostname {name} && {alone} && exec {_program('sshd')} -D -e -f {config}"
+    with (cluster.folder / f"sshd-{name}.log").open("ab") as log:
+        return subprocess.Popen(cluster.command(name, "unshare", "--uts", "sh", "-c", daemon), stdout=log, stderr=log)
+
+
+def _wait_for_sshd(cluster: Hosts, name: str) -> None:
+    deadline = time.monotonic() + 30
+    while subprocess.run(["ssh", "-F", cluster.config, name, "true"], capture_output=True, check=False).returncode:
+        assert time.monotonic() < deadline, (cluster.folder / f"sshd-{name}.log").read_text()
+        time.sleep(0.1)
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+if __name__ == "__main__":  # to try something by hand: hosts stay until Enter is pressed
+    with hosts(Path(sys.argv[1]), int(sys.argv[2])) as running:
+        input(f"{running}\n")
