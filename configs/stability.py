@@ -16,6 +16,9 @@ class Stability(Frozen):
     before the update; `pass_over` makes no update, on any rank; `roll_back` goes back to a checkpoint and trains again
     without the `roll_back_steps` steps that end with the bad one. Each bad step is told, with the samples it had; more
     than `max_bad_steps` of them end the run.
+
+    `compare_replicas_every_steps` compares the ranks' copies of the parameters, bit by bit, after every so many steps
+    and before every checkpoint; a copy that differs ends the run.
     """
 
     on_bad_step: Literal["stop", "pass_over", "roll_back"] = "stop"
@@ -23,6 +26,7 @@ class Stability(Frozen):
     window: Annotated[int, Field(ge=5)] = 50
     max_bad_steps: PositiveInt = 10
     roll_back_steps: PositiveInt = 2
+    compare_replicas_every_steps: PositiveInt | None = None
 
     @property
     def guards(self) -> bool:

@@ -120,12 +120,25 @@ def evaluate(
     )
 
 
-@app.command()
-def check(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """Show what this machine has for a run: versions, devices, and which decoder is in use."""
+@app.command(epilog="Example: megabatch check mine.yaml --cluster two-nodes.yaml")
+def check(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="With --cluster: data to read.")
+    ] = None,
+    cluster: Annotated[str, typer.Option("--cluster", "-c", help="Start its ranks and have each look around.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show what this machine has for a run; with --cluster, what every rank finds on its node, and what is wrong."""
     import json
 
     from megabatch.launcher.check import machine_facts
+
+    if cluster:
+        from megabatch.launcher.check_command import check_nodes
+
+        raise typer.Exit(check_nodes(*_split(arguments or [], required=False), cluster, as_json))
+    if arguments:
+        _fail("name a cluster file too: the ranks of --cluster read the data of the recipe")
 
     facts = machine_facts()
     if as_json:

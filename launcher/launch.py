@@ -22,8 +22,9 @@ from megabatch.data.arrangement import changes_of_data, shown_data
 from megabatch.launcher.backends.choose import backend_of
 from megabatch.launcher.prepare import Prepared, check
 from megabatch.launcher.save_job import find_run, saved_job, write_job
+from megabatch.launcher.starter import Starter
 from megabatch.launcher.submission import Submission
-from megabatch.launcher.supervise import Ending
+from megabatch.launcher.supervise import Ending, supervise
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,14 @@ def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> 
     return backend_of(job).render(job, run_dir, trainer_arguments)
 
 
-def start(job: Job, run_dir: RunDir, say: Callable[[str], None], trainer_arguments: Sequence[str] = ()) -> Ending:
-    """Write job.yaml and run or submit the job.
+def start(
+    job: Job,
+    run_dir: RunDir,
+    say: Callable[[str], None],
+    trainer_arguments: Sequence[str] = (),
+    starter: Starter | None = None,
+) -> Ending:
+    """Write job.yaml and run or submit the job; where there is a starter, it does what the local backend would.
 
     Raises ConfigError, having written nothing, if the folder is in use or cannot be written.
     """
@@ -89,6 +96,8 @@ def start(job: Job, run_dir: RunDir, say: Callable[[str], None], trainer_argumen
     except RunFolderError as error:
         raise ConfigError([Problem("", str(error))]) from None
     write_job(job, run_dir.job)
+    if starter is not None:
+        return supervise(lambda: starter.start(run_dir, trainer_arguments), run_dir, say)
     submission = render(job, run_dir, trainer_arguments)
     submission.write_files()
     return backend_of(job).submit(submission, job, run_dir, say)

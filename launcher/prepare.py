@@ -34,6 +34,7 @@ from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.refusals import refusals
 from megabatch.launcher.save_job import write_job
 from megabatch.launcher.secret_values import secret_problems
+from megabatch.launcher.starter import Starter
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Prepared:
 
 def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
     """Load and check everything that can be known without torch. Raises ConfigError with every problem."""
-    return check(_job(load(recipe, cluster, overrides)))
+    return check(job_of(load(recipe, cluster, overrides)))
 
 
 def check(job: Job) -> Prepared:
@@ -108,7 +109,8 @@ def _arrange(job: Job) -> Arrangement:
     return arrangement
 
 
-def _job(loaded: Loaded) -> Job:
+def job_of(loaded: Loaded) -> Job:
+    """Return the job of a recipe and a cluster, not checked against data or machine."""
     return Job(
         recipe=loaded.recipe,
         cluster=loaded.cluster,
@@ -118,25 +120,28 @@ def _job(loaded: Loaded) -> Job:
     )
 
 
-def inspect_model(job: Job) -> dict[str, Any]:
+def inspect_model(job: Job, starter: Starter | None = None) -> dict[str, Any]:
     """Build the model in a process of its own (it needs torch) and return what that process found out.
 
+    The process is the starter's where there is one, else it is gone afterwards.
     Raises ConfigError with the problems it reports: an unknown model, images that do not fit, ...
     """
     with tempfile.TemporaryDirectory() as folder:
         job_file = Path(folder) / "job.yaml"
         write_job(job, job_file)
-        command = [sys.executable, "-m", "megabatch.trainer.inspect_model", str(job_file)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(job.cluster.threads_per_process)}
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=job.working_folder, env=environment
-        )
+        done = starter.inspect(job_file) if starter is not None else _inspected_alone(job, job_file)
     if done.returncode != 0:
         raise ConfigError([Problem("", f"the model could not be inspected{_why(done)}")])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found["problems"]:
         raise ConfigError(Problem("", problem) for problem in found["problems"])
     return found
+
+
+def _inspected_alone(job: Job, job_file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "megabatch.trainer.inspect_model", str(job_file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.cluster.threads_per_process)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=job.working_folder, env=environment)
 
 
 def _why(ended: subprocess.CompletedProcess[str]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -16,6 +18,7 @@ from megabatch.launcher.backends.choose import is_watched
 from megabatch.launcher.preflight import disk_space, room_to_go_on
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
 from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir, require_new, saved_job
+from megabatch.launcher.starter import Starter
 from megabatch.launcher.supervise import Ending, ExitCode
 
 
@@ -24,13 +27,18 @@ def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path 
     if chosen is not None:
         require_new(chosen)
     prepared = prepare(recipe, cluster, overrides)
-    found = inspect_model(prepared.job)
-    render.print_plan(prepared.job, prepared.plan, found)
-    kept = prepared.job.recipe.kept_checkpoints
+    with closing(Starter(prepared.job)) if prepared.job.cluster.backend.name == "local" else nullcontext() as starter:
+        found = inspect_model(prepared.job, starter)
+        render.print_plan(prepared.job, prepared.plan, found)
+        return _start_new(prepared.job, chosen, found, starter)
+
+
+def _start_new(job: Job, chosen: Path | None, found: dict[str, Any], starter: Starter | None) -> int:
+    kept = job.recipe.kept_checkpoints
     full = disk_space((chosen or RUNS_FOLDER).absolute(), found["checkpoint_bytes"], kept)
     if full:
         raise ConfigError(Problem("", message) for message in full)
-    return _run(prepared.job, new_run_dir(prepared.job, chosen))
+    return _run(job, new_run_dir(job, chosen), starter)
 
 
 def dry_run(recipe: str, cluster: str, overrides: Sequence[str], write: Path | None) -> int:
@@ -79,9 +87,9 @@ def evaluate_run(which: str, split: str, checkpoint: str, weights: str) -> int:
     return _told(ending)
 
 
-def _run(job: Job, run_dir: RunDir) -> int:
+def _run(job: Job, run_dir: RunDir, starter: Starter | None = None) -> int:
     typer.echo(f"run folder: {run_dir.root}")
-    ending = launch.start(job, run_dir, _say)
+    ending = launch.start(job, run_dir, _say, starter=starter)
     if ending.code == ExitCode.DONE and is_watched(job) and not launch.is_finished(run_dir):
         ending = Ending(ExitCode.STOPPED, "")
     if ending.code == ExitCode.STOPPED:

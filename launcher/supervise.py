@@ -54,14 +54,23 @@ def run(
     argv: list[str], environment: dict[str, str], run_dir: RunDir, folder: str, say: Callable[[str], None]
 ) -> Ending:
     """Start the command, pass signals on, wait, and return how it ended."""
+
+    def start() -> subprocess.Popen[bytes]:
+        tied = partial(signal_when_parent_ends, signal.SIGTERM, os.getpid())
+        with run_dir.launcher_log.open("ab") as log:
+            return subprocess.Popen(
+                argv, env=environment, stderr=log, cwd=folder, start_new_session=True, preexec_fn=tied
+            )
+
+    return supervise(start, run_dir, say)
+
+
+def supervise(start: Callable[[], subprocess.Popen[bytes]], run_dir: RunDir, say: Callable[[str], None]) -> Ending:
+    """Have the ranks started, pass signals on, wait, and return how they ended."""
     log_start = start_log(run_dir)
-    tied = partial(signal_when_parent_ends, signal.SIGTERM, os.getpid())
-    with run_dir.launcher_log.open("ab") as log:
-        process = subprocess.Popen(
-            argv, env=environment, stderr=log, cwd=folder, start_new_session=True, preexec_fn=tied
-        )
-        with _Signals(process, say) as signals:
-            exit_code = process.wait()
+    process = start()
+    with _Signals(process, say) as signals:
+        exit_code = process.wait()
     return ending(exit_code, signals.received, run_dir, log_start)
 
 

@@ -95,6 +95,8 @@ def test_only_the_launcher_and_the_world_read_the_environment() -> None:
         "launcher/command.py",
         "launcher/hosts/agent.py",  # of a host that was reached by ssh
         "launcher/pod.py",
+        "trainer/node/meeting.py",  # the interface that the user chose
+        "trainer/node/ranks.py",  # gives each rank its own
         "launcher/prepare.py",
         "trainer/__main__.py",
         "trainer/trackers/wandb_tracker.py",

@@ -20,7 +20,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError
 from megabatch.configs.streams import outlive_readers
 from megabatch.data.errors import DataError
-from megabatch.trainer import checkpoint, loop, study
+from megabatch.trainer import check_ranks, checkpoint, loop, study
 from megabatch.trainer.build import Parts, build
 from megabatch.trainer.causes import explained
 from megabatch.trainer.errors import TrainingError
@@ -49,6 +49,7 @@ def main() -> int:
         "--weights", choices=["averaged", "raw"], default="averaged", help="with --evaluate, where both were saved"
     )
     parser.add_argument("--study", type=Path, help="do what this file asks for (tune, soup) instead of training")
+    parser.add_argument("--check", type=Path, help="look around on every node instead of training")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.job.absolute().parent)
     os.environ.update(srun_variables(os.environ))
@@ -80,13 +81,16 @@ def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
     world = read_world(job.cluster, os.environ)
     if world.is_main:
         hold_lock(run_dir.lock)  # before anything is written: the logs may be another job's
-    redirect_output(run_dir, world.rank, quiet=arguments.study is not None)
+    redirect_output(run_dir, world.rank, quiet=arguments.study is not None or arguments.check is not None)
     allow_open_files()
     stop = StopSignal()
     join(world, job.cluster)
     with ExitStack() as at_the_end:
         at_the_end.callback(leave)
         with watching(world, job.cluster, run_dir) as follow:
+            if arguments.check:
+                check_ranks.tell(job, world, run_dir, arguments.check)
+                return
             parts = build(job, world, run_dir, stop.requested)
             at_the_end.callback(parts.close)
             follow(lambda: parts.state.step)

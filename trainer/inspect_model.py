@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ from megabatch.trainer.pretrained.read import weights_to_begin_with
 _SAMPLES_TRIED = 8
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print the findings; problems are part of them, so the exit code is 0 either way."""
-    job = read_job(Path(sys.argv[1]))
+    job = read_job(Path(arguments[0]))
     sys.path.insert(0, job.working_folder)
     torch.set_num_threads(job.cluster.threads_per_process)
     try:
@@ -177,4 +178,4 @@ def _bytes(tensors: Any) -> int:  # Any: an iterable of tensors
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -21,6 +21,7 @@ from megabatch.trainer.norms.precise import refresh_statistics
 from megabatch.trainer.optim.layerwise import keep_trust_ratios, trust_ratios
 from megabatch.trainer.patience import lower_rate, should_stop
 from megabatch.trainer.provenance import other_versions, provenance
+from megabatch.trainer.replicas import require_equal
 from megabatch.trainer.rollback import agreed_checkpoint, carry_over, keep_rule, take_back
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import take_step
@@ -44,6 +45,7 @@ def _train(parts: Parts) -> Outcome:
     micro_batches = parts.micro_batches_from(state.step)
     log_every = parts.job.recipe.tracking.every_steps
     save_every = parts.job.recipe.checkpoint.every_steps
+    compare_every = parts.job.recipe.stability.compare_replicas_every_steps
     log_ratios_every = parts.job.recipe.tracking.trust_ratios_every_steps
     if log_ratios_every is not None:
         keep_trust_ratios(parts.step_parts.optimizer)
@@ -58,6 +60,8 @@ def _train(parts: Parts) -> Outcome:
             parts.saver.tell()
         if log_ratios_every is not None and state.step % log_ratios_every == 0:
             parts.trackers.trust_ratios(trust_ratios(parts.step_parts.optimizer), state)
+        if compare_every is not None and state.step % compare_every == 0:
+            compare_replicas(parts)
         if bad:
             parts.bad_steps.tell(report, state, parts.trackers)
             if parts.job.recipe.stability.rolls_back:
@@ -138,6 +142,8 @@ def _watch(parts: Parts, result: EvaluationResult) -> None:
 def save(parts: Parts) -> None:
     """Write a checkpoint in the background, then delete those that the recipe does not keep; on all ranks together."""
     work = parts.step_parts
+    if parts.job.recipe.stability.compare_replicas_every_steps is not None:
+        compare_replicas(parts)
     network = work.engine.network_tensors()
     tensors, numbers = work.engine.optimizer_state(work.optimizer)
     if not parts.saver.takes_part:
@@ -157,6 +163,12 @@ def save(parts: Parts) -> None:
     averaged = work.average.tensors() if work.average is not None else {}
     snapshot = Snapshot(network, tensors, state, averaged)
     parts.saver.save(parts.state, snapshot, keep_rule(parts))
+
+
+def compare_replicas(parts: Parts) -> None:
+    """Raise TrainingError, on all ranks, if their copies of the parameters differ."""
+    engine = parts.step_parts.engine
+    require_equal(engine.network, parts.world, engine.sum_over_ranks, parts.state.step)
 
 
 def is_there(parts: Parts, step: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from megabatch.configs.cluster import Cluster
-from megabatch.configs.engines import DdpOptions, Fsdp
+from megabatch.configs.engines import DdpOptions, DeepSpeed, Fsdp
 from megabatch.configs.optimizers import LibraryOptimizer
 from megabatch.configs.precision import Bf16, Fp8, Fp64
 from megabatch.configs.recipe import Recipe
@@ -62,12 +62,25 @@ def _compressed_float64(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> I
         yield f"engine.gradient_compression={engine.gradient_compression} with precision=fp64"
 
 
+def _no_replicas(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    engine, every = recipe.engine, recipe.stability.compare_replicas_every_steps
+    shared_out = isinstance(engine, Fsdp) or (isinstance(engine, DeepSpeed) and engine.stage == 3)
+    if shared_out and every is not None:
+        yield f"stability.compare_replicas_every_steps={every} with parameters that engine={engine.name} shares out"
+
+
 ENGINES: tuple[Refusal, ...] = (
     Refusal(
         "Gradients sent in 16 bits with fp64",
         "fp64 is there for exact comparisons, and the sums would be rounded to three digits",
         lambda r, c, d: "engine.gradient_compression=none, or precision=fp32",
         _compressed_float64,
+    ),
+    Refusal(
+        "Comparing copies of parameters of which no rank has a copy",
+        "each part is on one rank only",
+        lambda r, c, d: "stability.compare_replicas_every_steps=null, or engine=ddp",
+        _no_replicas,
     ),
     Refusal(
         "The noise scale with FSDP",

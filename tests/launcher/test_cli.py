@@ -81,7 +81,7 @@ def test_plan_as_json_has_the_same_numbers(place: Path) -> None:
 
 def test_dry_run_shows_the_exact_command(place: Path) -> None:
     text = megabatch("launch", "recipe.yaml", "--dry-run").stdout
-    assert "-m torch.distributed.run --standalone --nproc-per-node 2 -m megabatch.trainer RUN_DIR/job.yaml" in text
+    assert "-m megabatch.trainer.node RUN_DIR/job.yaml" in text
     assert "OMP_NUM_THREADS=1" in text
 
 

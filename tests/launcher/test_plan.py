@@ -140,6 +140,9 @@ ZERO_0, ZERO_1, ZERO_3 = (f"engine={{name: deepspeed, zero_stage: {stage}}}" for
 SGD = "optimizer={name: sgd, base_learning_rate: 0.1}"
 
 REFUSED: list[tuple[list[str], Dataset, str]] = [
+        (["engine=fsdp", "stability.compare_replicas_every_steps=5"], described(1000),
+         "stability.compare_replicas_every_steps=5 with parameters that engine=fsdp shares out: each part is on one "
+         "rank only. Instead: stability.compare_replicas_every_steps=null, or engine=ddp"),
         (["data.validation_split=val"], described(100), "data.validation_split is 'val', but data has train, validation, "
          "test: there is nothing to read. Instead: name one of them, or write null for validation_split or test_split to "
          "do without"),

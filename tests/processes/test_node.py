@@ -115,3 +115,30 @@ def test_a_mistake_is_not_repeated_by_a_restart(workplace: Workplace) -> None:
     done = workplace.megabatch("eval", "mistake", "--split", "test")
     assert done.returncode == 2
     assert "anew" not in done.stdout
+
+
+def test_a_launcher_that_is_killed_or_refuses_leaves_no_process_that_waits_for_its_orders(workplace: Workplace) -> None:
+    process = workplace.popen("launch", "recipe.yaml", *LONG, "--run-dir", "never-begun")
+    deadline = time.monotonic() + 60
+    while not (waiting := descendants(process.pid)):
+        assert time.monotonic() < deadline
+    process.kill()
+    process.wait()
+    wait_until_gone(waiting, 30)
+    assert not (workplace.folder / "never-begun").exists()
+    refused = workplace.megabatch("launch", "recipe.yaml", "model={name: 'network:nothing'}")
+    assert refused.returncode == 2
+    assert "network has no 'nothing'" in refused.stderr
+    ours = str(workplace.folder)
+    assert not [pid for pid in orders_waited_for() if str(Path(f"/proc/{pid}/cwd").resolve()) == ours]
+
+
+def orders_waited_for() -> list[int]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"--orders" in file.read_bytes():
+                found.append(int(file.parent.name))
+        except OSError:
+            continue
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 
 from torch import nn
 
@@ -25,6 +26,14 @@ def load_model(settings: Model, num_classes: int, regularization: Regularization
         return _by_import_path(settings, num_classes)
     except TypeError as error:
         raise TrainingError(f"model {settings.name} with options {settings.options}: {error}") from error
+
+
+def import_library(settings: Model) -> None:
+    """Import the library of a model where it is one of those known by name, and there."""
+    library, _, name = settings.name.partition("/")
+    if name and library in ("timm", "torchvision"):
+        with suppress(ImportError):  # told where the network is built
+            importlib.import_module(library)
 
 
 def _timm(name: str, settings: Model, num_classes: int, regularization: Regularization) -> nn.Module:

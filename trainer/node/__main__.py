@@ -22,7 +22,9 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.streams import outlive_readers
 from megabatch.trainer import __main__ as trainer
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.models.load import import_library
 from megabatch.trainer.node.meeting import Meeting, meeting_at, meeting_on_this_machine
+from megabatch.trainer.node.orders import wait_for_start
 from megabatch.trainer.node.ranks import MISTAKE, Exit, Stopping, failure_of, run_ranks
 from megabatch.trainer.process import exit_now, record_failure, write_json
 
@@ -34,16 +36,25 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1, help="how many nodes start ranks")
     parser.add_argument("--node-rank", type=int, default=0, help="which of them this one is, from 0")
     parser.add_argument("--meet", metavar="HOST:PORT", help="with several nodes: an address and free port of node 0")
-    parser.add_argument("job", type=Path, help="RUN_DIR/job.yaml; the run folder is where it lies")
+    parser.add_argument("--orders", type=int, metavar="PIPE", help=argparse.SUPPRESS)  # of `megabatch launch`
+    parser.add_argument("job", type=Path, nargs="?", help="RUN_DIR/job.yaml; the run folder is where it lies")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of megabatch.trainer")
     arguments = parser.parse_args()
     if arguments.nodes > 1 and arguments.meet is None:
         parser.error("several nodes need --meet HOST:PORT")
+    if arguments.orders is not None:
+        start = wait_for_start(arguments.orders)
+        if start is None:
+            return 0
+        arguments.job, arguments.rest = start
+    if arguments.job is None:
+        parser.error("name RUN_DIR/job.yaml")
     run_dir = RunDir(arguments.job.absolute().parent)
     stopping = Stopping()
     stopping.listen()
     try:
         job = read_job(arguments.job)
+        import_library(job.recipe.model)
         return _attempts(job, run_dir, arguments, stopping)
     except (ConfigError, TrainingError) as error:
         record_failure(run_dir, arguments.node_rank, error)
