@@ -11,14 +11,14 @@ from rich.table import Column, Table
 
 from megabatch.launcher.arguments import or_exit, or_exit_study
 from megabatch.launcher.node_check import TITLES, job_to_look_with, look_around, problems, rows, versions
-from megabatch.launcher.study.process import require_local
+from megabatch.launcher.study.process import require_watched
 from megabatch.launcher.supervise import ExitCode
 
 
 def check_nodes(recipe: str, overrides: Sequence[str], cluster: str, as_json: bool) -> int:
     """Do it; return the exit code."""
     job = or_exit(lambda: job_to_look_with(recipe or None, cluster, overrides))
-    or_exit(lambda: require_local(job, "check"))
+    or_exit(lambda: require_watched(job, "check"))
     ranks = or_exit_study(lambda: look_around(job, bool(recipe), lambda text: typer.echo(text, err=True)))
     wrong = problems(ranks, job)
     if as_json:

@@ -209,6 +209,13 @@ def test_stopped_cut_off_orphaned_and_over_a_bad_line_it_goes_on_exactly(
     assert len(run_dir.rank_logs()) == 3
 
 
+def test_every_host_is_looked_at_by_check(place: Workplace, cluster: Hosts) -> None:
+    done = place.megabatch("check", "--cluster", "cluster.yaml")
+    assert [line.split()[:2] for line in done.stdout.splitlines() if line[:1].isdigit()] == [
+        [str(rank), name] for rank, name in enumerate(cluster.names)
+    ], done.stderr
+
+
 def problems(place: Workplace, cluster: Hosts, run: Path | None = None, **values: object) -> str:
     """Return why a job is not started."""
     file = place.folder / "wrong.yaml"
