@@ -71,7 +71,7 @@ def supervise(start: Callable[[], subprocess.Popen[bytes]], run_dir: RunDir, say
     process = start()
     with _Signals(process, say) as signals:
         exit_code = process.wait()
-    return ending(exit_code, signals.received, run_dir, log_start)
+    return ending_of(exit_code, signals.received, run_dir, log_start)
 
 
 def start_log(run_dir: RunDir) -> int:
@@ -143,7 +143,7 @@ def send(pids: list[int], number: signal.Signals) -> None:
             continue
 
 
-def ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
+def ending_of(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
     """Return how the job ended, from its exit code and from what the ranks left behind; the log begins at a byte."""
     if exit_code == 0 and run_dir.ended.exists():
         return Ending(ExitCode.DONE, "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import ExitCode, _ending
+from megabatch.launcher.supervise import ExitCode, ending_of
 
 ENTRY = """
 [{number}]:
@@ -53,7 +53,7 @@ def ending(folder: Path, ended: list[tuple[int, int]], failures: dict[int, dict[
             "traceback": "",
         }
         run_dir.failure(rank).write_text(json.dumps({**common, "verdict": None, **values}))
-    told = _ending(1, 0, run_dir, log_start=0)
+    told = ending_of(1, 0, run_dir, log_start=0)
     assert told.code == ExitCode.FAILED
     return told.message
 
@@ -96,9 +96,9 @@ def test_without_a_verdict_the_first_error_that_another_rank_may_have_caused_is_
 def test_an_exit_code_of_0_before_the_work_is_done_is_a_failure(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
     run_dir.logs.mkdir()
-    assert _ending(0, 0, run_dir, log_start=0).code == ExitCode.FAILED
+    assert ending_of(0, 0, run_dir, log_start=0).code == ExitCode.FAILED
     run_dir.ended.touch()
-    assert _ending(0, 0, run_dir, log_start=0).code == ExitCode.DONE
+    assert ending_of(0, 0, run_dir, log_start=0).code == ExitCode.DONE
 
 
 def test_the_table_of_exit_codes_in_the_documents_has_them_all() -> None:
