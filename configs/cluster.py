@@ -11,9 +11,7 @@ from megabatch.configs.base import Choice, EnvironmentName, EnvironmentText, Fro
 from megabatch.configs.cache import Cache
 from megabatch.configs.hosts import AccelerateLaunch, DeepSpeedLaunch, Kubernetes, Ssh
 from megabatch.configs.recipe import Name
-
-# No control characters, quotes, spaces or shell signs: a newline in a quoted #SBATCH line would run as a command.
-SchedulerWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:=@%+/\-\[\]&|*]{1,256}$")]
+from megabatch.configs.slurm import Slurm
 
 
 def _host_and_port(text: str) -> str:
@@ -44,21 +42,6 @@ class Torchrun(Choice):
     endpoint: Endpoint
     min_nodes: PositiveInt | None = None
     max_restarts: Restarts = 0
-
-
-class Slurm(Choice):
-    """A job for sbatch; the keys are sbatch's own options."""
-
-    name: Literal["slurm"] = "slurm"
-    partition: SchedulerWord | None = None
-    account: SchedulerWord | None = None
-    qos: SchedulerWord | None = None
-    constraint: SchedulerWord | None = None
-    reservation: SchedulerWord | None = None
-    time_minutes: PositiveInt = 60
-    cpus_per_task: PositiveInt | None = None
-    memory_gigabytes: PositiveInt | None = None
-    modules: tuple[SchedulerWord, ...] = ()
 
 
 Backend = Annotated[

@@ -146,6 +146,26 @@ class RunDir:
         """Return the batch script handed to a scheduler."""
         return self.root / "job.sbatch"
 
+    @property
+    def job_environment(self) -> Path:
+        """Return the variables that the batch script reads in; only its owner can read it."""
+        return self.root / "job.environment"
+
+    @property
+    def slurm_job(self) -> Path:
+        """Return the file with the number of the run's newest Slurm job."""
+        return self.root / "slurm.json"
+
+    @property
+    def attempts(self) -> Path:
+        """Return attempts.jsonl, how each attempt of a batch job ended and what followed, a line each."""
+        return self.root / "attempts.jsonl"
+
+    @property
+    def ranks(self) -> Path:
+        """Return ranks.json, where each rank is and what it is doing, written every few seconds."""
+        return self.root / "ranks.json"
+
     def evaluation(self, split: str, checkpoint: str) -> Path:
         """Return the result of `megabatch eval`."""
         return self.root / f"evaluation-{split}-{checkpoint}.json"

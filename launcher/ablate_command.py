@@ -31,7 +31,8 @@ def ablate(
 ) -> None:
     """Find out which techniques help: train the recipe with and without each, several seeds, and compare.
 
-    Ctrl-C saves a checkpoint; the same command again keeps what is finished and goes on.
+    Ctrl-C saves a checkpoint; the same command again keeps what is finished and goes on. With a Slurm cluster file the
+    runs are the tasks of one job array, and the same command again reports.
     """
     from megabatch.launcher.study import ablation as study
     from megabatch.launcher.study.matrix import cells_of, parse_factor
@@ -44,7 +45,8 @@ def ablate(
     _tell_plan(planned)
     if dry_run:
         return
-    raise typer.Exit(or_exit(lambda: _train_all(planned)))
+    train = _submit_all if planned.base.cluster.backend.name == "slurm" else _train_all
+    raise typer.Exit(or_exit(lambda: train(planned)))
 
 
 def _tell_plan(planned: Ablation) -> None:
@@ -62,6 +64,25 @@ def _tell_plan(planned: Ablation) -> None:
     for cell in planned.same_as_base:
         typer.echo(f"  {cell.label} is what the base has already: no run")
     typer.echo(f"folder: {planned.folder}")
+
+
+def _submit_all(planned: Ablation) -> int:
+    """Report on the runs that are finished, and submit the others as one array; return the exit code."""
+    from megabatch.launcher import launch
+    from megabatch.launcher.study import ablation as study
+    from megabatch.launcher.study.array import submit_array
+    from megabatch.launcher.supervise import ExitCode
+
+    with study.held(planned.folder):
+        left = [run for run in planned.runs if not launch.is_finished(run.run_dir)]
+        if len(left) < len(planned.runs):
+            _report(planned, {})
+        if not left:
+            return ExitCode.DONE
+        ending = submit_array(planned.folder, left, typer.echo)
+    if ending.message:
+        typer.echo(f"error: {ending.message}", err=True)
+    return ending.code
 
 
 def _train_all(planned: Ablation) -> int:

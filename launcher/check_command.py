@@ -9,16 +9,25 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.job import Job
 from megabatch.launcher.arguments import or_exit, or_exit_study
+from megabatch.launcher.backends.choose import is_watched
 from megabatch.launcher.node_check import TITLES, job_to_look_with, look_around, problems, rows, versions
-from megabatch.launcher.study.process import require_watched
 from megabatch.launcher.supervise import ExitCode
+
+
+def _require_watched(job: Job) -> None:
+    if not is_watched(job):
+        seen = f"cluster {job.cluster.name} has backend {job.cluster.backend.name}"
+        remedy = "Check with a cluster file of the same nodes and backend ssh, or on each node with backend local"
+        raise ConfigError([Problem("", f"{seen}, which does not wait for its ranks. {remedy}")])
 
 
 def check_nodes(recipe: str, overrides: Sequence[str], cluster: str, as_json: bool) -> int:
     """Do it; return the exit code."""
     job = or_exit(lambda: job_to_look_with(recipe or None, cluster, overrides))
-    or_exit(lambda: require_watched(job, "check"))
+    or_exit(lambda: _require_watched(job))
     ranks = or_exit_study(lambda: look_around(job, bool(recipe), lambda text: typer.echo(text, err=True)))
     wrong = problems(ranks, job)
     if as_json:

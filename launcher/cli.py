@@ -17,6 +17,7 @@ from megabatch.launcher.arguments import split as _split
 from megabatch.launcher.cluster_commands import app as cluster_app
 from megabatch.launcher.data_commands import app as data_app
 from megabatch.launcher.export_command import export
+from megabatch.launcher.job_commands import cancel, drill, logs, status
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.tune_commands import app as tune_app
@@ -37,6 +38,10 @@ app.add_typer(cluster_app, name="cluster")
 app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
 app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
 app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)
+app.command(epilog="Example: megabatch status latest --follow")(status)
+app.command(epilog="Example: megabatch logs runs/mine --follow")(logs)
+app.command(epilog="Example: megabatch cancel latest")(cancel)
+app.command(epilog="Example: megabatch drill runs/mine")(drill)
 
 
 @app.command(epilog="Example: megabatch plan imagenet-resnet50 --cluster one-node-8gpu batch.global_batch=8192")

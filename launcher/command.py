@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from megabatch.configs.cluster import Torchrun
@@ -14,6 +14,15 @@ from megabatch.configs.job import Job
 # find the addresses of old ones ("connection refused"), and a machine that joins later waits in vain for the place of
 # the store (both seen with torch 2.15). Without sharing, rank 0 makes a store of its own at each start.
 _RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+# What tells Slurm's commands where Slurm is. All other variables of that kind describe the allocation in which the
+# command was typed (salloc): sbatch would hand them on to the job, and srun would believe them there.
+_OF_THE_CLIENT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_UMASK"}
+# Of sbatch's own variables those that would overrule a #SBATCH line of ours.
+_OVERRULING = {
+    "SBATCH_CONSTRAINT", "SBATCH_JOB_NAME", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE", "SBATCH_OUTPUT", "SBATCH_REQUEUE",
+    "SBATCH_SIGNAL", "SBATCH_TIMELIMIT", "SBATCH_ARRAY_INX", "SBATCH_EXPORT", "SBATCH_IGNORE_PBS",
+}  # fmt: skip
 
 
 def torchrun_command(
@@ -63,3 +72,21 @@ def passed_on(names: Sequence[str]) -> dict[str, str]:
 def child_environment(job: Job) -> dict[str, str]:
     """Return the whole environment of the child process."""
     return {**os.environ, **rank_environment(job)}
+
+
+def slurm_client_environment() -> dict[str, str]:
+    """Return the environment for Slurm's commands."""
+    return without_allocation(os.environ)
+
+
+def without_allocation(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without what an outer allocation left in it, and what would overrule a #SBATCH line.
+
+    >>> without_allocation({"SLURM_CONF": "/s", "SLURM_JOB_ID": "7", "SBATCH_SIGNAL": "9", "SBATCH_ACCOUNT": "a"})
+    {'SLURM_CONF': '/s', 'SBATCH_ACCOUNT': 'a'}
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _OF_THE_CLIENT or not (name.startswith(("SLURM_", "SRUN_", "SLURMD_")) or name in _OVERRULING)
+    }

@@ -19,6 +19,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError, require_free
 from megabatch.configs.yaml_tree import Tree
 from megabatch.data.arrangement import changes_of_data, shown_data
+from megabatch.launcher import slurm_queue
 from megabatch.launcher.backends.choose import backend_of
 from megabatch.launcher.prepare import Prepared, check
 from megabatch.launcher.save_job import find_run, saved_job, write_job
@@ -89,12 +90,14 @@ def start(
 ) -> Ending:
     """Write job.yaml and run or submit the job; where there is a starter, it does what the local backend would.
 
-    Raises ConfigError, having written nothing, if the folder is in use or cannot be written.
+    Raises ConfigError, having written nothing, if the folder is in use, waits for Slurm, or cannot be written.
     """
     try:
         require_free(run_dir.lock)
     except RunFolderError as error:
         raise ConfigError([Problem("", str(error))]) from None
+    slurm_queue.require_none_queued(run_dir)
+    run_dir.slurm_job.unlink(missing_ok=True)
     write_job(job, run_dir.job)
     if starter is not None:
         return supervise(lambda: starter.start(run_dir, trainer_arguments), run_dir, say)

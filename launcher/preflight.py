@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from megabatch.configs.cluster import Cluster, Slurm
+from megabatch.configs.cluster import Cluster
 from megabatch.configs.hosts import Kubernetes, Ssh
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
+from megabatch.configs.slurm import Slurm
 from megabatch.data.dataset import Dataset, missing_or_changed_shards
 from megabatch.launcher.refusals import used_splits
 

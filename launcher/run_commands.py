@@ -27,6 +27,7 @@ def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path 
     if chosen is not None:
         require_new(chosen)
     prepared = prepare(recipe, cluster, overrides)
+    launch.render(prepared.job, RunDir((chosen or RUNS_FOLDER / "run").absolute()))  # refuses before anything is made
     with closing(Starter(prepared.job)) if prepared.job.cluster.backend.name == "local" else nullcontext() as starter:
         found = inspect_model(prepared.job, starter)
         render.print_plan(prepared.job, prepared.plan, found)

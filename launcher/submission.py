@@ -12,11 +12,13 @@ from typing_extensions import override
 
 @dataclass(frozen=True)
 class Submission:
-    """The exact command, the variables added to its environment, and the script it submits, if any."""
+    """The exact command, the variables added to its environment, and the script it submits with the file it reads."""
 
     argv: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     script: str | None = None
+    environment_file: str = ""
+    """What the script reads its variables from."""
     files: Mapping[Path, str] = field(default_factory=dict)
     """What the command reads, to be written before it runs."""
     trainer_arguments: Sequence[str] = ()
@@ -32,7 +34,9 @@ class Submission:
         variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
         command = shlex.join(self.argv)
         shown = f"{variables} {command}" if variables else command
-        return f"{shown}\n\n{self.script}" if self.script else shown
+        if self.script is None:
+            return shown
+        return f"{shown}\n\n{self.script}\n# RUN_DIR/job.environment, which only you can read\n{self.environment_file}"
 
     def write_files(self) -> None:
         """Write the files that the command reads."""

@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
 
 
 _TORCHRUN_ENDED = re.compile(r"rank\s*:\s*(?P<rank>\d+)[^\n]*\n\s*exitcode\s*:\s*(?P<exitcode>-?\d+)")
-_INPUT_ERRORS = ("ConfigError", "DataError", "SampleError")
+INPUT_ERRORS = ("ConfigError", "DataError", "SampleError")
 _HINTS = {
     signal.SIGKILL.value: ": out of memory, or kill -9 from outside",
     signal.SIGBUS.value: ": a shard became shorter while it was read; `megabatch data verify` tells which",
@@ -71,7 +71,7 @@ def supervise(start: Callable[[], subprocess.Popen[bytes]], run_dir: RunDir, say
     process = start()
     with _Signals(process, say) as signals:
         exit_code = process.wait()
-    return ending_of(exit_code, signals.received, run_dir, log_start)
+    return ending(exit_code, signals.received, run_dir, log_start)
 
 
 def start_log(run_dir: RunDir) -> int:
@@ -143,7 +143,7 @@ def send(pids: list[int], number: signal.Signals) -> None:
             continue
 
 
-def ending_of(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
+def ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: int) -> Ending:
     """Return how the job ended, from its exit code and from what the ranks left behind; the log begins at a byte."""
     if exit_code == 0 and run_dir.ended.exists():
         return Ending(ExitCode.DONE, "")
@@ -157,9 +157,9 @@ def ending_of(exit_code: int, signals_received: int, run_dir: RunDir, log_start:
     if not causes:
         return Ending(ExitCode.FAILED, _cause_elsewhere(failures, run_dir, log_start))
     first = min(causes, key=lambda failure: float(failure["time"]))
-    code = ExitCode.MISTAKE if first["kind"] in _INPUT_ERRORS else ExitCode.FAILED
+    code = ExitCode.MISTAKE if first["kind"] in INPUT_ERRORS else ExitCode.FAILED
     where = f"rank {first['rank']} on {first['host']}"
-    known = first["kind"] in (*_INPUT_ERRORS, "TrainingError")
+    known = first["kind"] in (*INPUT_ERRORS, "TrainingError")
     detail = first["message"] if known else f"{first['traceback']}".rstrip()
     return Ending(code, f"{where}: {detail}\nlogs: {run_dir.logs}")
 

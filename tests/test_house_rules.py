@@ -93,12 +93,13 @@ def test_only_the_launcher_and_the_world_read_the_environment() -> None:
     assert readers == {
         "configs/load.py",  # ${env:NAME}
         "launcher/command.py",
-        "launcher/hosts/agent.py",  # of a host that was reached by ssh
-        "launcher/pod.py",
         "trainer/node/meeting.py",  # the interface that the user chose
         "trainer/node/ranks.py",  # gives each rank its own
+        "launcher/hosts/agent.py",  # of a host that was reached by ssh
+        "launcher/pod.py",
         "launcher/prepare.py",
         "trainer/__main__.py",
+        "trainer/host.py",
         "trainer/trackers/wandb_tracker.py",
         "trainer/world.py",
     }

@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -20,6 +19,7 @@ from typing import IO, NoReturn
 
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import take
+from megabatch.trainer.host import host_name
 from megabatch.trainer.watch.beats import PeerLostError
 from megabatch.trainer.watch.peers import is_of_peer
 
@@ -88,7 +88,7 @@ def record_failure(
     """
     failure = {
         "rank": rank,
-        "host": socket.gethostname(),
+        "host": host_name(),
         "time": time.time(),
         "kind": type(error).__name__,
         "message": str(error),

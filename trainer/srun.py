@@ -23,7 +23,8 @@ def srun_variables(environment: Mapping[str, str]) -> dict[str, str]:
     >>> srun_variables({**task, "RANK": "0"})
     {}
     """
-    alone = environment.get("SLURM_STEP_NUM_TASKS", "1") == "1"  # such as a shell that srun started
+    # a shell that srun started is no rank; the one rank of a batch script is: that one says where the ranks meet
+    alone = environment.get("SLURM_STEP_NUM_TASKS", "1") == "1" and "MASTER_ADDR" not in environment
     if "RANK" in environment or alone or "SLURM_PROCID" not in environment:
         return {}
     number = int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])

@@ -7,7 +7,6 @@ A launcher that silently starts another number of processes than the job asks fo
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +19,7 @@ from megabatch.configs.cluster import Cluster
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.job import Job
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.host import host_name
 from megabatch.trainer.node.meeting import store_of_meeting
 
 _AFTER_THE_WATCH_SECONDS = 60
@@ -42,7 +42,7 @@ class World:
     @property
     def host(self) -> str:
         """Return the name of this machine."""
-        return socket.gethostname()
+        return host_name()
 
 
 def read_world(cluster: Cluster, environment: Mapping[str, str]) -> World:
@@ -85,7 +85,7 @@ def _device(cluster: Cluster, rank_of_node: int) -> torch.device:
     available = torch.cuda.device_count()
     if rank_of_node >= available:
         raise TrainingError(
-            f"{socket.gethostname()}: local rank {rank_of_node} needs a GPU of its own, but torch sees {available}. "
+            f"{host_name()}: local rank {rank_of_node} needs a GPU of its own, but torch sees {available}. "
             f"Check CUDA_VISIBLE_DEVICES and the driver, or set cluster.processes_per_node={max(available, 1)}"
         )
     return torch.device("cuda", rank_of_node)

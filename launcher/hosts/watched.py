@@ -16,7 +16,7 @@ from megabatch.configs.cluster import Limits
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.hosts.connection import Connection, Event
 from megabatch.launcher.hosts.messages import BEATS_PER_SILENCE, Message
-from megabatch.launcher.supervise import Ending, ExitCode, ending_of, start_log
+from megabatch.launcher.supervise import Ending, ExitCode, ending, start_log
 
 _THIS_PROCESS = -1  # where a signal to the launcher comes from, among the events
 _FOR_THE_OTHERS_SECONDS = 30.0  # after `silent_seconds`: the ranks see by themselves that others are lost, and say so
@@ -52,7 +52,7 @@ def run(
     for node in job.lost:  # to its ranks all others are lost
         for rank in range(node * start.ranks_per_host, (node + 1) * start.ranks_per_host):
             run_dir.failure(rank).unlink(missing_ok=True)
-    told = ending_of(0 if job.ended_well() else 1, job.signals, run_dir, log_start)
+    told = ending(0 if job.ended_well() else 1, job.signals, run_dir, log_start)
     if not job.lost or told.code == ExitCode.STOPPED:
         return told
     return Ending(told.code, "\n".join([*job.lost.values(), told.message]))

@@ -65,7 +65,7 @@ def plan_ablation(
     """Check every cell and return what will be run. Raises ConfigError with the problems of all cells."""
     prepared = _prepare_all(recipe, cluster, overrides, cells)
     base = prepared[cells[0]].job
-    require_local(base, "ablate")
+    require_local(base, "ablate", also=("slurm",))
     _require_splits(base)
     same = tuple(cell for cell in cells[1:] if _content(prepared[cell].job) == _content(base))
     different = _without_repeats([cell for cell in cells if cell not in same], prepared)

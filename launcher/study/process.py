@@ -16,7 +16,6 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher import launch
-from megabatch.launcher.backends.choose import is_watched
 from megabatch.launcher.supervise import Ending, ExitCode
 
 
@@ -67,22 +66,12 @@ def say_stopping(text: str) -> None:
     typer.echo("stopping at the end of this step (again: stop at once)", err=True)
 
 
-def require_local(job: Job, command: str) -> None:
-    """Raise ConfigError for a cluster whose ranks are elsewhere: they would not see the folder of a study."""
-    if job.cluster.backend.name != "local":
-        raise _another_cluster(job, command)
-
-
-def require_watched(job: Job, command: str) -> None:
-    """Raise ConfigError for a cluster whose backend does not wait for the end of a job."""
-    if not is_watched(job):
-        raise _another_cluster(job, command)
-
-
-def _another_cluster(job: Job, command: str) -> ConfigError:
-    seen = f"cluster {job.cluster.name} has backend {job.cluster.backend.name}, but `megabatch {command}`"
-    problem = f"{seen} waits for its runs. Run it on a node, with --cluster laptop or another local cluster file"
-    return ConfigError([Problem("", problem)])
+def require_local(job: Job, command: str, also: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError for a cluster whose backend does not wait for the end of a job, and is none of `also`."""
+    if job.cluster.backend.name not in ("local", *also):
+        seen = f"cluster {job.cluster.name} has backend {job.cluster.backend.name}, but `megabatch {command}`"
+        problem = f"{seen} waits for its runs. Run it on a node, with --cluster laptop or another local cluster file"
+        raise ConfigError([Problem("", problem)])
 
 
 def without_tracking(job: Job) -> Job:

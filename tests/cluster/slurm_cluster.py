@@ -16,14 +16,16 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from megabatch.configs.run_dir import RunDir
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 
-# Nodes claim 16 CPUs each whatever the machine has; tasks are not bound to any.
+# Nodes claim 64 CPUs each whatever the machine has; tasks are not bound to any. Partition `low` is preempted at once
+# (SIGTERM, and SIGKILL after KillWait), `graceful` may take its time, both by `high`. A requeued job waits for
+# cred_expire; a node counts as lost after SlurmdTimeout. The last node is the first to be taken.
 CONFIGURATION = """\
 ClusterName=megabatch
 SlurmctldHost={host}(127.0.0.1)
@@ -31,7 +33,7 @@ SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -47,8 +49,15 @@ MpiDefault=none
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait={kill_wait_seconds}
+SlurmdTimeout=10
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1
 {nodes}
-PartitionName=all Nodes=ALL Default=YES MaxTime=60
+PartitionName=all Nodes=ALL Default=YES MaxTime=60 PriorityTier=10 PreemptMode=OFF
+PartitionName=low Nodes=ALL MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
+PartitionName=graceful Nodes=ALL MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=high Nodes=ALL MaxTime=60 PriorityTier=100 PreemptMode=OFF
 """
 
 
@@ -58,6 +67,25 @@ class SlurmCluster:
 
     folder: Path
     num_nodes: int
+    daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, program: str, *arguments: str, name: str = "") -> None:
+        """Start one of the daemons."""
+        path = _program(program)
+        assert path is not None
+        with (self.folder / f"{program}.output").open("ab") as output:
+            self.daemons[name or program] = subprocess.Popen(
+                [path, *arguments], stdout=output, stderr=output, env={**os.environ, **self.environment}
+            )
+
+    def start_node(self, node: str) -> None:
+        """Start the slurmd of a node."""
+        self.start("slurmd", "-D", "-N", node, name=node)
+
+    def kill(self, name: str) -> None:
+        """Kill a daemon outright: slurmctld, or the slurmd of a node; what runs on the node goes on."""
+        self.daemons[name].kill()
+        self.daemons[name].wait()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -77,6 +105,12 @@ class SlurmCluster:
         assert found is not None
         return found[1]
 
+    def restarts(self, number: str) -> int:
+        """Return how often a job was requeued."""
+        found = re.search(r"Restarts=(\d+)", self.run("scontrol", "show", "job", number))
+        assert found is not None
+        return int(found[1])
+
     def wait(self, number: str, timeout_seconds: float = 120) -> str:
         """Wait until the job has ended and all its processes are gone; return its last state."""
         until(lambda: not self.run("squeue", "--noheader", f"--jobs={number}").strip(), timeout_seconds)
@@ -90,30 +124,20 @@ def missing() -> str:
 
 
 @contextmanager
-def slurm_cluster(folder: Path, num_nodes: int = 2, kill_wait_seconds: int = 30) -> Iterator[SlurmCluster]:
+def slurm_cluster(folder: Path, num_nodes: int = 5, kill_wait_seconds: int = 30) -> Iterator[SlurmCluster]:
     """Start a cluster in the folder and stop it again; nothing of it outlives the block."""
     cluster = SlurmCluster(folder, num_nodes)
     _configure(folder, num_nodes, kill_wait_seconds)
-    daemons: list[subprocess.Popen[bytes]] = []
-
-    def start(name: str, *arguments: str) -> None:
-        program = _program(name)
-        assert program is not None
-        with (folder / f"{name}.output").open("ab") as output:
-            command = [program, *arguments]
-            environment = {**os.environ, **cluster.environment}
-            daemons.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment))
-
     try:
-        start("munged", "--foreground", "--force", "--num-threads=2", *_munge_files(folder))
+        cluster.start("munged", "--foreground", "--force", "--num-threads=2", *_munge_files(folder))
         until((folder / "munge.socket").exists)
-        start("slurmctld", "-D")
+        cluster.start("slurmctld", "-D")
         for number in range(1, num_nodes + 1):
-            start("slurmd", "-D", "-N", f"node{number}")
+            cluster.start_node(f"node{number}")
         until(lambda: _idle_nodes(cluster) == num_nodes)
         yield cluster
     finally:
-        _stop(cluster, daemons)
+        _stop(cluster)
 
 
 def until(condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
@@ -137,7 +161,8 @@ def _configure(folder: Path, num_nodes: int, kill_wait_seconds: int) -> None:
     ports = _free_ports(num_nodes + 1)
     host = socket.gethostname()
     nodes = "\n".join(
-        f"NodeName=node{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[i]} CPUs=16 RealMemory=1000"
+        f"NodeName=node{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[i]} CPUs=64 RealMemory=1000 "
+        f"Weight={1 if i == num_nodes else 10}"
         for i in range(1, num_nodes + 1)
     )
     values = {"folder": folder, "ports": ports, "host": host, "nodes": nodes, "user": getpass.getuser()}
@@ -165,12 +190,12 @@ def _idle_nodes(cluster: SlurmCluster) -> int:
     command = ["sinfo", "--noheader", "--Node", "--states=idle", "--format=%N"]
     environment = {**os.environ, **cluster.environment}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    return len(done.stdout.split())
+    return len(set(done.stdout.split()))  # a node comes once for each partition
 
 
-def _stop(cluster: SlurmCluster, daemons: list[subprocess.Popen[bytes]]) -> None:
+def _stop(cluster: SlurmCluster) -> None:
     """Stop the daemons, then whatever they started: only processes that carry this cluster's SLURM_CONF."""
-    for daemon in reversed(daemons):
+    for daemon in reversed(cluster.daemons.values()):
         daemon.terminate()
         try:
             daemon.wait(timeout=20)

@@ -1,4 +1,7 @@
-"""Jobs on a real Slurm of two nodes, started on this machine for the tests of this file."""
+"""Jobs on a real Slurm, as a user submits, watches, cancels and drills them.
+
+Those that need nothing from the outside are submitted at once by a fixture, since most of their time is waiting.
+"""
 
 from __future__ import annotations
 
@@ -8,54 +11,95 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster.slurm_cluster import SlurmCluster, describe, missing, slurm_cluster, until
+from cluster.conftest import CLUSTER
+from cluster.slurm_cluster import SlurmCluster, describe, missing, until
 
-from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import loop
 from support.runs import Workplace, environment, losses, steps_done, trained_samples
+from support.slurm_runs import SlurmRun, hold, release, submit
 from support.training import training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
-CLUSTER = """\
-name: two-nodes
-nodes: 2
-processes_per_node: 1
-loader_threads: 1
-backend: {name: slurm, partition: all, time_minutes: 10}
+ROOT = Path(__file__).parents[2]
+LONG = ("epochs=60", "checkpoint.every_epochs=60", "checkpoint.every_steps=10")
+BROKEN = """\
+from pathlib import Path
+
+from network import small
+from torch import nn
+
+
+class Broken(nn.Module):
+    def forward(self, images):
+        raise RuntimeError("this machine is broken")
+
+
+def always(num_classes):
+    return nn.Sequential(small(num_classes), Broken())
+
+
+def on_the_first_node(num_classes):
+    import os
+    here, file = os.environ["SLURMD_NODENAME"], Path("first-node")
+    if not file.exists():
+        file.write_text(here)
+    return always(num_classes) if file.read_text() == here else small(num_classes)
 """
+ONE_NODE = ("cluster.nodes=1", "cluster.backend.task=rank")
+RUNS = {
+    "crash loop": ["model.name=broken:always", "cluster.backend.max_restarts=1", *ONE_NODE],
+    "bad node": ["model.name=broken:on_the_first_node", "cluster.backend.max_excluded_nodes=1", *ONE_NODE],
+    "cancelled": [*LONG, "cluster.backend.task=rank"],
+    "killed rank": [*LONG, "cluster.backend.task=rank"],
+}
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def slurm(running: SlurmCluster, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
+def runs(running: SlurmCluster, workplace: Workplace) -> dict[str, SlurmRun]:
     (workplace.folder / "cluster.yaml").write_text(CLUSTER)
-    for name, value in running.environment.items():
-        monkeypatch.setenv(name, value)
-    return running
+    (workplace.folder / "broken.py").write_text(BROKEN)
+    held = {name: hold(workplace, name) for name in ("cancelled", "killed rank")}
+    return {name: submit(workplace, name, *overrides, *held.get(name, ())) for name, overrides in RUNS.items()}
 
 
-def submit(workplace: Workplace, *arguments: str) -> str:
-    """Submit as a user does and return the number of the job."""
-    done = workplace.megabatch("launch", *arguments)
+@pytest.fixture(scope="module")
+def by_hand(runs: dict[str, SlurmRun], running: SlurmCluster, workplace: Workplace) -> SlurmRun:
+    """`sbatch slurm/train.sbatch RUN_DIR/job.yaml`, as in docs/slurm.md."""
+    run_dir = workplace.job("by-hand", 1, "cluster.loader_threads=1")
+    command = ["sbatch", "--parsable", f"--output={run_dir.logs}/slurm-%j.log", str(ROOT / "slurm" / "train.sbatch")]
+    run_dir.logs.mkdir()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [*command, "by-hand/job.yaml"], cwd=workplace.folder, env={**environment(), "PATH": path},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return SlurmRun(run_dir, done.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def array(runs: dict[str, SlurmRun], workplace: Workplace) -> str:
+    """Return the number of the array job of an ablation: two cells, two seeds."""
+    done = workplace.megabatch(*ABLATE)
     assert done.returncode == 0, done.stderr
-    assert "stopped" not in done.stdout
-    found = re.search(r"submitted as Slurm job (\d+)", done.stdout)
-    assert found is not None
+    found = re.search(r"submitted as Slurm job (\d+), an array of 4 runs", done.stdout)
+    assert found is not None, done.stdout
     return found[1]
 
 
-def wait_for_step(run_dir: RunDir, step: int) -> None:
-    until(lambda: steps_done(run_dir) >= step)
+ABLATE = [
+    "ablate", "recipe.yaml", "data.validation_split=validation", "--vary", "regularization.label_smoothing=0",
+    "--seeds", "2", "--cluster", "one.yaml", "--folder", "ablation",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_node(workplace: Workplace) -> None:
+    text = CLUSTER.replace("nodes: 2", "nodes: 1").replace("name: slurm", "name: slurm, task: rank, array_at_once: 2")
+    (workplace.folder / "one.yaml").write_text(text)
 
 
 def rank_processes(run_dir: RunDir) -> list[int]:
@@ -66,52 +110,134 @@ def rank_processes(run_dir: RunDir) -> list[int]:
             words = file.read_bytes().split(b"\0")
         except OSError:
             continue
-        if os.fsencode(run_dir.job) in words and b"torch.distributed.run" not in b" ".join(words):
+        program = b"megabatch.trainer" in words and b"torch.distributed.run" not in b" ".join(words)
+        if program and os.fsencode(run_dir.job) in words and b"srun" not in words[0] and b"bash" not in words[0]:
             found.append(int(file.parent.name))
     return found
 
 
-def test_two_nodes_train_what_two_local_ranks_train(slurm: SlurmCluster, workplace: Workplace) -> None:
+@pytest.fixture(scope="module")
+def killed(runs: dict[str, SlurmRun], workplace: Workplace) -> SlurmRun:
+    """A run of which one rank was killed after a checkpoint."""
+    run = runs["killed rank"]
+    until(lambda: steps_done(run.run_dir) >= 12, 120)
+    ranks = rank_processes(run.run_dir)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    release(workplace, "killed rank")
+    return run
+
+
+def test_a_cancelled_run_saves_and_is_not_requeued(
+    slurm: SlurmCluster, killed: SlurmRun, runs: dict[str, SlurmRun], workplace: Workplace
+) -> None:
+    run = runs["cancelled"]
+    until(lambda: steps_done(run.run_dir) >= 5, 120)
+    shown = json.loads(workplace.megabatch("status", "cancelled", "--json").stdout)
+    assert (shown["state"], shown["slurm_job"]) == ("running", run.number)
+    assert {rank["host"] for rank in shown["ranks"]} <= {f"node{number}" for number in range(1, 5)}
+    assert len(shown["ranks"]) == 2
+    done = workplace.megabatch("cancel", "cancelled")
+    assert f"Slurm job {run.number} is cancelled" in done.stdout, done.stderr
+    assert slurm.wait(run.number) == "CANCELLED"
+    assert run.result["outcome"] == "stopped", describe(run.run_dir)
+    assert sorted(folder.name for folder in run.run_dir.checkpoints.iterdir())[-1:] == [
+        f"step-{run.result['step']:08d}"
+    ]
+    assert not run.run_dir.attempts.exists()
+    assert json.loads(workplace.megabatch("status", "cancelled", "--json").stdout)["state"] == "stopped"
+
+
+def test_a_rank_that_is_killed_costs_one_restart_and_nothing_else(
+    slurm: SlurmCluster, killed: SlurmRun, workplace: Workplace
+) -> None:
+    run = killed
+    assert slurm.wait(run.number, 240) == "COMPLETED", describe(run.run_dir)
+    assert [line["cause"] for line in run.attempts] == ["failed", "finished"]
+    undisturbed = workplace.train("undisturbed", 2, *LONG)
+    assert losses(run.run_dir) == losses(undisturbed)
+    assert trained_samples(run.run_dir) == trained_samples(undisturbed)
+
+
+def test_a_crash_loop_exhausts_the_budget(slurm: SlurmCluster, runs: dict[str, SlurmRun]) -> None:
+    run = runs["crash loop"]
+    assert slurm.wait(run.number) == "FAILED", describe(run.run_dir)
+    assert [line["cause"] for line in run.attempts] == ["failed", "failed"]
+    assert "not requeued: 2 failures in a row without a new checkpoint" in run.log
+
+
+def test_a_node_on_which_ranks_failed_twice_is_left_out(
+    slurm: SlurmCluster, runs: dict[str, SlurmRun], workplace: Workplace
+) -> None:
+    run = runs["bad node"]
+    assert slurm.wait(run.number) == "COMPLETED", describe(run.run_dir)
+    bad = (workplace.folder / "first-node").read_text()
+    assert [(line["cause"], line["host"], line["excluded"]) for line in run.attempts] == [
+        ("failed", bad, None), ("failed", bad, bad), ("finished", None, None),
+    ]  # fmt: skip
+    assert re.search(
+        rf"ExcNodeList=node5,{bad}\b|ExcNodeList=node\[.*5\]", slurm.run("scontrol", "show", "job", run.number)
+    )
+
+
+def test_the_script_for_hand_use_trains_a_job_file(slurm: SlurmCluster, by_hand: SlurmRun) -> None:
+    assert slurm.wait(by_hand.number) == "COMPLETED", describe(by_hand.run_dir)
+    assert by_hand.result["outcome"] == "finished"
+    assert by_hand.attempts[-1]["cause"] == "finished"
+
+
+def test_an_ablation_is_an_array_and_the_same_command_reports(
+    slurm: SlurmCluster, array: str, workplace: Workplace
+) -> None:
+    for task in range(4):
+        assert slurm.wait(f"{array}_{task}") == "COMPLETED"
+    cells = [RunDir(file.parent) for file in sorted((workplace.folder / "ablation").rglob("job.yaml"))]
+    assert [json.loads(run.result.read_text())["outcome"] for run in cells] == ["finished"] * 4
+    assert len({tuple(losses(run)) for run in cells}) == 4
+    done = workplace.megabatch(*ABLATE)
+    assert done.returncode == 0, done.stderr
+    assert "4 finished already" in done.stdout
+    assert "submitted" not in done.stdout
+    assert (workplace.folder / "ablation" / "results.json").exists() or "written:" in done.stdout
+
+
+def test_three_nodes_train_what_three_local_ranks_train_and_hostile_names_stay_names(
+    slurm: SlurmCluster, workplace: Workplace
+) -> None:
     run_dir = RunDir(workplace.folder / "50% of it's $(touch canary) %j")
-    number = submit(workplace, "recipe.yaml", "--cluster", "cluster.yaml", "--run-dir", run_dir.root.name)
-    assert slurm.wait(number) == "COMPLETED", describe(run_dir)
+    done = workplace.megabatch(
+        "launch", "recipe.yaml", "--cluster", "cluster.yaml", "cluster.nodes=3", "--run-dir", run_dir.root.name
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"submitted as Slurm job (\d+)", done.stdout)
+    assert found is not None
+    assert slurm.wait(found[1]) == "COMPLETED", describe(run_dir)
     assert json.loads(run_dir.result.read_text())["outcome"] == "finished"
-    assert len(list((run_dir.root / "samples").iterdir())) == 2
-    assert "step 6/6" in (run_dir.logs / f"slurm-{number}.log").read_text()
-    assert losses(run_dir) == losses(workplace.train("local", 2))
+    assert len(list((run_dir.root / "samples").iterdir())) == 3
+    told = workplace.megabatch("logs", run_dir.root.name, "--follow").stdout
+    assert "step 6/6" in told
+    assert losses(run_dir) == losses(workplace.train("local", 3))
     assert list(workplace.folder.rglob("canary")) == []
 
 
-def test_after_scancel_the_run_goes_on_from_the_step_it_stopped_at(slurm: SlurmCluster, workplace: Workplace) -> None:
-    run_dir = RunDir(workplace.folder / "cancelled")
-    long = ("epochs=150", "checkpoint.every_epochs=150")
-    number = submit(workplace, "recipe.yaml", *long, "--cluster", "cluster.yaml", "--run-dir", run_dir.root.name)
-    wait_for_step(run_dir, 20)
-    slurm.run("scancel", number)
-    assert slurm.wait(number) == "CANCELLED"
-    result = json.loads(run_dir.result.read_text())
-    assert result["outcome"] == "stopped", describe(run_dir)
-    assert [folder.name for folder in run_dir.checkpoints.iterdir()] == [f"step-{result['step']:08d}"]
-
-    number = submit(workplace, "--resume", run_dir.root.name)
-    assert slurm.wait(number) == "COMPLETED", describe(run_dir)
-    assert json.loads(run_dir.result.read_text())["outcome"] == "finished"
-    attempts = [line["attempt"] for line in read_metrics(run_dir.metrics, "step")]
-    assert attempts == [1] * result["step"] + [2] * (450 - result["step"])
-    assert len(losses(run_dir)) == 450
-
-
-def test_a_killed_rank_ends_the_job_on_both_nodes(slurm: SlurmCluster, workplace: Workplace) -> None:
-    run_dir = RunDir(workplace.folder / "killed-by-slurm")
-    number = submit(
-        workplace, "recipe.yaml", "epochs=3000", "--cluster", "cluster.yaml", "--run-dir", run_dir.root.name
-    )
-    wait_for_step(run_dir, 5)
-    ranks = rank_processes(run_dir)
-    assert len(ranks) == 2
-    os.kill(ranks[1], signal.SIGKILL)
-    assert slurm.wait(number) == "FAILED"
-    assert rank_processes(run_dir) == []
+def test_a_drill_proves_that_a_requeued_job_comes_back_exactly(slurm: SlurmCluster, workplace: Workplace) -> None:
+    """And while it comes back: Slurm's controller is away when the job wants to go back into the queue once more."""
+    run = submit(workplace, "drilled", *LONG, *hold(workplace, "drilled"), "cluster.backend.task=rank")
+    until(lambda: steps_done(run.run_dir) >= 5, 120)
+    done = workplace.megabatch("drill", "drilled", "--steps", "3")
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{describe(run.run_dir)}"
+    assert "the run came back exactly" in done.stdout
+    assert "those of the recipe's order, each once" in done.stdout
+    slurm.kill("slurmctld")
+    os.kill(rank_processes(run.run_dir)[0], signal.SIGUSR1)
+    until(run.run_dir.result.exists)
+    until(lambda: "Unable to contact slurm controller" in run.log)
+    release(workplace, "drilled")
+    slurm.start("slurmctld", "-D")
+    assert slurm.wait(run.number, 240) == "COMPLETED", describe(run.run_dir)
+    assert [line["cause"] for line in run.attempts] == ["stopped", "finished"]
+    assert run.result["attempt"] == 3
+    assert losses(run.run_dir) == losses(workplace.train("undrilled", 2, *LONG))
 
 
 @pytest.mark.parametrize("engine", ["{name: fsdp, min_parameters: 100}", "{name: deepspeed, zero_stage: 2}"])

@@ -1,11 +1,10 @@
 """The script as text, and what bash makes of it; tests/cluster hands it to a real Slurm.
 
-`python tests/launcher/test_slurm_backend.py` writes the two expected scripts again.
+`python tests/launcher/test_slurm_backend.py` writes the expected scripts again.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,54 +17,32 @@ from megabatch.configs.errors import ConfigError
 from megabatch.configs.job import Job
 from megabatch.configs.load import load
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher import launch, slurm_queue
 from megabatch.launcher.backends.slurm import render, submit
+from megabatch.launcher.run_commands import start_run
+from megabatch.launcher.slurm_script import environment_file
 from megabatch.launcher.submission import Submission
 from megabatch.launcher.supervise import ExitCode
+from support.runs import Workplace
+from support.slurm_jail import run_script
 
 ROOT = Path(__file__).parents[2]
-# What a shell, sbatch or our own template could take for something else.
-NASTY = [
-    "a b",
-    "it's",
-    "$(touch canary)",
-    "`touch canary`",
-    "'; touch canary; '",
-    "a; touch canary",
-    "& touch canary &",
-    "#MODULES",
-    "@PYTHON@ '$(touch canary)'",
-    "%j",
-    "*",
-    "-n",
-]
-FOR_BASH_ONLY = ['"; touch canary; "', "back\\slash\\"]
-SCONTROL = """\
-#!/bin/bash
-case "$*" in
-    "show hostnames gpu[07-08]") printf 'gpu07\\ngpu08\\n' ;;
-    "show node gpu07") printf 'NodeName=gpu07 Arch=x86_64\\n   NodeAddr=10.0.0.7 NodeHostName=gpu07 Version=1\\n' ;;
-    *) exit 1 ;;
-esac
-"""
-SRUN = """\
-#!/bin/bash
-printf '%s\\0' "$@" > "$RECORD/arguments"
-env -0 > "$RECORD/environment"
-pwd > "$RECORD/folder"
-"""
+RUN_DIR = "/path/to/project/runs/imagenet"
 
 
 def job(
     folder: str = "/path/to/project", overrides: Sequence[str] = (), environment: dict[str, str] | None = None
 ) -> Job:
-    loaded = load("imagenet-resnet50", "slurm-example", list(overrides))
+    loaded = load("imagenet-resnet50", "slurm-example", [f"cluster.{text}" for text in overrides])
     cluster = loaded.cluster.model_copy(update={"environment": environment or {}})
     return Job(recipe=loaded.recipe, cluster=cluster, working_folder=folder, data_fingerprint="", version="0.1.0")
 
 
-def script(made: Job, run_dir: str = "/path/to/project/runs/imagenet", python: str = "/path/to/venv/bin/python") -> str:
+def script(
+    made: Job, run_dir: str = RUN_DIR, python: str = "/path/to/venv/bin/python", arguments: Sequence[str] = ()
+) -> str:
     with mock.patch.object(sys, "executable", python):
-        text = render(made, RunDir(Path(run_dir))).script
+        text = render(made, RunDir(Path(run_dir)), arguments).script
     assert text is not None
     return text
 
@@ -76,9 +53,10 @@ def plain() -> str:
 
 def with_every_key() -> str:
     settings = ["account=vision", "qos=high", "constraint=h100&nvlink", "reservation=spring", "memory_gigabytes=900"]
-    modules = "modules=[cuda/13.2, gcc/14]"
-    overrides = [f"cluster.backend.{setting}" for setting in (*settings, modules)]
-    made = job("/home/ann o'neill/project", overrides, {"NCCL_SOCKET_IFNAME": "ib0", "GREETING": "it's $HOME"})
+    settings += ["exclude=gpu[13-14]", "gpu_type=h100", "task=rank", "requeue=false", "modules=[cuda/13.2, gcc/14]"]
+    image = "nvcr.io#nvidia/pytorch:25.10-py3"
+    settings.append(f"container={{name: pyxis, image: '{image}', mounts: ['/data:/mnt/data', '/it is']}}")
+    made = job("/home/ann o'neill/project", [f"backend.{setting}" for setting in settings], {"GREETING": "it's $HOME"})
     return script(made, "/scratch/ann o'neill/50%", "/home/ann o'neill/venv/bin/python")
 
 
@@ -94,53 +72,125 @@ def test_the_whole_script_is_as_expected_and_bash_accepts_it(file: Path) -> None
     assert subprocess.run(["bash", "-n", file], capture_output=True, check=True).stderr == b""
 
 
+def test_the_body_of_every_script_is_the_same_and_so_is_that_of_the_script_for_hand_use() -> None:
+    by_hand = (ROOT / "slurm/train.sbatch").read_text()
+    bodies = {text.partition("# -- where the ranks run\n")[2] for text in (plain(), with_every_key(), by_hand)}
+    assert len(bodies) == 1
+    assert subprocess.run(["bash", "-n"], input=by_hand, text=True, capture_output=True, check=True).stderr == ""
+
+
 def test_cpus_for_all_threads_are_asked_for_where_the_cluster_file_names_no_number() -> None:
-    few = ["cluster.backend.cpus_per_task=null", "cluster.processes_per_node=2", "cluster.loader_threads=3"]
+    few = ["backend.cpus_per_task=null", "processes_per_node=2", "loader_threads=3"]
     assert "#SBATCH --cpus-per-task=14\n" in script(job(overrides=few))
+    assert "#SBATCH --cpus-per-task=7\n" in script(job(overrides=[*few, "backend.task=rank"]))
 
 
-def run_script(text: str, tmp_path: Path) -> dict[str, list[str]]:
-    """Run a script with a fake srun and scontrol; return the arguments and environment that srun got."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for name, content in {"scontrol": SCONTROL, "srun": SRUN}.items():
-        (programs / name).write_text(content)
-        (programs / name).chmod(0o755)
-    of_slurm = {"JOB_NODELIST": "gpu[07-08]", "JOB_ID": "123456", "NNODES": "2", "CPUS_PER_TASK": "128"}
-    environment = {
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "RECORD": str(programs),
-        **{f"SLURM_{name}": value for name, value in of_slurm.items()},
-    }
-    done = subprocess.run(
-        ["bash"], input=text, text=True, capture_output=True, check=False, cwd=tmp_path, env=environment
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    recorded = {name: (programs / name).read_text().split("\0") for name in ("arguments", "environment")}
-    return {**recorded, "folder": [(programs / "folder").read_text().removesuffix("\n")]}
+def test_a_time_to_save_that_is_longer_than_the_job_is_refused() -> None:
+    with pytest.raises(ConfigError, match="save_seconds=120 are no less than the whole time limit, 2 min"):
+        job(overrides=["backend.time_minutes=2"])
 
 
 def test_srun_starts_one_torchrun_a_node_that_meets_at_the_address_of_the_first(tmp_path: Path) -> None:
-    arguments = run_script(script(job(str(tmp_path))), tmp_path)["arguments"]
-    assert arguments[arguments.index("bash") :] == [
-        "bash", "-c", 'trap "" TERM; exec "$0" -m torch.distributed.run --node-rank "$SLURM_NODEID" "$@"',
-        "/path/to/venv/bin/python", "--nnodes", "2", "--nproc-per-node", "8", "--signals-to-handle", "SIGINT",
-        "--rdzv-id", "123456", "--rdzv-backend", "static", "--rdzv-endpoint", "10.0.0.7:13456",
-        "-m", "megabatch.trainer", "/path/to/project/runs/imagenet/job.yaml", "",
+    python = tmp_path / "python"
+    done = run_script(
+        script(job(str(tmp_path)), python=str(python)), [f"{RUN_DIR}/job.yaml"], tmp_path / "jail", python
+    )
+    assert (done.code, done.errors) == (0, "")
+    assert done.calls["srun"][:4] == ["--export=ALL", "--cpus-per-task=128", "--kill-on-bad-exit=1", "--wait=0"]
+    assert done.calls["python"] == [
+        "-m", "torch.distributed.run", "--node-rank", "1", "--nnodes", "2", "--nproc-per-node", "8",
+        "--signals-to-handle", "SIGINT", "--rdzv-id", "123456", "--rdzv-backend", "static",
+        "--rdzv-endpoint", "10.0.0.7:13456", "-m", "megabatch.trainer", f"{RUN_DIR}/job.yaml",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", [*NASTY, *FOR_BASH_ONLY])
-def test_no_folder_and_no_value_can_run_anything(text: str, tmp_path: Path) -> None:
-    folder = tmp_path / text
-    folder.mkdir()
-    run_dir = "/runs/x" if text in FOR_BASH_ONLY else f"/runs/{text}"
-    got = run_script(script(job(str(folder), (), {"VALUE": text}), run_dir, f"/opt/{text}/python"), tmp_path)
-    assert got["folder"] == [str(folder)]
-    assert f"VALUE={text}" in got["environment"]
-    assert f"/opt/{text}/python" in got["arguments"]
-    assert f"{run_dir}/job.yaml" in got["arguments"]
-    assert list(tmp_path.rglob("canary")) == []
+def test_with_a_task_for_each_rank_srun_starts_the_ranks_themselves(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    text = script(job(str(tmp_path), ["backend.task=rank"]), python=str(python))
+    done = run_script(text, [f"{RUN_DIR}/job.yaml"], tmp_path / "jail", python)
+    assert done.calls["python"] == ["-m", "megabatch.trainer", f"{RUN_DIR}/job.yaml"]
+    assert {"MASTER_ADDR=10.0.0.7", "MASTER_PORT=13456"} <= set(done.calls["environment"])
+
+
+@pytest.mark.parametrize("name", ["pyxis", "apptainer"])
+def test_in_a_container_folder_and_run_folder_are_mounted_and_the_python_inside_is_used(
+    name: str, tmp_path: Path
+) -> None:
+    inside = tmp_path / "python3.12"
+    container = f"backend.container={{name: {name}, image: /images/a b.sif, python: {inside}, mounts: ['/data:/mnt']}}"
+    text = script(job(str(tmp_path), [container]))
+    done = run_script(text, [f"{RUN_DIR}/job.yaml"], tmp_path / "jail", inside)
+    assert done.calls["python"][-1] == f"{RUN_DIR}/job.yaml"
+    if name == "apptainer":
+        binds = ["--bind", str(tmp_path), "--bind", RUN_DIR, "--bind", "/data:/mnt"]
+        assert done.calls["apptainer"][:11] == ["exec", "--nv", *binds, "--pwd", str(tmp_path), "/images/a b.sif"]
+    else:
+        assert f"--container-mounts={tmp_path}:{tmp_path},{RUN_DIR}:{RUN_DIR},/data:/mnt" in done.calls["srun"]
+        assert "--container-image=/images/a b.sif" in done.calls["srun"]
+
+
+def test_the_job_of_an_array_task_is_its_own(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    text = script(job(str(tmp_path)), python=str(python))
+    done = run_script(text, ["/a/job.yaml", "/b/job.yaml"], tmp_path / "jail", python, {"SLURM_ARRAY_TASK_ID": "1"})
+    assert done.calls["python"][-1] == "/b/job.yaml"
+
+
+def test_modules_are_loaded_and_the_environment_is_read_before_the_ranks_start(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "job.environment").write_text(environment_file({"GREETING": "it's $HOME"}))
+    text = script(job(str(tmp_path), ["backend.modules=[cuda/13.2, gcc/14]"]), python=str(python))
+    done = run_script(text, [f"{run_dir}/job.yaml"], tmp_path / "jail", python)
+    assert done.calls["modules"] == ["cuda/13.2\ngcc/14\n"]
+    assert "GREETING=it's $HOME" in done.calls["environment"]
+
+
+@pytest.mark.parametrize(
+    ("state", "decision", "requeued", "code"),
+    [
+        ("RUNNING None", "75", True, 0),
+        ("COMPLETING TimeLimit", "75", True, 0),  # the ranks did not save in time
+        ("RUNNING None", "7", False, 7),
+        ("COMPLETING None", "75", False, 9),  # cancelled, or requeued by Slurm: nobody is asked
+    ],
+)
+def test_the_job_goes_back_into_the_queue_if_slurm_has_not_ended_it_and_the_run_is_to_go_on(
+    state: str, decision: str, requeued: bool, code: int, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    variables = {"STATE": state, "DECISION": decision, "CODE": "9", "BAD_NODE": "gpu07", "EXCLUDED": "gpu03"}
+    text = script(job(str(tmp_path)), python=str(python))
+    done = run_script(text, [f"{RUN_DIR}/job.yaml"], tmp_path / "jail", python, variables)
+    assert (done.code, "scontrol-requeue" in done.calls) == (code, requeued)
+    if requeued:
+        assert done.calls["decide"][2:] == [
+            f"{RUN_DIR}/job.yaml", "--slurm-job", "123456", "--code", "9", "--time-is-up", "no",
+        ]  # fmt: skip
+        assert done.calls["scontrol-requeue"] == ["requeue", "123456"]
+        assert done.calls["scontrol-update"] == ["update", "JobId=123456", "ExcNodeList=gpu03,gpu07"]
+
+
+@pytest.mark.parametrize(("settings", "arguments"), [(["backend.requeue=false"], []), ([], ["--evaluate", "test"])])
+def test_an_evaluation_and_a_job_that_is_not_to_go_on_are_never_requeued(
+    settings: list[str], arguments: list[str], tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    text = script(job(str(tmp_path), settings), python=str(python), arguments=arguments)
+    done = run_script(text, [f"{RUN_DIR}/job.yaml"], tmp_path / "jail", python, {"CODE": "9", "DECISION": "75"})
+    assert done.code == 9
+    assert done.calls["python"][-1 - len(arguments) :] == [f"{RUN_DIR}/job.yaml", *arguments]
+    assert not {"decide", "scontrol-requeue"} & set(done.calls)
+
+
+def test_while_the_controller_is_away_it_is_asked_ten_times_and_then_the_log_says_how_to_go_on(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    text = script(job(str(tmp_path)), python=str(python))
+    text = text.replace("look() {", 'squeue() { echo x >> "$RECORD/tries"; false; }\nlook() {')
+    done = run_script(f"{text}\n", [f"{RUN_DIR}/job.yaml"], tmp_path / "jail", python)
+    assert done.code == 1
+    assert done.calls["tries"] == ["x\n" * 10]
 
 
 @pytest.mark.parametrize("sign", ["\n", "\r", "\0", "\x1b"])
@@ -153,15 +203,37 @@ def test_control_characters_are_refused_all_at_once(sign: str) -> None:
     assert sorted(told) == sorted(f"{place} {bad!r}" for place in places)
 
 
-@pytest.mark.parametrize("text", FOR_BASH_ONLY)
+@pytest.mark.parametrize("text", ['"; touch canary; "', "back\\slash\\"])
 def test_a_run_folder_that_sbatch_cannot_be_told_of_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="Use another --run-dir"):
         script(job(), f"/runs/{text}")
 
 
-def fake_sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    (folder / "sbatch").write_text(f"#!/bin/bash\n{content}\n")
-    (folder / "sbatch").chmod(0o755)
+def test_a_folder_that_no_container_can_mount_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has a colon or a comma"):
+        script(job("/a:b", ["backend.container={name: pyxis, image: x}"]))
+
+
+def test_a_run_folder_that_sbatch_cannot_be_told_of_is_not_made(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(workplace.folder)
+    (workplace.folder / "slurm.yaml").write_text("{name: x, backend: slurm}")
+    fake("sbatch", tmp_path, monkeypatch, "exit 1")
+    with pytest.raises(ConfigError, match="Use another --run-dir"):
+        start_run("recipe.yaml", "slurm.yaml", [], Path('a "quoted" one'))
+    assert not Path('a "quoted" one').exists()
+
+
+def test_a_dry_run_shows_the_script_and_what_it_reads() -> None:
+    shown = str(render(job(environment={"GREETING": "it's me"}), RunDir(Path(RUN_DIR))))
+    assert shown.startswith(f"sbatch --parsable {RUN_DIR}/job.sbatch {RUN_DIR}/job.yaml\n\n#!/bin/bash\n")
+    assert shown.endswith("""export GREETING='it'"'"'s me'\n""")
+
+
+def fake(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    (folder / program).write_text(f"#!/bin/bash\n{content}\n")
+    (folder / program).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
@@ -173,25 +245,61 @@ def submitted(tmp_path: Path) -> tuple[RunDir, Submission]:
     return run_dir, render(job(), run_dir)
 
 
-def test_the_number_is_told_and_the_last_failure_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_sbatch(tmp_path, monkeypatch, 'echo "$@" > "$(dirname "$0")/called"; echo "77;main"')
+def test_the_number_is_told_and_kept_and_the_last_failure_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake("sbatch", tmp_path, monkeypatch, 'echo "$@" > "$(dirname "$0")/called"; echo "77;main"')
     run_dir, submission = submitted(tmp_path)
+    secret = job(environment={"TOKEN": "it's secret"})
     told: list[str] = []
-    assert submit(submission, job(), run_dir, told.append).code == ExitCode.DONE
+    assert submit(submission, secret, run_dir, told.append).code == ExitCode.DONE
     assert told == [f"submitted as Slurm job 77: `squeue -j 77` shows it, {run_dir.logs}/slurm-77.log is its output"]
-    assert (tmp_path / "called").read_text() == f"--parsable {run_dir.submission}\n"
+    assert (tmp_path / "called").read_text() == f"--parsable {run_dir.submission} {run_dir.job}\n"
     assert run_dir.submission.read_text() == submission.script
-    assert run_dir.submission.stat().st_mode & 0o777 == 0o600
+    assert "secret" not in run_dir.submission.read_text()
+    assert """export TOKEN='it'"'"'s secret'\n""" in run_dir.job_environment.read_text()
+    assert [f.stat().st_mode & 0o777 for f in (run_dir.submission, run_dir.job_environment)] == [0o600, 0o600]
     assert run_dir.result.exists()  # the ranks replace it when they start; an evaluation leaves it
     assert run_dir.failures() == []
+    assert slurm_queue.number_of(run_dir) == "77"
 
 
 def test_what_sbatch_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_sbatch(tmp_path, monkeypatch, "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
+    fake("sbatch", tmp_path, monkeypatch, "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
     run_dir, submission = submitted(tmp_path)
     ending = submit(submission, job(), run_dir, print)
     expected = f"sbatch refused {run_dir.submission}: sbatch: error: invalid partition specified: gpu"
     assert (ending.code, ending.message) == (ExitCode.FAILED, expected)
+
+
+@pytest.mark.parametrize(("state", "refused"), [("PENDING", True), ("RUNNING", True), ("COMPLETED", False)])
+def test_a_run_whose_job_is_still_queued_is_not_submitted_again(
+    state: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake("sbatch", tmp_path, monkeypatch, "echo 78")
+    fake("squeue", tmp_path, monkeypatch, f"echo '{state}|None|node1'")
+    run_dir, _ = submitted(tmp_path)
+    slurm_queue.remember(run_dir, "77")
+    if refused:
+        with pytest.raises(ConfigError, match=f"is Slurm job 77 already \\({state}, None\\)"):
+            launch.start(job(), run_dir, print)
+        with pytest.raises(ConfigError, match="two jobs must not write to one run folder"):
+            launch.start(job().model_copy(update={"cluster": load("digits", "laptop").cluster}), run_dir, print)
+    else:
+        assert launch.start(job(), run_dir, print).code == ExitCode.DONE
+        assert slurm_queue.number_of(run_dir) == "78"
+
+
+def test_an_outer_allocation_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake("sbatch", tmp_path, monkeypatch, 'env > "$(dirname "$0")/environment"; echo 77')
+    for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SBATCH_NO_REQUEUE", "SRUN_CPUS_PER_TASK", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "1")
+    run_dir, submission = submitted(tmp_path)
+    submit(submission, job(), run_dir, print)
+    names = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
+    assert {name for name in names if name.startswith(("SLURM_", "SRUN_", "SBATCH_"))} - {"SLURM_CONF"} == {
+        "SBATCH_ACCOUNT"
+    }
 
 
 if __name__ == "__main__":

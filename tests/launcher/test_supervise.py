@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import ExitCode, ending_of
+from megabatch.launcher import supervise
+from megabatch.launcher.supervise import ExitCode
 
 ENTRY = """
 [{number}]:
@@ -28,7 +29,7 @@ ENTRY = """
         ([(0, -15), (1, -9)], "rank 1 was killed by SIGKILL: out of memory, or kill -9 from outside"),
         ([(0, -15), (2, -11)], "rank 2 was killed by SIGSEGV"),
         ([(1, -15), (0, 7)], "rank 0 ended with code 7"),
-        ([], "torchrun ended before the ranks did"),
+        ([], "the process that started the ranks ended before they did"),
     ],
 )
 def test_the_killed_rank_is_named_whoever_torchrun_saw_first(
@@ -53,7 +54,7 @@ def ending(folder: Path, ended: list[tuple[int, int]], failures: dict[int, dict[
             "traceback": "",
         }
         run_dir.failure(rank).write_text(json.dumps({**common, "verdict": None, **values}))
-    told = ending_of(1, 0, run_dir, log_start=0)
+    told = supervise.ending(1, 0, run_dir, log_start=0)
     assert told.code == ExitCode.FAILED
     return told.message
 
@@ -96,11 +97,22 @@ def test_without_a_verdict_the_first_error_that_another_rank_may_have_caused_is_
 def test_an_exit_code_of_0_before_the_work_is_done_is_a_failure(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
     run_dir.logs.mkdir()
-    assert ending_of(0, 0, run_dir, log_start=0).code == ExitCode.FAILED
+    assert supervise.ending(0, 0, run_dir, log_start=0).code == ExitCode.FAILED
     run_dir.ended.touch()
-    assert ending_of(0, 0, run_dir, log_start=0).code == ExitCode.DONE
+    assert supervise.ending(0, 0, run_dir, log_start=0).code == ExitCode.DONE
 
 
 def test_the_table_of_exit_codes_in_the_documents_has_them_all() -> None:
     text = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)] == [code.value for code in ExitCode]
+
+
+def test_the_codes_that_our_own_starter_wrote_count_before_torchrun_s_words(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.logs.mkdir()
+    for node, exits in enumerate([[(0, 0), (1, -9)], [(3, 1), (2, 1)]]):
+        written = {"exits": [{"rank": rank, "code": code} for rank, code in exits]}
+        run_dir.exit_codes(node).write_text(json.dumps(written))
+    run_dir.launcher_log.write_text(ENTRY.format(number=0, rank=7, code=-11))
+    told = supervise.ending(1, 0, run_dir, log_start=0)
+    assert told.message.startswith("rank 1 was killed by SIGKILL")

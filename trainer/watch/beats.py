@@ -23,7 +23,10 @@ class Beat:
     step: int  # finished steps
     doing: str
     groups: dict[str, tuple[int, int]]  # process group -> collectives begun, collectives ended
+    memory_bytes: int = 0  # of this process
+    gpu_memory_bytes: int | None = None  # taken by torch; None on the CPU
     waits: float | None = None  # in which share of the last looks it waited in a collective; None: not long enough
+    waits_for_data: float | None = None  # the same for the next micro-batch
     finished: bool = False  # the rank has left in order: whatever comes, it is not missed
     stack: tuple[str, ...] = ()  # of the main thread, innermost last; only after an alarm
     collective: str | None = None  # the last that it began; only after an alarm

@@ -18,6 +18,8 @@ import torch
 
 Groups = dict[str, tuple[int, int]]  # process group -> collectives begun, collectives ended
 
+WAITING_FOR_DATA = "waiting for data"
+
 # (module, function) -> what is going on while it is on the stack
 ACTIVITIES = {
     ("megabatch.trainer.build", "build"): "starting",
@@ -28,7 +30,7 @@ ACTIVITIES = {
     ("megabatch.trainer.step", "take_step"): "training",
     ("megabatch.trainer.evaluate", "evaluate"): "evaluating",
     ("megabatch.trainer.norms.precise", "refresh_statistics"): "taking batch-norm statistics",
-    ("megabatch.data.loader", "load"): "waiting for data",
+    ("megabatch.data.loader", "load"): WAITING_FOR_DATA,
     ("megabatch.trainer.step", "_agree"): "adding up over the ranks",
 }
 

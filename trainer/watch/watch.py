@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from megabatch.configs.cluster import Limits
-from megabatch.trainer.watch import doing, processes, rules
+from megabatch.trainer.watch import doing, processes, rules, shown
 from megabatch.trainer.watch.beats import Beat, PeerLostError, Verdict, verdict_on
 from megabatch.trainer.watch.peers import is_of_peer, is_timeout
 
@@ -34,6 +34,7 @@ _PATIENCE = 4  # intervals in which a death on the same machine is found for sur
 _INTERVALS_TO_ANSWER = (2, 6)  # after an alarm: until who gave it judges, and until whoever has not answered is silent
 _SHARE_LOOKS = 30  # over which the share of waiting is taken
 _READ_AT_ONCE = 1024
+_SHOW_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Watch:
         limits: Limits,
         end: Callable[[Verdict], None],
         tell: Callable[[str], None],
+        show: Callable[[Sequence[Beat]], None] | None = None,
     ):
         self.verdict: Verdict | None = None
         self._place = place
@@ -65,11 +67,14 @@ class Watch:
         self._limits = limits
         self._end = end
         self._tell = tell
+        self._show = show  # the beats of all ranks now and then; only of rank 0
+        self._shown_at = float("-inf")
         self._interval = rules.interval_of(limits.silent_seconds, place.num_ranks)
         self._step: Callable[[], int] | None = None  # not before the training is made
         self._process = processes.this_process()
         self._number = 0  # of the last beat
         self._waited: deque[bool] = deque(maxlen=_SHARE_LOOKS)
+        self._waited_for_data: deque[bool] = deque(maxlen=_SHARE_LOOKS)
         now = time.monotonic()
         self._silence = {rank: rules.Unchanged(self._interval, now) for rank in place.watched}
         self._in_flight = rules.Unchanged(self._interval, now)
@@ -158,15 +163,21 @@ class Watch:
         if self._place.rank == 0 and slow != QUIET.encode():
             self._tell(f"warning: {slow.decode()}")
             self._store.set("slow", QUIET)
+        if self._show is not None and time.monotonic() - self._shown_at > _SHOW_SECONDS:
+            self._shown_at = time.monotonic()
+            self._show(self._all_beats())
 
     def _beat(self) -> Beat:
         """Return this rank's sign of life; after an alarm with all that it knows about itself."""
         frame, groups = doing.main_frame(), doing.collectives(self._place.device)
         step, act = (self._step(), doing.activity(frame)) if self._step is not None else (0, "starting")
-        beat = Beat(self._place.rank, self._place.host, self._process, self._number, step, act, groups)
+        memory = (shown.memory_bytes(), _gpu_memory(self._place.device))
+        beat = Beat(self._place.rank, self._place.host, self._process, self._number, step, act, groups, *memory)
         self._waited.append(beat.is_waiting)
+        self._waited_for_data.append(doing.WAITING_FOR_DATA in act)
         if len(self._waited) == _SHARE_LOOKS:
-            beat = replace(beat, waits=sum(self._waited) / _SHARE_LOOKS)
+            shares = [sum(looks) / _SHARE_LOOKS for looks in (self._waited, self._waited_for_data)]
+            beat = replace(beat, waits=shares[0], waits_for_data=shares[1])
         if self._alarm is None:
             return beat
         if self._collective is None:
@@ -196,14 +207,18 @@ class Watch:
 
     def _judge(self, alarm: str, may_wait: bool) -> None:
         """Read what all ranks have written down after the alarm of this one, and decide."""
-        keys = [self._key(rank) for rank in range(self._place.num_ranks)]
-        beats: list[Beat] = []
-        for first in range(0, len(keys), _READ_AT_ONCE):
-            beats += map(Beat.from_json, self._store.multi_get(keys[first : first + _READ_AT_ONCE]))
+        beats = self._all_beats()
         if may_wait and any(rules.is_mute(beat) for beat in beats):
             return
         verdict = rules.stuck(beats, self._limits.collective_timeout_seconds)
         self._store.compare_set("word", alarm, verdict.to_json())
+
+    def _all_beats(self) -> list[Beat]:
+        keys = [self._key(rank) for rank in range(self._place.num_ranks)]
+        beats: list[Beat] = []
+        for first in range(0, len(keys), _READ_AT_ONCE):
+            beats += map(Beat.from_json, self._store.multi_get(keys[first : first + _READ_AT_ONCE]))
+        return beats
 
     def _look_at(self, others: list[Beat], own: Beat) -> None:
         """Find out whether the neighbours live, and whether one of them is slow."""
@@ -263,3 +278,7 @@ class Watch:
                 assert self.verdict is not None
                 self._leave(self.verdict)
                 return
+
+
+def _gpu_memory(device: torch.device) -> int | None:
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else None

@@ -19,6 +19,7 @@ from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.process import record_failure
 from megabatch.trainer.watch import doing, rules
 from megabatch.trainer.watch.beats import PeerLostError, Verdict
+from megabatch.trainer.watch.shown import RanksFile
 from megabatch.trainer.watch.watch import Place, Watch
 from megabatch.trainer.world import World
 
@@ -60,7 +61,8 @@ def _start(world: World, cluster: Cluster, run_dir: RunDir) -> Watch:
 
     watched = rules.watched_by(world.rank, world.num_ranks, cluster.processes_per_node)
     place = Place(world.rank, world.num_ranks, world.host, world.device, tuple(watched))
-    watch = Watch(place, connect, cluster.limits, lambda verdict: _end(verdict, world, run_dir), _tell)
+    show = RanksFile(run_dir.ranks) if world.is_main else None
+    watch = Watch(place, connect, cluster.limits, lambda verdict: _end(verdict, world, run_dir), _tell, show)
     dist.all_reduce(number)
     watch.start()
     return watch
