@@ -45,7 +45,7 @@ def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str
         address = meeting_address(connections, events, job, backend, run_dir)
         start = watched.Start(
             _commands(job, run_dir, address, submission.trainer_arguments), {**secrets, **submission.environment},
-            job.working_folder, job.cluster.limits,
+            job.working_folder, job.cluster.processes_per_node, job.cluster.limits,
         )  # fmt: skip
         return watched.run(connections, events, start, run_dir, say)
     finally:

@@ -30,9 +30,7 @@ from megabatch.launcher.supervise import descendants, send
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _POLL_SECONDS = 0.1
-_OUTPUT_BYTES = (
-    600  # of the ranks in a message: six times that in JSON at most, and a writable pipe takes 4 KiB at once
-)
+_OUTPUT_BYTES = 600  # of the ranks in a message: in JSON at most six times that, and a writable pipe takes 4 KiB
 _PATIENCE_WITH_READER = 2.0
 
 

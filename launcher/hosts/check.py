@@ -53,7 +53,7 @@ def _look(
         for connection in connections:
             connection.ask(
                 "look", folder=job.working_folder, run_dir=str(run_dir.root), nonce=nonce, node=connection.node,
-                meeting=backend.address or connections[0].host,
+                meeting=_name(connections, backend) if connection.node > 0 else "localhost",  # it is there already
             )  # fmt: skip
         found = _answers(connections, events, "answer", _ANSWER_SECONDS)
         for connection in connections:
@@ -95,9 +95,13 @@ def _unseen(found: Message, connection: Connection, run_dir: RunDir, nonce: str)
     return []
 
 
+def _name(connections: Sequence[Connection], backend: Ssh) -> str:
+    return backend.address or connections[0].host
+
+
 def _agreed(connections: Sequence[Connection], found: Mapping[int, Message], backend: Ssh) -> str:
     """Return the address by which all other hosts know the first one."""
-    name = backend.address or connections[0].host
+    name = _name(connections, backend)
     problems = []
     known: list[list[str]] = []
     for other in connections[1:]:

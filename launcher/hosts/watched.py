@@ -30,6 +30,7 @@ class Start:
     argv: Sequence[Sequence[str]]  # of each host
     environment: Mapping[str, str]
     folder: str
+    ranks_per_host: int
     limits: Limits
 
 
@@ -48,6 +49,9 @@ def run(
             job.start(start)
             while job.is_running():
                 job.hear(events)
+    for node in job.lost:  # to its ranks all others are lost
+        for rank in range(node * start.ranks_per_host, (node + 1) * start.ranks_per_host):
+            run_dir.failure(rank).unlink(missing_ok=True)
     told = ending(0 if job.ended_well() else 1, job.signals, run_dir, log_start)
     if not job.lost or told.code == ExitCode.STOPPED:
         return told
