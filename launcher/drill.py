@@ -21,7 +21,7 @@ from megabatch.data.draws import Order
 from megabatch.data.steps import Steps, steps_of
 from megabatch.launcher import slurm_queue
 from megabatch.launcher.cancel import stop_ranks
-from megabatch.launcher.status import RUNNING, WAITING, Status, is_rank, look, main_process, tail
+from megabatch.launcher.status import RUNNING, WAITING, Status, is_of_run, look, main_process, tail
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MEGABATCH = (sys.executable, "-c", "from megabatch.launcher.cli import main; main()")
@@ -87,7 +87,7 @@ def _stop(run_dir: RunDir) -> None:
     owner = main_process(run_dir)
     pids = [] if owner is None else [owner[0], *ancestors(owner[0])]
     stop_ranks(run_dir)
-    while any(is_rank(pid, run_dir) for pid in pids):
+    while any(is_of_run(pid, run_dir) for pid in pids):
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     time.sleep(_SECONDS_BETWEEN_LOOKS)
 

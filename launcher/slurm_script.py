@@ -88,7 +88,7 @@ def _tasks(cluster: Cluster, backend: Slurm) -> list[str]:
 
 def _settings(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str]) -> list[str]:
     """Return the lines of values; everything that is text is quoted."""
-    cluster, backend = job.cluster, slurm_of(job)
+    backend = slurm_of(job)
     container = backend.container
     srun_options, in_container = _container(job, run_dir, backend)
     again = backend.requeue and not trainer_arguments  # an evaluation has no checkpoint to go on from
@@ -97,7 +97,6 @@ def _settings(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str]) -> li
         f"folder={shlex.quote(job.working_folder)}",
         f"python={shlex.quote(container.python if container else sys.executable)}",
         f"task={backend.task}",
-        f"ranks_per_node={cluster.processes_per_node}",
         f"arguments=({shlex.join(trainer_arguments)})",
         f"modules=({shlex.join(backend.modules)})",
         f"srun_options=({shlex.join(srun_options)})",

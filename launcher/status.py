@@ -11,6 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _state_of_files(run_dir: RunDir, said: str, has_ended: bool = False) -> tupl
         return "failed", said or "Slurm does not know the job any more, and it left no result"
     pid, host = owner
     if host == socket.gethostname():
-        return (RUNNING, f"on this machine, rank 0 is process {pid}") if is_rank(pid, run_dir) else ("gone", said)
+        return (RUNNING, f"on this machine, rank 0 is process {pid}") if is_of_run(pid, run_dir) else ("gone", said)
     silent = seconds_since_sign(run_dir)
     if silent is not None and silent < _SILENT_SECONDS:
         return RUNNING, f"on {host}"
@@ -107,13 +108,15 @@ def main_process(run_dir: RunDir) -> tuple[int, str] | None:
     return None if found is None else (int(found[1]), found[2])
 
 
-def is_rank(pid: int, run_dir: RunDir) -> bool:
-    """Return whether a process of this machine is a rank of the run: no other process has its job.yaml as argument."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return os.fsencode(run_dir.job) in words
+def is_of_run(pid: int, run_dir: RunDir) -> bool:
+    """Return whether a process of this machine is one of the run: all of them have a log of it open, no other has."""
+    logs = f"{run_dir.logs.resolve()}{os.sep}"
+    with suppress(OSError):  # it has ended, or is another user's
+        for opened in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if str(opened.readlink()).startswith(logs):
+                    return True
+    return False
 
 
 def seconds_since_sign(run_dir: RunDir) -> float | None:

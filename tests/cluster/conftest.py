@@ -14,7 +14,7 @@ name: two-nodes
 nodes: 2
 processes_per_node: 1
 loader_threads: 1
-backend: {name: slurm, partition: all, time_minutes: 10, exclude: node5}
+backend: {name: slurm, partition: all, time_minutes: 10, exclude: node1}
 limits: {silent_seconds: 20}
 """
 

@@ -25,7 +25,7 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 
 # Nodes claim 64 CPUs each whatever the machine has; tasks are not bound to any. Partition `low` is preempted at once
 # (SIGTERM, and SIGKILL after KillWait), `graceful` may take its time, both by `high`. A requeued job waits for
-# cred_expire; a node counts as lost after SlurmdTimeout. The last node is the first to be taken.
+# cred_expire; a node counts as lost after SlurmdTimeout. node1 is the first to be taken.
 CONFIGURATION = """\
 ClusterName=megabatch
 SlurmctldHost={host}(127.0.0.1)
@@ -162,7 +162,7 @@ def _configure(folder: Path, num_nodes: int, kill_wait_seconds: int) -> None:
     host = socket.gethostname()
     nodes = "\n".join(
         f"NodeName=node{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[i]} CPUs=64 RealMemory=1000 "
-        f"Weight={1 if i == num_nodes else 10}"
+        f"Weight={1 if i == 1 else 10}"
         for i in range(1, num_nodes + 1)
     )
     values = {"folder": folder, "ports": ports, "host": host, "nodes": nodes, "user": getpass.getuser()}

@@ -22,6 +22,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.status import is_of_run
 from megabatch.launcher.supervise import descendants, send
 from support.invariants import same_training, violations
 from support.runs import Workplace, steps_done
@@ -160,15 +161,7 @@ def _orphans(run_dir: RunDir) -> list[int]:
 
 
 def _of_run(run_dir: RunDir) -> list[int]:
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = file.read_bytes().split(b"\0")
-        except OSError:  # it has just ended
-            continue
-        if str(run_dir.job).encode() in words:
-            found.append(int(file.parent.name))
-    return found
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if is_of_run(int(folder.name), run_dir)]
 
 
 def main() -> int:

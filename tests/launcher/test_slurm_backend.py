@@ -90,7 +90,7 @@ def test_a_time_to_save_that_is_longer_than_the_job_is_refused() -> None:
         job(overrides=["backend.time_minutes=2"])
 
 
-def test_srun_starts_one_torchrun_a_node_that_meets_at_the_address_of_the_first(tmp_path: Path) -> None:
+def test_srun_starts_one_process_a_node_that_meets_at_the_address_of_the_first(tmp_path: Path) -> None:
     python = tmp_path / "python"
     done = run_script(
         script(job(str(tmp_path)), python=str(python)), [f"{RUN_DIR}/job.yaml"], tmp_path / "jail", python
@@ -98,10 +98,39 @@ def test_srun_starts_one_torchrun_a_node_that_meets_at_the_address_of_the_first(
     assert (done.code, done.errors) == (0, "")
     assert done.calls["srun"][:4] == ["--export=ALL", "--cpus-per-task=128", "--kill-on-bad-exit=1", "--wait=0"]
     assert done.calls["python"] == [
-        "-m", "torch.distributed.run", "--node-rank", "1", "--nnodes", "2", "--nproc-per-node", "8",
-        "--signals-to-handle", "SIGINT", "--rdzv-id", "123456", "--rdzv-backend", "static",
-        "--rdzv-endpoint", "10.0.0.7:13456", "-m", "megabatch.trainer", f"{RUN_DIR}/job.yaml",
+        "-m", "megabatch.trainer.node", "--node-rank", "1", "--nodes", "2", "--meet", "10.0.0.7:13456",
+        f"{RUN_DIR}/job.yaml",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("known", "own", "used"),
+    [
+        ("10.0.0.9 STREAM gpu07", "192.168.0.1", "10.0.0.9"),
+        ("127.0.1.1 STREAM gpu07", "192.168.0.1 172.17.0.1", "192.168.0.1"),  # as Debian writes it for a machine itself
+        ("", "192.168.0.1", "192.168.0.1"),
+    ],
+)
+def test_the_name_of_the_first_node_becomes_a_number_that_is_not_its_own_loopback(
+    known: str, own: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    fake("getent", tmp_path, monkeypatch, f"echo '{known}'; [ -n '{known}' ]")
+    fake("hostname", tmp_path, monkeypatch, f"echo '{own} '")
+    text = script(job(str(tmp_path)), python=str(python))
+    variables = {"NODE_ADDRESS": "gpu07.example"}
+    done = run_script(text, [f"{RUN_DIR}/job.yaml"], tmp_path / "jail", python, variables)
+    assert (done.code, done.errors) == (0, "")
+    assert f"{used}:13456" in done.calls["python"]
+
+
+def test_on_one_node_the_ranks_meet_at_its_loopback_interface(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    for task in ("node", "rank"):
+        text = script(job(str(tmp_path), [f"backend.task={task}"]), python=str(python))
+        done = run_script(text, [f"{RUN_DIR}/job.yaml"], tmp_path / task, python, {"SLURM_NNODES": "1"})
+        assert "--meet" not in done.calls["python"]
+        assert ("MASTER_ADDR=127.0.0.1" in done.calls["environment"]) == (task == "rank")
 
 
 def test_with_a_task_for_each_rank_srun_starts_the_ranks_themselves(tmp_path: Path) -> None:
@@ -132,8 +161,10 @@ def test_in_a_container_folder_and_run_folder_are_mounted_and_the_python_inside_
 def test_the_job_of_an_array_task_is_its_own(tmp_path: Path) -> None:
     python = tmp_path / "python"
     text = script(job(str(tmp_path)), python=str(python))
-    done = run_script(text, ["/a/job.yaml", "/b/job.yaml"], tmp_path / "jail", python, {"SLURM_ARRAY_TASK_ID": "1"})
+    variables = {"SLURM_ARRAY_JOB_ID": "123456", "SLURM_ARRAY_TASK_ID": "1", "DECISION": "75"}
+    done = run_script(text, ["/a/job.yaml", "/b/job.yaml"], tmp_path / "jail", python, variables)
     assert done.calls["python"][-1] == "/b/job.yaml"
+    assert done.calls["scontrol-requeue"] == ["requeue", "123456_1"]  # not all tasks
 
 
 def test_modules_are_loaded_and_the_environment_is_read_before_the_ranks_start(tmp_path: Path) -> None:
@@ -150,10 +181,11 @@ def test_modules_are_loaded_and_the_environment_is_read_before_the_ranks_start(t
 @pytest.mark.parametrize(
     ("state", "decision", "requeued", "code"),
     [
-        ("RUNNING None", "75", True, 0),
-        ("COMPLETING TimeLimit", "75", True, 0),  # the ranks did not save in time
-        ("RUNNING None", "7", False, 7),
-        ("COMPLETING None", "75", False, 9),  # cancelled, or requeued by Slurm: nobody is asked
+        ("RUNNING None 0", "75", True, 0),
+        ("COMPLETING TimeLimit 0", "75", True, 0),  # the ranks did not save in time
+        ("RUNNING None 0", "7", False, 7),
+        ("COMPLETING None 0", "75", False, 9),  # cancelled, or requeued by Slurm: nobody is asked
+        ("RUNNING None 1", "75", False, 9),  # on a node that Slurm had lost: the job runs elsewhere by now
     ],
 )
 def test_the_job_goes_back_into_the_queue_if_slurm_has_not_ended_it_and_the_run_is_to_go_on(

@@ -16,14 +16,14 @@ SCONTROL = """\
 printf '%s\\0' "$@" > "$RECORD/scontrol-$1"
 case "$*" in
     "show hostnames gpu[07-08]") printf 'gpu07\\ngpu08\\n' ;;
-    "show node gpu07") printf 'NodeName=gpu07 Arch=x86_64\\n   NodeAddr=10.0.0.7 NodeHostName=gpu07 Version=1\\n' ;;
+    "show node gpu07") printf 'NodeName=gpu07 Arch=x86_64\\n   NodeAddr=%s NodeHostName=gpu07 Version=1\\n' "${NODE_ADDRESS:-10.0.0.7}" ;;
     requeue*|update*) ;;
     *) exit 1 ;;
 esac
 """
 SQUEUE = """\
 #!/bin/bash
-case "$*" in *%x) echo "$EXCLUDED" ;; *) echo "${STATE:-RUNNING None}" ;; esac
+case "$*" in *%x) echo "$EXCLUDED" ;; *) echo "${STATE:-RUNNING None 0}" ;; esac
 """
 MODULE = """\
 #!/bin/bash
