@@ -25,7 +25,7 @@ from support.runs import Workplace, environment, losses, steps_done, trained_sam
 
 pytestmark = [pytest.mark.hosts, pytest.mark.skipif(bool(missing()), reason=missing())]
 TOKEN = "canary-token-8c1d"
-OVERRIDES = ("epochs=30", "checkpoint.every_epochs=30", "checkpoint.every_steps=4", "model.name=witness:model")
+OVERRIDES = ("epochs=22", "checkpoint.every_epochs=22", "checkpoint.every_steps=4", "model.name=witness:model")
 # What a rank sees of its host, and a step long enough for the test to come in between.
 WITNESS = """\
 import os, socket, time
@@ -37,6 +37,15 @@ def model(num_classes):
     Path(f"seen-{os.environ.get('RANK', 'none')}").write_text(" ".join(seen))
     network = small(num_classes)
     network.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    return network
+
+def failing(num_classes):
+    network, batches = small(num_classes), []
+    def count(*_):
+        batches.append(1)
+        if len(batches) > 4 and os.environ.get("RANK") == "1":
+            raise ValueError("on purpose")
+    network.register_forward_pre_hook(count)
     return network
 """
 
@@ -185,7 +194,7 @@ def test_stopped_cut_off_orphaned_and_over_a_bad_line_it_goes_on_exactly(
     assert run_dir.checkpoint(at).is_dir()  # not one of every four steps
 
     cut = started(place, "--resume", "over-ssh")
-    wait_for_step(run_dir, at + 20, cut)
+    wait_for_step(run_dir, at + 8, cut)
     cluster.cut_off("mb1")  # where the store is
     said = ended(cut, run_dir, 1)
     assert "mb1 has given no sign of life for" in said
@@ -207,6 +216,16 @@ def test_stopped_cut_off_orphaned_and_over_a_bad_line_it_goes_on_exactly(
     assert losses(run_dir) == losses(local)
     assert trained_samples(run_dir) == trained_samples(local)
     assert len(run_dir.rank_logs()) == 3
+
+
+def test_the_error_of_one_rank_ends_all_and_is_told_once(place: Workplace, cluster: Hosts) -> None:
+    run_dir = RunDir(place.folder / "failing")
+    chosen = ["epochs=20", "model.name=witness:failing", "--cluster", "cluster.yaml", "--run-dir", "failing"]
+    said = ended(started(place, "recipe.yaml", *chosen), run_dir, 1)
+    assert said.count("error: ") == 1
+    assert "error: rank 1 on mb2: Traceback" in said
+    assert said.count("ValueError: on purpose") == 1
+    assert nothing_runs_on(cluster)
 
 
 def test_every_host_is_looked_at_by_check(place: Workplace, cluster: Hosts) -> None:
