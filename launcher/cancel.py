@@ -9,7 +9,7 @@ import socket
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher import slurm_queue
-from megabatch.launcher.status import RUNNING, WAITING, is_of_run, look, main_process
+from megabatch.launcher.status import RUNNING, WAITING, holds, look, main_process
 
 
 def cancel(run_dir: RunDir) -> str:
@@ -30,6 +30,6 @@ def stop_ranks(run_dir: RunDir) -> None:
     if owner is None or owner[1] != socket.gethostname():
         where = "not started" if owner is None else f"on {owner[1]}"
         raise ConfigError([Problem(str(run_dir.root), f"is {where}: write the same command there")])
-    if not is_of_run(owner[0], run_dir):
+    if not holds(owner[0], run_dir):
         raise ConfigError([Problem(str(run_dir.root), "has just ended: there is nothing to cancel")])
     os.kill(owner[0], signal.SIGTERM)

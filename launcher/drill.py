@@ -21,7 +21,7 @@ from megabatch.data.draws import Order
 from megabatch.data.steps import Steps, steps_of
 from megabatch.launcher import slurm_queue
 from megabatch.launcher.cancel import stop_ranks
-from megabatch.launcher.status import RUNNING, WAITING, Status, is_of_run, look, main_process, tail
+from megabatch.launcher.status import RUNNING, WAITING, Status, holds, look, main_process, tail
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MEGABATCH = (sys.executable, "-c", "from megabatch.launcher.cli import main; main()")
@@ -85,21 +85,21 @@ def _interrupted(run_dir: RunDir, job: Job, say: Callable[[str], None]) -> Itera
 def _stop(run_dir: RunDir) -> None:
     """Stop the ranks; wait until what started them has ended too, for it looks at the folder once more."""
     owner = main_process(run_dir)
-    pids = [] if owner is None else [owner[0], *ancestors(owner[0])]
+    above = None if owner is None else _starter_of(owner[0])
     stop_ranks(run_dir)
-    while any(is_of_run(pid, run_dir) for pid in pids):
+    while (owner is not None and holds(owner[0], run_dir)) or (above is not None and above.exists()):
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def ancestors(pid: int) -> list[int]:
-    """Return the parent of a process, its parent, and so on."""
+def _starter_of(rank: int) -> Path | None:
+    """Return /proc/PID of what started a rank, unless that is a shell: torchrun and the like were given its name."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        stat = Path(f"/proc/{rank}/stat").read_text(encoding="utf-8", errors="replace")
+        parent = Path("/proc") / stat.rpartition(")")[2].split()[1]
+        return parent if b"megabatch.trainer" in (parent / "cmdline").read_bytes() else None
     except OSError:
-        return []
-    parent = int(text.rpartition(")")[2].split()[1])
-    return [parent, *ancestors(parent)] if parent > 1 else []
+        return None
 
 
 def _wait_for_steps(run_dir: RunDir, attempt: int, steps: int, say: Callable[[str], None]) -> None:

@@ -27,6 +27,7 @@ from megabatch.launcher.accelerate_config import accelerate_problems
 from megabatch.launcher.engine_file import with_engine_file
 from megabatch.launcher.hosts.hostfile import with_hosts
 from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
+from megabatch.launcher.memory_need import does_not_fit
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
 from megabatch.launcher.pretrained import with_pretrained
@@ -133,8 +134,9 @@ def inspect_model(job: Job, starter: Starter | None = None) -> dict[str, Any]:
     if done.returncode != 0:
         raise ConfigError([Problem("", f"the model could not be inspected{_why(done)}")])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if found["problems"]:
-        raise ConfigError(Problem("", problem) for problem in found["problems"])
+    problems = found["problems"] or does_not_fit(job, found)
+    if problems:
+        raise ConfigError(Problem("", problem) for problem in problems)
     return found
 
 

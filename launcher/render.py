@@ -15,6 +15,7 @@ from megabatch.configs.load import Loaded
 from megabatch.configs.targets import METRICS, described_outputs, main_metric_in
 from megabatch.configs.yaml_tree import KeyPath, Tree
 from megabatch.data.arrangement import shown_data
+from megabatch.launcher.memory_need import state_bytes
 from megabatch.launcher.plan import Plan
 
 _GIBIBYTE = 1 << 30
@@ -133,13 +134,20 @@ def _model_rows(job: Job, model: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         *(("  changed", change) for change in model["changes"]),
         ("optimizer covers", model["groups"]),
-        ("memory per rank", f"{_size(model['state_bytes'])} for weights, gradients and optimizer"),
+        ("memory per rank", _state(job, model)),
     ]
     activations = model["activation_bytes"]
     if activations is not None:
         rows.append(("", f"{_size(activations)} more for the activations of a micro-batch"))
     rows.append(("checkpoint", _size(model["checkpoint_bytes"])))
     return rows
+
+
+def _state(job: Job, model: dict[str, Any]) -> str:
+    whole = sum(model[part] for part in ("weight_bytes", "gradient_bytes", "optimizer_bytes"))
+    of_rank = state_bytes(model, job.recipe, job.cluster)
+    shared = f" ({_size(whole)} in all; engine {job.recipe.engine.name} shares them out)" if of_rank < whole else ""
+    return f"{_size(of_rank)} for weights, gradients and optimizer{shared}"
 
 
 def print_summary(result: dict[str, Any], run_dir: str) -> None:

@@ -6,12 +6,10 @@ The run may be on another machine that shares the folder: then only what it writ
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +90,7 @@ def _state_of_files(run_dir: RunDir, said: str, has_ended: bool = False) -> tupl
         return "failed", said or "Slurm does not know the job any more, and it left no result"
     pid, host = owner
     if host == socket.gethostname():
-        return (RUNNING, f"on this machine, rank 0 is process {pid}") if is_of_run(pid, run_dir) else ("gone", said)
+        return (RUNNING, f"on this machine, rank 0 is process {pid}") if holds(pid, run_dir) else ("gone", said)
     silent = seconds_since_sign(run_dir)
     if silent is not None and silent < _SILENT_SECONDS:
         return RUNNING, f"on {host}"
@@ -108,15 +106,18 @@ def main_process(run_dir: RunDir) -> tuple[int, str] | None:
     return None if found is None else (int(found[1]), found[2])
 
 
-def is_of_run(pid: int, run_dir: RunDir) -> bool:
-    """Return whether a process of this machine is one of the run: all of them have a log of it open, no other has."""
-    logs = f"{run_dir.logs.resolve()}{os.sep}"
-    with suppress(OSError):  # it has ended, or is another user's
-        for opened in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                if str(opened.readlink()).startswith(logs):
-                    return True
-    return False
+def holds(pid: int, run_dir: RunDir) -> bool:
+    """Return whether a process of this machine has the lock on the run folder now; a dead one of that number has not.
+
+    /proc/locks has a line `1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF` for each lock; proc_locks(5).
+    """
+    try:
+        inode = run_dir.lock.stat().st_ino
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return False
+    fields = [line.split() for line in lines]
+    return any(len(f) > 5 and f[-4] == str(pid) and f[-3].rpartition(":")[2] == str(inode) for f in fields)
 
 
 def seconds_since_sign(run_dir: RunDir) -> float | None:

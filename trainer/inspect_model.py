@@ -79,10 +79,20 @@ def inspect(job: Job) -> dict[str, Any]:
         "groups": description,
         "pretrained": built.began.to_json() if built.began is not None else None,
         "changes": [*built.changes, *unreplaced_activations(network, job.recipe)],
-        "state_bytes": weights + _bytes(trained) + optimizer_bytes,
+        "weight_bytes": weights,
+        "gradient_bytes": _bytes(trained),
+        "optimizer_bytes": optimizer_bytes,
+        "device_bytes": _device_bytes(job),
         "checkpoint_bytes": weights + optimizer_bytes,
         "activation_bytes": None if problems else _activation_bytes(job, network),
     }
+
+
+def _device_bytes(job: Job) -> int | None:
+    """Return the memory of this machine's GPU, if the job wants one and there is one."""
+    if job.cluster.device == "cpu" or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory
 
 
 def _images_do_not_fit(job: Job, arrangement: Arrangement) -> list[str]:

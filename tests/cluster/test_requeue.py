@@ -104,4 +104,5 @@ def test_a_lost_node_is_left_out_and_the_run_goes_on_from_the_newest_checkpoint(
     assert trained_samples(run.run_dir) == trained_samples(reference)
     nodes = slurm.run("squeue", "--noheader", "--states=all", f"--jobs={run.number}", "--format=%N").strip()
     assert "node1" not in slurm.run("scontrol", "show", "hostnames", nodes).split()
+    assert slurm.restarts(run.number) == 1  # what was left on node1 did not requeue the job that ran elsewhere
     slurm.start_node("node1")

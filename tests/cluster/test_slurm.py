@@ -18,10 +18,9 @@ from cluster.conftest import CLUSTER
 from cluster.slurm_cluster import SlurmCluster, describe, missing, until
 
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.status import is_of_run
 from megabatch.launcher.supervise import descendants
 from megabatch.trainer import loop
-from support.runs import Workplace, environment, losses, steps_done, trained_samples
+from support.runs import Workplace, environment, is_of_run, losses, steps_done, trained_samples
 from support.slurm_runs import SlurmRun, hold, release, submit
 from support.training import training
 
@@ -112,6 +111,12 @@ def rank_processes(run_dir: RunDir) -> list[int]:
 
 
 @pytest.fixture(scope="module")
+def undisturbed(runs: dict[str, SlurmRun], workplace: Workplace) -> RunDir:
+    """What two ranks train that nothing interrupts."""
+    return workplace.train("undisturbed", 2, *LONG)
+
+
+@pytest.fixture(scope="module")
 def killed(runs: dict[str, SlurmRun], workplace: Workplace) -> SlurmRun:
     """A run of which one rank was killed after a checkpoint."""
     run = runs["killed rank"]
@@ -144,12 +149,11 @@ def test_a_cancelled_run_saves_and_is_not_requeued(
 
 
 def test_a_rank_that_is_killed_costs_one_restart_and_nothing_else(
-    slurm: SlurmCluster, killed: SlurmRun, workplace: Workplace
+    slurm: SlurmCluster, killed: SlurmRun, undisturbed: RunDir
 ) -> None:
     run = killed
     assert slurm.wait(run.number, 240) == "COMPLETED", describe(run.run_dir)
     assert [line["cause"] for line in run.attempts] == ["failed", "finished"]
-    undisturbed = workplace.train("undisturbed", 2, *LONG)
     assert losses(run.run_dir) == losses(undisturbed)
     assert trained_samples(run.run_dir) == trained_samples(undisturbed)
 
@@ -213,7 +217,9 @@ def test_three_nodes_train_what_three_local_ranks_train_and_hostile_names_stay_n
     assert list(workplace.folder.rglob("canary")) == []
 
 
-def test_a_drill_proves_that_a_requeued_job_comes_back_exactly(slurm: SlurmCluster, workplace: Workplace) -> None:
+def test_a_drill_proves_that_a_requeued_job_comes_back_exactly(
+    slurm: SlurmCluster, undisturbed: RunDir, workplace: Workplace
+) -> None:
     """And while it comes back: Slurm's controller is away when the job wants to go back into the queue once more."""
     run = submit(workplace, "drilled", *LONG, *hold(workplace, "drilled"), "cluster.backend.task=rank")
     until(lambda: steps_done(run.run_dir) >= 5, 120)
@@ -230,7 +236,7 @@ def test_a_drill_proves_that_a_requeued_job_comes_back_exactly(slurm: SlurmClust
     assert slurm.wait(run.number, 240) == "COMPLETED", describe(run.run_dir)
     assert [line["cause"] for line in run.attempts] == ["stopped", "finished"]
     assert run.result["attempt"] == 3
-    assert losses(run.run_dir) == losses(workplace.train("undrilled", 2, *LONG))
+    assert losses(run.run_dir) == losses(undisturbed)
 
 
 @pytest.mark.parametrize("engine", ["{name: fsdp, min_parameters: 100}", "{name: deepspeed, zero_stage: 2}"])

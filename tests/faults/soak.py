@@ -22,10 +22,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.status import is_of_run
 from megabatch.launcher.supervise import descendants, send
 from support.invariants import same_training, violations
-from support.runs import Workplace, steps_done
+from support.runs import Workplace, is_of_run, steps_done
 from support.shards import dataset
 
 SAMPLES, EPOCHS, STEPS = 44, 200, 600

@@ -48,10 +48,15 @@ def locked_by(run_dir: RunDir, pid: int, host: str) -> None:
 
 @pytest.fixture
 def rank(run: RunDir) -> Any:
-    """A process of this machine that looks like rank 0: it was given job.yaml."""
-    command = [sys.executable, "-c", "import sys; sys.stdin.read()", str(run.job)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
-        locked_by(run, process.pid, socket.gethostname())
+    """A process of this machine that has the run folder, as rank 0 has."""
+    code = (
+        "import sys; from pathlib import Path; from megabatch.configs.run_lock import take\n"
+        "lock = take(Path(sys.argv[1])); print(1, flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, str(run.lock)], stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         yield process
         process.kill()
 

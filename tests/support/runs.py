@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,17 @@ def kill_after_step(process: subprocess.Popen[bytes], run_dir: RunDir, step: int
     assert ranks, "the run ended before it could be killed"
     os.kill(ranks[victim % len(ranks)], signal.SIGKILL)
     assert process.wait(timeout=300) != 0
+
+
+def is_of_run(pid: int, run_dir: RunDir) -> bool:
+    """Return whether a process of this machine is one of the run: all of them have a log of it open."""
+    logs = f"{run_dir.logs.resolve()}{os.sep}"
+    with suppress(OSError):  # it has ended
+        for opened in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if str(opened.readlink()).startswith(logs):
+                    return True
+    return False
 
 
 def steps_done(run_dir: RunDir) -> int:
