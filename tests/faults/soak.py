@@ -1,6 +1,7 @@
 """Harms a training at random moments, again and again, and judges what it leaves each time (support/invariants.py).
 
     python tests/faults/soak.py --harms 50 --seed 0 --ranks 2 --engine ddp --folder /tmp/soak
+    python tests/faults/soak.py --minutes 30 --folder /tmp/soak
 
 A run is started, harmed and resumed until it finishes; then the next one begins, until all harms are used. Every run
 must end with the losses, weights and optimizer state of one that was left alone, bit for bit. The moments and victims
@@ -10,6 +11,7 @@ are a function of the seed; what they hit depends on the machine.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import signal
 import sys
@@ -69,10 +71,10 @@ class Soak:
         self._alone = place.folder / f"{self._name}-alone"
         self.report.broken += violations(self._alone, SAMPLES, STEPS)
 
-    def harm(self, harms: int) -> Report:
-        """Disturb runs until `harms` are done and the last run has finished."""
-        left, number = harms, 0
-        while left > 0:
+    def harm(self, harms: int, minutes: float = math.inf) -> Report:
+        """Disturb runs until `harms` are done or the time is up, and the last run has finished."""
+        left, number, deadline = harms, 0, time.monotonic() + 60 * minutes
+        while left > 0 and time.monotonic() < deadline:
             run_dir = RunDir(self.place.folder / f"{self._name}-{number}")
             left = self._one_run(run_dir, left)
             number += 1
@@ -167,6 +169,7 @@ def main() -> int:
     """Do what the command line asks for, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--harms", type=int, default=50)
+    parser.add_argument("--minutes", type=float, help="go on that long, however many harms it takes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--engine", default="ddp", help="as in a recipe, such as '{name: fsdp, min_parameters: 100}'")
@@ -177,7 +180,8 @@ def main() -> int:
     place = Workplace(arguments.folder)
     place.write()
     began = time.monotonic()
-    report = Soak(place, arguments.seed, arguments.ranks, arguments.engine).harm(arguments.harms)
+    wish = (arguments.harms,) if arguments.minutes is None else (sys.maxsize, arguments.minutes)
+    report = Soak(place, arguments.seed, arguments.ranks, arguments.engine).harm(*wish)
     print(f"{report}\n{time.monotonic() - began:.0f} s")
     return 1 if report.broken else 0
 
