@@ -97,8 +97,8 @@ def start(
     except RunFolderError as error:
         raise ConfigError([Problem("", str(error))]) from None
     slurm_queue.require_none_queued(run_dir)
-    run_dir.slurm_job.unlink(missing_ok=True)
     write_job(job, run_dir.job)
+    run_dir.slurm_job.unlink(missing_ok=True)
     if starter is not None:
         return supervise(lambda: starter.start(run_dir, trainer_arguments), run_dir, say)
     submission = render(job, run_dir, trainer_arguments)
