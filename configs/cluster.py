@@ -99,11 +99,6 @@ class Cluster(Frozen):
         elastic = self.backend.min_nodes if isinstance(self.backend, Torchrun) else None
         return elastic or self.nodes
 
-    @property
-    def max_restarts(self) -> int:
-        """Return how often all ranks are started anew when one fails."""
-        return self.backend.max_restarts if isinstance(self.backend, Local | Torchrun) else 0
-
     def may_have(self, num_ranks: int) -> bool:
         """Return whether the job may be trained by this number of ranks: those of whole nodes, and of enough."""
         nodes, rest = divmod(num_ranks, self.processes_per_node)

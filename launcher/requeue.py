@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from megabatch.configs.json_files import json_object, read_json
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.slurm import Slurm
@@ -84,14 +85,14 @@ def _bad_node(attempts: Sequence[Attempt], settings: Slurm) -> str | None:
 def ending(run_dir: RunDir, job: str, code: int, time_is_up: bool) -> Attempt:
     """Return how this attempt ended, as the ranks left it in the run folder."""
     step = newest_step(run_dir)
-    outcome = _read(run_dir.result).get("outcome") if run_dir.ended.exists() else None
+    outcome = read_json(run_dir.result).get("outcome") if run_dir.ended.exists() else None
     if code == 0 and outcome == "finished":
         return Attempt(job, "finished", step)
     if time_is_up:
         return Attempt(job, "time", step)
     if code == 0 and outcome == "stopped":
         return Attempt(job, "stopped", step)
-    failures = [failure for file in run_dir.failures() if (failure := _read(file))]
+    failures = [failure for file in run_dir.failures() if (failure := read_json(file))]
     causes = [failure for failure in failures if not failure["of_another_rank"]]
     if any(failure["kind"] in INPUT_ERRORS for failure in causes):
         return Attempt(job, "mistake", step)
@@ -114,28 +115,12 @@ def newest_step(run_dir: RunDir) -> int:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """Return what a file of the ranks says; nothing if it is not there or was cut short."""
-    try:
-        return _line(file.read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-
-
-def _line(text: str) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(text)
-    except ValueError:
-        return {}
-    return values
-
-
 def read_attempts(run_dir: RunDir, job: str | None = None) -> list[Attempt]:
     """Return the attempts that attempts.jsonl tells of, of one job or of all."""
     if not run_dir.attempts.exists():
         return []
     names = Attempt.__dataclass_fields__
-    lines = [line for text in run_dir.attempts.read_text(encoding="utf-8").splitlines() if (line := _line(text))]
+    lines = [line for text in run_dir.attempts.read_text(encoding="utf-8").splitlines() if (line := json_object(text))]
     found = [Attempt(**{name: value for name, value in line.items() if name in names}) for line in lines]
     return [attempt for attempt in found if job is None or attempt.job == job]
 

@@ -5,7 +5,6 @@ The run may be on another machine that shares the folder: then only what it writ
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import time
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megabatch.configs.json_files import json_object, read_json
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher import slurm_queue
 from megabatch.launcher.requeue import newest_step, read_attempts
@@ -151,20 +151,4 @@ def tail(file: Path) -> list[dict[str, Any]]:
     with file.open("rb") as opened:
         opened.seek(max(0, file.stat().st_size - _TAIL_BYTES))
         lines = opened.read().decode(errors="replace").splitlines()
-    return [line for text in lines if (line := _object(text))]
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; nothing if there is none or it was cut short."""
-    try:
-        return _object(file.read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
+    return [line for text in lines if (line := json_object(text))]

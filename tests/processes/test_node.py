@@ -115,6 +115,7 @@ def test_a_mistake_is_not_repeated_by_a_restart(workplace: Workplace) -> None:
     done = workplace.megabatch("eval", "mistake", "--split", "test")
     assert done.returncode == 2
     assert "anew" not in done.stdout
+    assert run_dir.failures()  # it was a rank that found it, not the launcher
 
 
 def test_a_launcher_that_is_killed_or_refuses_leaves_no_process_that_waits_for_its_orders(workplace: Workplace) -> None:

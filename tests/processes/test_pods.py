@@ -41,7 +41,9 @@ def pods(workplace: Workplace, run_dir: RunDir) -> list[subprocess.Popen[bytes]]
     ]  # fmt: skip
 
 
-def test_a_preempted_pod_stops_all_and_they_go_on_exactly(workplace: Workplace) -> None:
+def test_a_preempted_pod_stops_all_and_they_go_on_exactly(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -49,12 +51,9 @@ def test_a_preempted_pod_stops_all_and_they_go_on_exactly(workplace: Workplace) 
     backend = f"cluster.backend={{name: kubernetes, {values}}}"
     (workplace.folder / "kubectl").write_text("")
     (workplace.folder / "kubectl").chmod(0o755)
-    before = os.environ["PATH"]
-    os.environ["PATH"] = f"{workplace.folder}:{before}"
-    try:
+    with monkeypatch.context() as changed:
+        changed.setenv("PATH", str(workplace.folder), prepend=os.pathsep)
         run_dir = workplace.job("localhost", 1, *OVERRIDES, "cluster.nodes=2", backend)
-    finally:
-        os.environ["PATH"] = before
     running = pods(workplace, run_dir)
     deadline = time.monotonic() + 200
     while steps_done(run_dir) < 8:

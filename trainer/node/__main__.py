@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from megabatch.configs.cluster import Local
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
@@ -52,28 +53,31 @@ def main() -> int:
     run_dir = RunDir(arguments.job.absolute().parent)
     stopping = Stopping()
     stopping.listen()
+    first_rank = 0
     try:
         job = read_job(arguments.job)
+        first_rank = arguments.node_rank * job.cluster.processes_per_node
         import_library(job.recipe.model)
         return _attempts(job, run_dir, arguments, stopping)
     except (ConfigError, TrainingError) as error:
-        record_failure(run_dir, arguments.node_rank, error)
+        record_failure(run_dir, first_rank, error)
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, TrainingError) else MISTAKE
 
 
 def _attempts(job: Job, run_dir: RunDir, arguments: argparse.Namespace, stopping: Stopping) -> int:
-    restarts = 0
+    restarts, backend = 0, job.cluster.backend
+    most = backend.max_restarts if isinstance(backend, Local) else 0  # one of several nodes cannot begin anew alone
     while True:
         exits = _attempt(job, arguments, stopping)
         failure = failure_of(exits)
         _write_exit_codes(run_dir, arguments.node_rank, exits)
         if failure is None:
             return 0
-        if failure.code == MISTAKE or stopping.asked or restarts == job.cluster.max_restarts:
+        if failure.code == MISTAKE or stopping.asked or restarts == most:
             return failure.code if failure.code > 0 else 128 - failure.code
         restarts += 1
-        again = f"all ranks are started anew ({restarts} of {job.cluster.max_restarts} times)"
+        again = f"all ranks are started anew ({restarts} of {most} times)"
         print(f"rank {failure.rank} {how_it_ended(failure.code)}: {again}", flush=True)
 
 
