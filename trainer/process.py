@@ -98,8 +98,8 @@ def record_failure(
         "stack": list(stack),
         "last_collective": collective,
     }
-    with suppress(OSError):
-        run_dir.logs.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # a run folder that is not there is not made: its name may be mistyped
+        run_dir.logs.mkdir(exist_ok=True)
         write_json(run_dir.failure(rank), failure)
 
 

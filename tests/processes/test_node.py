@@ -118,6 +118,17 @@ def test_a_mistake_is_not_repeated_by_a_restart(workplace: Workplace) -> None:
     assert run_dir.failures()  # it was a rank that found it, not the launcher
 
 
+@pytest.mark.parametrize("module", ["megabatch.trainer.node", "megabatch.trainer"])
+def test_a_job_file_that_is_not_there_is_told_and_no_folder_is_made_for_it(tmp_path: Path, module: str) -> None:
+    command = [sys.executable, "-m", module, "typo/job.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "error: typo/job.yaml: no such file: a run folder has a job.yaml (megabatch launch writes it)"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_launcher_that_is_killed_or_refuses_leaves_no_process_that_waits_for_its_orders(workplace: Workplace) -> None:
     process = workplace.popen("launch", "recipe.yaml", *LONG, "--run-dir", "never-begun")
     deadline = time.monotonic() + 60
