@@ -63,7 +63,11 @@ class Limits(Frozen):
 
 
 class Cluster(Frozen):
-    """Ranks and where they run: `nodes * processes_per_node` ranks in all."""
+    """Ranks and where they run: `nodes * processes_per_node` ranks in all.
+
+    `auto` for `device`, `processes_per_node`, `threads_per_process` or `loader_threads` means what this machine has:
+    a process for each GPU, or one if there is none, and its cores shared among the processes.
+    """
 
     name: Name
     nodes: PositiveInt = 1

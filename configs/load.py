@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from megabatch.configs import machine
 from megabatch.configs.base import EnvironmentAllowed
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.errors import ConfigError, Problem, nearest
@@ -45,7 +46,7 @@ def load(recipe: str, cluster: str, overrides: Sequence[str] = ()) -> Loaded:
     recipe_tree = _collect(problems, lambda: layered_tree(recipe, "recipes", for_recipe))
     cluster_tree = _collect(problems, lambda: layered_tree(cluster, "clusters", for_cluster, "cluster."))
     loaded_recipe = _collect(problems, lambda: validate(Recipe, recipe_tree)) if recipe_tree else None
-    loaded_cluster = _collect(problems, lambda: validate(Cluster, cluster_tree)) if cluster_tree else None
+    loaded_cluster = _collect(problems, lambda: validate_cluster(cluster_tree)) if cluster_tree else None
     if problems or loaded_recipe is None or loaded_cluster is None:
         raise ConfigError(problems)
     assert recipe_tree is not None
@@ -129,6 +130,16 @@ def validate(schema: type[Schema], tree: Tree) -> Schema:
     if problems:
         raise ConfigError(problems)
     return result
+
+
+def validate_cluster(tree: Tree) -> Cluster:
+    """Put what this machine has where the cluster file says `auto`, and check it. Raises ConfigError."""
+    key = machine.automatic_key_for_others(tree.values)
+    if key is not None:
+        seen = f"{key}: auto is what this machine has, and the ranks run on others. Write what they have"
+        raise ConfigError([Problem(tree.origin((key,)), seen)])
+    tree.values = machine.with_numbers(tree.values, machine.gpus(os.environ), machine.cores())
+    return validate(Cluster, tree)
 
 
 def _with_tuples(value: Any) -> Any:

@@ -8,7 +8,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from megabatch.launcher.preflight import NVIDIA_DEVICES
+from megabatch.configs.machine import NVIDIA_DEVICES, cores
 
 _PACKAGES = ("torch", "torchvision", "timm", "webdataset", "simplejpeg", "torchao", "accelerate", "deepspeed", "wandb")
 _BYTES_PER_GIB = 1 << 30
@@ -21,7 +21,7 @@ def machine_facts() -> dict[str, str]:
         "megabatch": version("megabatch"),
         "python": platform.python_version(),
         **{package: _version_of(package) for package in _PACKAGES},
-        "cpu cores": str(len(os.sched_getaffinity(0))),
+        "cpu cores": str(cores()),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / _BYTES_PER_GIB:.1f} GiB",
         "GPUs": _gpus(),
         "commands": ", ".join(name for name in _COMMANDS if shutil.which(name)) or "none",

@@ -13,7 +13,7 @@ from megabatch.configs.cluster import Cluster
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.layers import apply_override
-from megabatch.configs.load import layered_tree, load, validate
+from megabatch.configs.load import layered_tree, load, validate, validate_cluster
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError, require_free
@@ -66,7 +66,7 @@ def _changed_cluster(job: Job, cluster: str | None, overrides: list[str]) -> Clu
         tree = Tree(job.cluster.model_dump(mode="json"), {(): "job.yaml"})
         for text in overrides:
             apply_override(tree, text, "cluster.")
-    return validate(Cluster, tree)
+    return validate_cluster(tree)
 
 
 def _changed_engine(job: Job, overrides: list[str]) -> Recipe:

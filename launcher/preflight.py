@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.hosts import Kubernetes, Ssh
+from megabatch.configs.machine import gpus
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.slurm import Slurm
 from megabatch.data.dataset import Dataset, missing_or_changed_shards
 from megabatch.launcher.refusals import used_splits
-
-NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")
 
 
 def preflight(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:
@@ -50,7 +50,7 @@ def room_to_go_on(run_dir: RunDir) -> list[str]:
 def _devices(cluster: Cluster) -> list[str]:
     if cluster.device != "cuda" or isinstance(cluster.backend, Slurm | Ssh | Kubernetes):
         return []  # it is other machines that need them
-    found = len(list(NVIDIA_DEVICES.iterdir())) if NVIDIA_DEVICES.is_dir() else 0
+    found = gpus(os.environ)
     if found >= cluster.processes_per_node:
         return []
     return [

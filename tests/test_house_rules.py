@@ -97,6 +97,7 @@ def test_only_the_launcher_and_the_world_read_the_environment() -> None:
         "trainer/node/ranks.py",  # gives each rank its own
         "launcher/hosts/agent.py",  # of a host that was reached by ssh
         "launcher/pod.py",
+        "launcher/preflight.py",  # which GPUs are to be seen
         "launcher/prepare.py",
         "trainer/__main__.py",
         "trainer/host.py",

@@ -127,8 +127,8 @@ def test_files_that_are_no_text_are_told(folder: Path) -> None:
 def test_an_unknown_recipe_or_cluster_names_the_nearest() -> None:
     known = ", ".join(shipped("recipes"))
     assert problems("digts", "lap") == [
-        "no cluster is called 'lap'. Did you mean laptop? Allowed: laptop, one-node-8gpu, slurm-example. "
-        "Or give a path.",
+        "no cluster is called 'lap'. Did you mean laptop? Allowed: laptop, one-node-8gpu, slurm-example, "
+        "this-machine. Or give a path.",
         f"no recipe is called 'digts'. Did you mean digits? Allowed: {known}. Or give a path.",
     ]
 
