@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from megabatch.configs.parent import signal_when_parent_ends
+from megabatch.configs.parent import adopt_orphans, descendants, end_leftovers, signal_when_parent_ends
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
 
@@ -66,11 +66,14 @@ def run(
 
 
 def supervise(start: Callable[[], subprocess.Popen[bytes]], run_dir: RunDir, say: Callable[[str], None]) -> Ending:
-    """Have the ranks started, pass signals on, wait, and return how they ended."""
+    """Have the ranks started, pass signals on, wait until nothing of them is left, and return how they ended."""
     log_start = start_log(run_dir)
+    adopt_orphans()  # torchrun killed with SIGKILL leaves its ranks alive
+    others = descendants(os.getpid())
     process = start()
     with _Signals(process, say) as signals:
         exit_code = process.wait()
+    end_leftovers(but=others)
     return ending(exit_code, signals.received, run_dir, log_start)
 
 
@@ -120,18 +123,6 @@ def _command_line(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:  # it has just ended
         return b""
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the children of a process, and theirs."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:  # the thread has just ended
-            continue
-        found += [grandchild for child in children for grandchild in (child, *descendants(child))]
-    return found
 
 
 def send(pids: list[int], number: signal.Signals) -> None:

@@ -9,7 +9,6 @@ this process be killed, the kernel asks the ranks' starter to end; should that o
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import selectors
@@ -23,12 +22,11 @@ from functools import partial
 from socket import socket
 from typing import IO
 
-from megabatch.configs.parent import signal_when_parent_ends
+from megabatch.configs.parent import adopt_orphans, descendants, signal_when_parent_ends
 from megabatch.launcher.hosts import look
 from megabatch.launcher.hosts.messages import BEATS_PER_SILENCE, Lines, Message, decoded, encoded
-from megabatch.launcher.supervise import descendants, send
+from megabatch.launcher.supervise import send
 
-_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _POLL_SECONDS = 0.1
 _OUTPUT_BYTES = 600  # of the ranks in a message: in JSON at most six times that, and a writable pipe takes 4 KiB
 _PATIENCE_WITH_READER = 2.0
@@ -51,7 +49,7 @@ class Agent:
 
     def serve(self) -> int:
         """Answer requests until the ranks have ended, or the launcher has gone before there were any."""
-        _adopt_orphans()
+        adopt_orphans()
         self._selector.register(0, selectors.EVENT_READ, self._hear)
         self._say(event="here", versions=look.versions())
         while True:
@@ -166,13 +164,6 @@ class Agent:
         if writable:
             with suppress(OSError):
                 os.write(1, encoded(message))
-
-
-def _adopt_orphans() -> None:
-    """Become the parent of all that the ranks' starter leaves behind (Linux)."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import pytest
 from cluster.conftest import CLUSTER
 from cluster.slurm_cluster import SlurmCluster, describe, missing, until
 
+from megabatch.configs.parent import descendants
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import descendants
 from megabatch.trainer import loop
 from support.runs import Workplace, environment, is_of_run, losses, steps_done, trained_samples
 from support.slurm_runs import SlurmRun, hold, release, submit

@@ -23,8 +23,9 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from megabatch.configs.parent import descendants
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import descendants, send
+from megabatch.launcher.supervise import send
 from support.invariants import same_training, violations
 from support.runs import Workplace, is_of_run, steps_done
 from support.shards import dataset

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megabatch.launcher.supervise import descendants
+from megabatch.configs.parent import descendants
 from support.runs import Workplace, losses
 
 pytestmark = pytest.mark.processes

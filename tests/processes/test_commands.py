@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from megabatch.configs.metrics import read_metrics
+from megabatch.configs.parent import descendants
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import descendants
 from megabatch.trainer import checkpoint
 from support.disks import fill, small_disk
-from support.runs import Workplace, environment, losses, steps_done, trained_samples
+from support.runs import Workplace, environment, losses, trained_samples, wait_for_step
 
 pytestmark = pytest.mark.processes
 LONG = ("epochs=300", "checkpoint.every_epochs=300")
@@ -33,21 +33,13 @@ def launch(workplace: Workplace, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_step(process: subprocess.Popen[str], run_dir: RunDir, step: int) -> None:
-    deadline = time.monotonic() + 300
-    while steps_done(run_dir) < step:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_every_signal_saves_a_checkpoint_and_resume_goes_on_exactly(workplace: Workplace) -> None:
     """Ctrl-C, then a scheduler's SIGTERM, then a terminal that is gone, each in what the one before left."""
     run_dir = RunDir(workplace.folder / "stopped")
     chosen, starts = ("recipe.yaml", *LONG, "--run-dir", "stopped"), [0]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         process = launch(workplace, *chosen)
-        wait_for_step(process, run_dir, starts[-1] + 20)
+        wait_for_step(run_dir, starts[-1] + 20, process)
         process.send_signal(number)
         out, err = process.communicate(timeout=300)
         assert process.returncode == 3, err
@@ -66,7 +58,7 @@ def test_every_signal_saves_a_checkpoint_and_resume_goes_on_exactly(workplace: W
 def test_a_second_signal_ends_the_ranks_at_once_and_leaves_no_process(workplace: Workplace) -> None:
     run_dir = RunDir(workplace.folder / "impatient")
     process = launch(workplace, "recipe.yaml", *LONG, "--run-dir", "impatient")
-    wait_for_step(process, run_dir, 5)
+    wait_for_step(run_dir, 5, process)
     ranks = descendants(process.pid)
     for rank in ranks[1:]:
         os.kill(rank, signal.SIGSTOP)  # a rank that hangs
@@ -85,7 +77,7 @@ def test_a_second_signal_ends_the_ranks_at_once_and_leaves_no_process(workplace:
 def test_a_rank_killed_from_outside_ends_the_job_with_a_message_how_to_go_on(workplace: Workplace) -> None:
     run_dir = RunDir(workplace.folder / "shot")
     process = launch(workplace, "recipe.yaml", "epochs=300", "checkpoint.every_steps=5", "--run-dir", "shot")
-    wait_for_step(process, run_dir, 12)
+    wait_for_step(run_dir, 12, process)
     os.kill(descendants(process.pid)[-1], signal.SIGKILL)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
@@ -167,7 +159,7 @@ def test_a_run_folder_in_use_is_refused(workplace: Workplace) -> None:
     run_dir = RunDir(workplace.folder / "busy")
     longer = ("epochs=20000", "checkpoint.every_epochs=20000")  # than a second torchrun takes to start and to fail
     process = launch(workplace, "recipe.yaml", *longer, "--run-dir", "busy")
-    wait_for_step(process, run_dir, 2)
+    wait_for_step(run_dir, 2, process)
     job = run_dir.job.read_bytes()
     resumed = workplace.megabatch("launch", "--resume", "busy", "cluster.processes_per_node=1")
     by_hand = subprocess.run(
@@ -221,7 +213,7 @@ def test_parameters_without_a_gradient_are_told_at_the_start_with_the_remedy(wor
 def test_a_rank_that_is_stopped_ends_the_job_and_is_named(workplace: Workplace) -> None:
     run_dir = RunDir(workplace.folder / "stalled")
     process = launch(workplace, "recipe.yaml", *LONG, "cluster.limits.silent_seconds=3", "--run-dir", "stalled")
-    wait_for_step(process, run_dir, 5)
+    wait_for_step(run_dir, 5, process)
     os.kill(descendants(process.pid)[-1], signal.SIGSTOP)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from megabatch.configs.parent import descendants
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import descendants
-from support.runs import Workplace, environment, finish, losses, steps_done, trained_samples
+from support.runs import Workplace, environment, finish, losses, steps_done, trained_samples, wait_for_step
 
 pytestmark = pytest.mark.processes
 OVERRIDES = ("epochs=150", "checkpoint.every_epochs=150", "checkpoint.every_steps=4", "precision=fp64")
@@ -26,14 +26,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_for_step(run_dir: RunDir, step: int, *agents: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 300
-    while steps_done(run_dir) < step:
-        assert time.monotonic() < deadline, "the run does not get on"
-        assert all(agent.poll() is None for agent in agents)
-        time.sleep(0.01)
 
 
 def wait_until_asked_to_stop(pid: int) -> None:

@@ -12,21 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from megabatch.configs.parent import descendants
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.launch import read_result
-from megabatch.launcher.supervise import descendants
-from support.runs import Workplace, environment, finish, losses, steps_done, trained_samples
+from support.runs import Workplace, environment, finish, losses, trained_samples, wait_for_step
 
 pytestmark = pytest.mark.processes
 LONG = ("epochs=150", "checkpoint.every_epochs=150", "checkpoint.every_steps=4")
-
-
-def wait_for_step(process: subprocess.Popen[bytes], run_dir: RunDir, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while steps_done(run_dir) < step:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.005)
 
 
 def wait_until_gone(pids: list[int], seconds: float) -> None:
@@ -63,7 +55,7 @@ def test_ranks_save_and_end_when_the_launcher_is_killed_and_all_listen_on_loopba
 ) -> None:
     run_dir = RunDir(workplace.folder / "launcher-killed")
     process = workplace.popen("launch", "recipe.yaml", *LONG, "--run-dir", run_dir.root.name)
-    wait_for_step(process, run_dir, 20)
+    wait_for_step(run_dir, 20, process)
     below = descendants(process.pid)
     assert len(below) == 3
     assert set().union(*map(listening, below)) == {"0100007F"}  # 127.0.0.1
@@ -81,7 +73,7 @@ def test_ranks_end_with_the_process_that_started_them_and_the_run_goes_on_exactl
 ) -> None:
     run_dir = workplace.job("starter-killed", 2, *LONG)
     process = workplace.popen("launch", "--resume", "starter-killed")
-    wait_for_step(process, run_dir, 20)
+    wait_for_step(run_dir, 20, process)
     (starter, *ranks) = descendants(process.pid)
     os.kill(starter, signal.SIGKILL)
     wait_until_gone(ranks, 3)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from megabatch.configs.metrics import read_metrics
+from megabatch.configs.parent import descendants
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import descendants
 from megabatch.trainer import checkpoint
 from megabatch.trainer.soup import mean_of
 from support.runs import Workplace, losses, steps_done

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from megabatch.configs.metrics import read_metrics
+from megabatch.configs.parent import descendants
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.command import node_command
 from megabatch.launcher.prepare import prepare
 from megabatch.launcher.save_job import new_run_dir
-from megabatch.launcher.supervise import descendants
 from support.ranks import train_together
 
 RECIPE = """\
@@ -174,6 +174,15 @@ def steps_done(run_dir: RunDir) -> int:
         return 0
     lines = read_metrics(run_dir.metrics, "step")
     return lines[-1]["step"] if lines else 0
+
+
+def wait_for_step(run_dir: RunDir, step: int, *processes: subprocess.Popen[Any]) -> None:
+    """Wait until the run has done a step; none of the processes may end before."""
+    deadline = time.monotonic() + 300
+    while steps_done(run_dir) < step:
+        assert time.monotonic() < deadline, "the run does not get on"
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
 
 
 def losses(run_dir: RunDir) -> list[float]:

@@ -19,6 +19,7 @@ from megabatch.configs.cluster import Local
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
+from megabatch.configs.parent import adopt_orphans, end_leftovers
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.streams import outlive_readers
 from megabatch.trainer import __main__ as trainer
@@ -53,6 +54,7 @@ def main() -> int:
     run_dir = RunDir(arguments.job.absolute().parent)
     stopping = Stopping()
     stopping.listen()
+    adopt_orphans()
     first_rank = 0
     try:
         job = read_job(arguments.job)
@@ -93,6 +95,7 @@ def _attempt(job: Job, arguments: argparse.Namespace, stopping: Stopping) -> lis
         return run_ranks(environments, work, stopping)
     finally:
         meeting.close()
+        end_leftovers()  # such as a command whose output a killed rank was reading
 
 
 def _environments(num_local: int, meeting: Meeting, arguments: argparse.Namespace) -> dict[int, dict[str, str]]:

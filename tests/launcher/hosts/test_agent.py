@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from megabatch.configs.parent import descendants
 from megabatch.launcher.hosts.connection import REMOTE_COMMAND
 from megabatch.launcher.hosts.messages import Lines, decoded, encoded
-from megabatch.launcher.supervise import descendants
 
 # A starter of two ranks. A rank asked to stop takes its time to save.
 RANK = "trap 'sleep 0.3; touch saved-$0; exit 0' TERM; touch up-$0; while :; do sleep 0.05; done"
