@@ -66,7 +66,8 @@ class Cluster(Frozen):
     """Ranks and where they run: `nodes * processes_per_node` ranks in all.
 
     `auto` for `device`, `processes_per_node`, `threads_per_process` or `loader_threads` means what this machine has:
-    a process for each GPU, or one if there is none, and its cores shared among the processes.
+    a process for each GPU, or one if there is none, and its cores shared among the processes. `check_at_start` has the
+    ranks compare what they find on their nodes before they train (docs/check.md).
     """
 
     name: Name
@@ -76,6 +77,7 @@ class Cluster(Frozen):
     threads_per_process: PositiveInt = 1
     loader_threads: PositiveInt = 2
     backend: Backend = Local()
+    check_at_start: bool = True
     environment: dict[EnvironmentName, EnvironmentText] = {}
     limits: Limits = Limits()
     cache: Cache = Cache()

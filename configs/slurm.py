@@ -45,9 +45,9 @@ class Slurm(Choice):
 
     `save_seconds` before the time limit the ranks are asked to save; then, and after a preemption, the job goes back
     into the queue and on from there, as often as needed. After a failure it does too, unless `max_restarts` failures
-    in a row came without a new checkpoint between them. Of nodes on which ranks failed twice in a row
-    `max_excluded_nodes` are left out. With `task: node` srun starts one launcher on each node, with `task: rank` it
-    starts the ranks themselves. `array_at_once` limits how many runs of `megabatch ablate` there are at a time.
+    in a row came without a new checkpoint between them. Of nodes that are unfit, or on which ranks failed twice in a
+    row, `max_excluded_nodes` are left out. With `task: node` srun starts one launcher on each node, with `task: rank`
+    it starts the ranks themselves. `array_at_once` limits how many runs of `megabatch ablate` there are at a time.
     """
 
     name: Literal["slurm"] = "slurm"

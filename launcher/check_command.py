@@ -11,16 +11,20 @@ from rich.table import Column, Table
 
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
+from megabatch.configs.node_facts import judge
+from megabatch.configs.slurm import Slurm
 from megabatch.launcher.arguments import or_exit, or_exit_study
 from megabatch.launcher.backends.choose import is_watched
-from megabatch.launcher.node_check import TITLES, job_to_look_with, look_around, problems, rows, versions
+from megabatch.launcher.node_check import TITLES, job_to_look_with, look_around, rows, versions
 from megabatch.launcher.supervise import ExitCode
 
 
 def _require_watched(job: Job) -> None:
-    if not is_watched(job):
+    if not is_watched(job) and not isinstance(job.cluster.backend, Slurm):
         seen = f"cluster {job.cluster.name} has backend {job.cluster.backend.name}"
-        remedy = "Check with a cluster file of the same nodes and backend ssh, or on each node with backend local"
+        remedy = (
+            "Check with a cluster file of the same nodes and backend ssh or slurm, or on each node with backend local"
+        )
         raise ConfigError([Problem("", f"{seen}, which does not wait for its ranks. {remedy}")])
 
 
@@ -29,7 +33,7 @@ def check_nodes(recipe: str, overrides: Sequence[str], cluster: str, as_json: bo
     job = or_exit(lambda: job_to_look_with(recipe or None, cluster, overrides))
     or_exit(lambda: _require_watched(job))
     ranks = or_exit_study(lambda: look_around(job, bool(recipe), lambda text: typer.echo(text, err=True)))
-    wrong = problems(ranks, job)
+    wrong = [finding.told for finding in judge(ranks, job.cluster.device)]
     if as_json:
         typer.echo(json.dumps({"ranks": ranks, "problems": wrong}, indent=1))
         return ExitCode.FAILED if wrong else ExitCode.DONE

@@ -23,15 +23,18 @@ from megabatch.configs.json_files import json_object, read_json
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.slurm import Slurm
-from megabatch.launcher.supervise import INPUT_ERRORS
+from megabatch.launcher.supervise import INPUT_ERRORS, UNFIT_NODE
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h
-Cause = Literal["finished", "stopped", "time", "failed", "mistake"]
+Cause = Literal["finished", "stopped", "time", "failed", "unfit", "mistake"]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How one attempt of a job ended. `step` is that of the newest checkpoint, `host` where it failed first."""
+    """How one attempt of a job ended. `step` is that of the newest checkpoint, `host` where it failed first.
+
+    It is `unfit` if the ranks found at their start that no training may begin with a node.
+    """
 
     job: str
     cause: Cause
@@ -67,19 +70,21 @@ def _failures_in_a_row(attempts: Sequence[Attempt]) -> int:
     """Count back to where the newest checkpoint was another one."""
     steps_before = [0, *(attempt.step for attempt in attempts)]
     counts = [
-        attempt.cause == "failed" or (attempt.cause == "time" and attempt.step <= before)
+        attempt.cause in ("failed", "unfit") or (attempt.cause == "time" and attempt.step <= before)
         for attempt, before in zip(attempts, steps_before, strict=False)
     ]
     return sum(count for count, a in zip(counts, attempts, strict=True) if a.step == attempts[-1].step)
 
 
 def _bad_node(attempts: Sequence[Attempt], settings: Slurm) -> str | None:
-    """Return the node on which the last two attempts failed, unless enough are left out already."""
-    hosts = [attempt.host for attempt in attempts[-2:] if attempt.cause == "failed"]
+    """Return the node that is unfit, or on which the last two attempts failed, unless enough are left out already."""
     excluded = {attempt.excluded for attempt in attempts} - {None}
-    if len(hosts) < 2 or hosts[0] != hosts[1] or len(excluded) >= settings.max_excluded_nodes:
+    if len(excluded) >= settings.max_excluded_nodes:
         return None
-    return hosts[0]
+    if attempts[-1].cause == "unfit":
+        return attempts[-1].host
+    hosts = [attempt.host for attempt in attempts[-2:] if attempt.cause == "failed"]
+    return hosts[0] if len(hosts) == 2 and hosts[0] == hosts[1] else None
 
 
 def ending(run_dir: RunDir, job: str, code: int, time_is_up: bool) -> Attempt:
@@ -96,7 +101,8 @@ def ending(run_dir: RunDir, job: str, code: int, time_is_up: bool) -> Attempt:
     causes = [failure for failure in failures if not failure["of_another_rank"]]
     if any(failure["kind"] in INPUT_ERRORS for failure in causes):
         return Attempt(job, "mistake", step)
-    return Attempt(job, "failed", step, _host(failures, causes))
+    unfit = any(failure["kind"] == UNFIT_NODE for failure in causes)
+    return Attempt(job, "unfit" if unfit else "failed", step, _host(failures, causes))
 
 
 def _host(failures: list[dict[str, Any]], causes: list[dict[str, Any]]) -> str | None:

@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
 
 
 _TORCHRUN_ENDED = re.compile(r"rank\s*:\s*(?P<rank>\d+)[^\n]*\n\s*exitcode\s*:\s*(?P<exitcode>-?\d+)")
+UNFIT_NODE = "UnfitNodeError"
 INPUT_ERRORS = ("ConfigError", "DataError", "SampleError")
 _HINTS = {
     signal.SIGKILL.value: ": out of memory, or kill -9 from outside",
@@ -150,7 +151,7 @@ def ending(exit_code: int, signals_received: int, run_dir: RunDir, log_start: in
     first = min(causes, key=lambda failure: float(failure["time"]))
     code = ExitCode.MISTAKE if first["kind"] in INPUT_ERRORS else ExitCode.FAILED
     where = f"rank {first['rank']} on {first['host']}"
-    known = first["kind"] in (*INPUT_ERRORS, "TrainingError")
+    known = first["kind"] in (*INPUT_ERRORS, "TrainingError", UNFIT_NODE)
     detail = first["message"] if known else f"{first['traceback']}".rstrip()
     return Ending(code, f"{where}: {detail}\nlogs: {run_dir.logs}")
 

@@ -34,6 +34,7 @@ from megabatch.trainer.process import (
     write_json,
 )
 from megabatch.trainer.srun import srun_variables
+from megabatch.trainer.start_check import require_fit_nodes
 from megabatch.trainer.watch.watching import watching
 from megabatch.trainer.world import join, leave, read_world, refuse_contradictions
 
@@ -91,6 +92,7 @@ def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
             if arguments.check:
                 check_ranks.tell(job, world, run_dir, arguments.check)
                 return
+            require_fit_nodes(world, job.cluster, run_dir)
             parts = build(job, world, run_dir, stop.requested)
             at_the_end.callback(parts.close)
             follow(lambda: parts.state.step)

@@ -1,7 +1,8 @@
-"""What every rank finds on its node, for `megabatch check --cluster`: facts only, the launcher judges them.
+"""What every rank finds on its node: facts only, configs/node_facts.py judges them.
 
-Nothing is trained. Every rank looks at its machine, computes for a moment, sums numbers with the others, reads and
-decodes a few images, and tells; rank 0 writes all of it into one file.
+For `megabatch check --cluster` every rank looks at its machine, computes for a moment, sums numbers with the others,
+reads and decodes a few images, and tells; rank 0 writes all of it into one file. Before a training they look at what
+takes no time (start_check.py).
 """
 
 from __future__ import annotations
@@ -32,20 +33,28 @@ _IMAGES = 256  # read by each rank
 _ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 24}  # float32 that are summed over the ranks: 4 and 64 MiB
 _SIZE = {"cpu": 512, "cuda": 4096}  # of the square matrices that are multiplied
 _ROUNDS = 5
+_SECONDS_TO_BE_SEEN = 10.0  # what another host has written
+_POLL_SECONDS = 0.05
 
 
 def tell(job: Job, world: World, run_dir: RunDir, request_file: Path) -> None:
     """Have all ranks look; rank 0 writes a list with the facts of each. `request_file` says whether to read data."""
     request = json.loads(request_file.read_text(encoding="utf-8"))
-    facts = {
+    facts = {**facts_of(world, run_dir, _ROUNDS), **speed_of(world, _ROUNDS)}
+    if request["data"]:
+        facts |= _images(job, world)
+    told = told_to_main(facts, world)
+    if world.is_main:
+        write_json(run_dir.study_result, {"ranks": told})
+
+
+def facts_of(world: World, run_dir: RunDir, rounds: int) -> dict[str, Any]:
+    """Return what takes no time to find out; sums are made `rounds` times. All ranks look together."""
+    return {
         "rank": world.rank, "host": world.host, "rank_of_node": world.rank_of_node, **versions(),
         "gloo_or_nccl": "nccl" if world.device.type == "cuda" else "gloo", **_machine(world, run_dir),
-        **_shared_folder(world, run_dir), "clock_seconds": _clock(world), **_sums(world), **_computing(world),
-        **(_images(job, world) if request["data"] else {}),
+        **_shared_folder(world, run_dir), "clock_seconds": _clock(world), **_sums(world, rounds),
     }  # fmt: skip
-    told = _of_all_ranks(json.dumps(facts), world)
-    if world.is_main:
-        write_json(run_dir.study_result, {"ranks": [json.loads(text) for text in told]})
 
 
 def _machine(world: World, run_dir: RunDir) -> dict[str, Any]:
@@ -69,19 +78,27 @@ def _available_memory() -> int:
 
 
 def _shared_folder(world: World, run_dir: RunDir) -> dict[str, Any]:
-    """Write a file beside the job on every rank, and look which of the others' are to be seen."""
-    own = run_dir.root / f"seen-by-rank-{world.rank:05d}"
-    error = ""
+    """Write a file beside the job on every rank. Rank 0 looks for those of all, the others for that of rank 0."""
+    own, error = _file_of(world.rank, run_dir), ""
     try:
         own.write_text(str(world.rank), encoding="utf-8")
     except OSError as raised:
         error = str(raised.strerror)
     dist.barrier()
-    seen = {file.name for file in run_dir.root.glob("seen-by-rank-*")}
+    unseen = list(range(1, world.num_ranks)) if world.is_main else [0]
+    deadline = time.monotonic() + _SECONDS_TO_BE_SEEN
+    while unseen := [rank for rank in unseen if not _file_of(rank, run_dir).exists()]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_SECONDS)
     dist.barrier()
     with suppress(OSError):
         own.unlink()
-    return {"cannot_write": error, "files_seen": len(seen)}
+    return {"cannot_write": error, "unseen": unseen}
+
+
+def _file_of(rank: int, run_dir: RunDir) -> Path:
+    return run_dir.root / f".seen-by-rank-{rank:05d}"
 
 
 def _clock(world: World) -> float:
@@ -94,14 +111,14 @@ def _clock(world: World) -> float:
     return now - float(clocks[0])
 
 
-def _sums(world: World) -> dict[str, Any]:
+def _sums(world: World, rounds: int) -> dict[str, Any]:
     """Sum numbers whose sum is known, and tell the gigabytes a second that each rank sent (NCCL's "bus bandwidth")."""
     elements = _ELEMENTS[world.device.type]
     own = torch.arange(elements, dtype=torch.float32, device=world.device) % 1024 + world.rank
     expected = (own - world.rank) * world.num_ranks + sum(range(world.num_ranks))
     seconds = []
     right = True
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         total = own.clone()
         _wait_for(world)
         dist.barrier()
@@ -114,12 +131,12 @@ def _sums(world: World) -> dict[str, Any]:
     return {"sums_are_right": right, "sent_bytes_per_second": sent / min(seconds)}
 
 
-def _computing(world: World) -> dict[str, float]:
+def speed_of(world: World, rounds: int) -> dict[str, float]:
     """Return the operations a second of a product of matrices, the best of some rounds."""
     size = _SIZE[world.device.type]
     left = torch.ones(size, size, device=world.device)
     seconds = []
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         _wait_for(world)
         began = time.perf_counter()
         torch.mm(left, left)
@@ -153,10 +170,14 @@ def _images(job: Job, world: World) -> dict[str, Any]:
     return {"images_per_second": len(chosen) / (time.perf_counter() - began)}
 
 
-def _of_all_ranks(text: str, world: World) -> list[str]:
-    """Return what every rank has, in their order; through the store, which takes text of any length."""
-    store = dist.distributed_c10d._get_default_store()
-    store.set(f"megabatch/check/{world.rank}", text)
-    told = [store.get(f"megabatch/check/{rank}").decode() for rank in range(world.num_ranks)]
-    dist.barrier()  # rank 0 has the store: it must not leave before all have read
+def told_to_main(facts: dict[str, Any], world: World) -> list[dict[str, Any]]:
+    """Return what every rank has, in their order, on rank 0, and nothing on the others."""
+    store = dist.distributed_c10d._get_default_store()  # takes text of any length
+    store.set(_key(world.rank), json.dumps(facts))
+    told = [json.loads(store.get(_key(rank))) for rank in range(world.num_ranks)] if world.is_main else []
+    dist.barrier()  # rank 0 has the store: it must not leave before all have told
     return told
+
+
+def _key(rank: int) -> str:
+    return f"megabatch/check/{rank}"

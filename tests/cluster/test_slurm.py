@@ -256,3 +256,11 @@ def test_tasks_of_srun_are_ranks_without_torchrun_and_train_what_one_process_tra
         loop.train(parts)
         assert losses(run_dir)[:5] == pytest.approx(losses(parts.run_dir)[:5], rel=1e-5)
         assert trained_samples(run_dir) == trained_samples(parts.run_dir)
+
+
+def test_every_node_is_looked_at_by_check(slurm: SlurmCluster, workplace: Workplace) -> None:
+    done = workplace.megabatch("check", "--cluster", "cluster.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert len({rank["host"] for rank in told["ranks"]}) == 2
+    assert told["problems"] == []

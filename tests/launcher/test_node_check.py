@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
-from megabatch.configs.load import load
-from megabatch.launcher.node_check import TITLES, problems, rows
-from megabatch.launcher.prepare import job_of
+from megabatch.configs.node_facts import judge
+from megabatch.launcher.node_check import TITLES, rows
 from support.runs import Workplace
 
 GIB = 1 << 30
-JOB = job_of(load("digits", "laptop"))
 GOOD: dict[str, Any] = {
-    "megabatch": "0.1.0", "torch": "2.15.0", "python": "3.11.7", "device": "cpu", "cannot_write": "", "files_seen": 4,
+    "megabatch": "0.1.0", "torch": "2.15.0", "python": "3.11.7", "device": "cpu", "cannot_write": "", "unseen": [],
     "sums_are_right": True, "clock_seconds": 0.01, "memory_free_bytes": 8 * GIB, "disk_free_bytes": 90 * GIB,
     "shared_memory_free_bytes": GIB, "sent_bytes_per_second": 1e9, "operations_per_second": 4e10,
     "images_per_second": 900.0,
@@ -30,8 +28,12 @@ def told(changed: dict[str, Any], which: int = 2) -> list[dict[str, Any]]:
     return ranks
 
 
+def problems(ranks: list[dict[str, Any]], device: str = "cpu") -> list[str]:
+    return [finding.told for finding in judge(ranks, device)]
+
+
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
-    assert problems(told({}), JOB) == []
+    assert problems(told({})) == []
     assert len(rows(told({}))[0]) == len(TITLES)
 
 
@@ -41,7 +43,10 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         ({"torch": "2.11.0"}, "node2: has torch 2.11.0, the others 2.15.0. Install the same on all nodes"),
         ({"device": "H100"}, "node2: has device H100, the others cpu. Install the same on all nodes"),
         ({"cannot_write": "Read-only file system"}, "node2, rank 2: cannot write to the run folder: Read-only file"),
-        ({"files_seen": 2}, "node2, rank 2: sees the files of 2 of 4 ranks in the run folder. It must be on a file"),
+        (
+            {"unseen": [0]},
+            "node2, rank 2: does not see in the run folder what rank 0 wrote there. It must be on a file",
+        ),
         ({"sums_are_right": False}, "node2, rank 2: sums over the ranks are wrong. Do not train with this node"),
         ({"clock_seconds": -3600.0}, "node2, rank 2: the clock is -3600 s beside that of rank 0. Start NTP there"),
         ({"memory_free_bytes": GIB // 2}, "node2, rank 2: only 0.5 GiB of memory are free"),
@@ -52,20 +57,19 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
     ],
 )
 def test_what_is_wrong_is_told_with_the_host(changed: dict[str, Any], found: str) -> None:
-    (only,) = problems(told(changed), JOB)
+    (only,) = problems(told(changed))
     assert only.startswith(found)
 
 
 def test_little_shared_memory_matters_on_gpus_alone() -> None:
     ranks = told({"shared_memory_free_bytes": 1 << 20})
-    assert problems(ranks, JOB) == []
-    on_gpus = JOB.model_copy(update={"cluster": JOB.cluster.model_copy(update={"device": "cuda"})})
-    (only,) = problems(ranks, on_gpus)
+    assert problems(ranks) == []
+    (only,) = problems(ranks, "cuda")
     assert "too little for NCCL. In a container start it with --shm-size=1g or --ipc=host" in only
 
 
 def test_ranks_of_one_machine_are_not_compared_in_speed() -> None:
-    assert problems([{**rank, "host": "one"} for rank in told({"operations_per_second": 1e9})], JOB) == []
+    assert problems([{**rank, "host": "one"} for rank in told({"operations_per_second": 1e9})]) == []
 
 
 @pytest.mark.processes
@@ -76,7 +80,7 @@ def test_real_ranks_look_around_and_leave_nothing_behind(workplace: Workplace) -
     assert [rank["rank"] for rank in found["ranks"]] == [0, 1, 2]
     assert found["problems"] == []
     for rank in found["ranks"]:
-        assert rank["files_seen"] == 3
+        assert rank["unseen"] == []
         assert rank["sums_are_right"]
         assert abs(rank["clock_seconds"]) < 5
         assert rank["images_per_second"] > 0

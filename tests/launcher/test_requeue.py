@@ -55,6 +55,13 @@ def test_a_time_limit_that_leaves_no_time_for_a_step_is_a_failure() -> None:
     assert not decide(history, Slurm(max_restarts=1)).goes_on
 
 
+def test_an_unfit_node_is_left_out_at_once_where_the_cluster_file_spares_some() -> None:
+    history = attempts(("unfit", 0), host="node3")
+    assert decide(history, Slurm(max_excluded_nodes=1)).excluded == "node3"
+    assert decide(history, Slurm()).excluded is None
+    assert not decide(history * 4, Slurm()).goes_on
+
+
 @pytest.mark.parametrize("cause", ["finished", "mistake"])
 def test_the_end_and_mistakes_are_never_tried_again(cause: str) -> None:
     assert not decide(attempts((cause, 5)), Slurm()).goes_on
