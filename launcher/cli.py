@@ -57,16 +57,19 @@ def plan(
 ) -> None:
     """Show the arithmetic of a run: micro-batches, steps, learning rate, samples and shards per rank."""
     from megabatch.launcher import render
+    from megabatch.launcher.known_speed import known_speed
     from megabatch.launcher.plot import svg_plot, text_plot
     from megabatch.launcher.prepare import inspect_model, prepare
+    from megabatch.launcher.save_job import RUNS_FOLDER
 
     recipe, overrides = _split(arguments)
     prepared = _or_exit(lambda: prepare(recipe, cluster, overrides))
     found = _or_exit(lambda: inspect_model(prepared.job)) if model else None
+    speed = known_speed(prepared.job, RUNS_FOLDER)
     if as_json:
-        typer.echo(render.plan_json(prepared.plan, found))
+        typer.echo(render.plan_json(prepared.plan, found, speed))
     else:
-        render.print_plan(prepared.job, prepared.plan, found)
+        render.print_plan(prepared.job, prepared.plan, found, speed)
     if plot:
         typer.echo("\nlearning rate\n" + text_plot(prepared.plan.learning_rates))
     if svg is not None:

@@ -15,6 +15,7 @@ from megabatch.configs.load import Loaded
 from megabatch.configs.targets import METRICS, described_outputs, main_metric_in
 from megabatch.configs.yaml_tree import KeyPath, Tree
 from megabatch.data.arrangement import shown_data
+from megabatch.launcher.known_speed import Speed, in_words
 from megabatch.launcher.memory_need import state_bytes
 from megabatch.launcher.plan import Plan
 
@@ -22,7 +23,7 @@ _GIBIBYTE = 1 << 30
 _MEBIBYTE = 1 << 20
 
 
-def print_plan(job: Job, plan: Plan, model: dict[str, Any] | None) -> None:
+def print_plan(job: Job, plan: Plan, model: dict[str, Any] | None, speed: Speed | None) -> None:
     """Print the plan as two columns, every derived number with how it came about."""
     table = _table(f"plan: {job.recipe.name} on {job.cluster.name}")
     for row in [*_data_rows(job, plan), *_start_rows(job), *_batch_rows(plan), *_rate_rows(job, plan)]:
@@ -30,13 +31,26 @@ def print_plan(job: Job, plan: Plan, model: dict[str, Any] | None) -> None:
     if model is not None:
         for row in _model_rows(job, model):
             table.add_row(*row)
+    if speed is not None:
+        table.add_row("time", _time(plan, speed))
     Console().print(table)
 
 
-def plan_json(plan: Plan, model: dict[str, Any] | None) -> str:
+def plan_json(plan: Plan, model: dict[str, Any] | None, speed: Speed | None) -> str:
     """Return the plan as JSON text."""
     values = asdict(plan)
-    return json.dumps(values if model is None else {**values, "model": model}, indent=2)
+    if model is not None:
+        values["model"] = model
+    if speed is not None:
+        values["samples_per_second"] = speed.samples_per_second
+    return json.dumps(values, indent=2)
+
+
+def _time(plan: Plan, speed: Speed) -> str:
+    epoch = in_words(plan.samples_per_epoch / speed.samples_per_second)
+    whole = in_words(plan.samples_in_all / speed.samples_per_second)
+    known = f"{speed.samples_per_second:,.0f} samples/s as in {speed.run}"
+    return f"{epoch} of training steps an epoch, {whole} in all, at {known}"
 
 
 def _table(title: str) -> Table:

@@ -15,6 +15,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import arrange
 from megabatch.launcher import launch, render
 from megabatch.launcher.backends.choose import is_watched
+from megabatch.launcher.known_speed import known_speed
 from megabatch.launcher.preflight import disk_space, room_to_go_on
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
 from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir, require_new, saved_job
@@ -30,7 +31,7 @@ def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path 
     launch.render(prepared.job, RunDir((chosen or RUNS_FOLDER / "run").absolute()))  # refuses before anything is made
     with closing(Starter(prepared.job)) if prepared.job.cluster.backend.name == "local" else nullcontext() as starter:
         found = inspect_model(prepared.job, starter)
-        render.print_plan(prepared.job, prepared.plan, found)
+        render.print_plan(prepared.job, prepared.plan, found, known_speed(prepared.job, RUNS_FOLDER))
         return _start_new(prepared.job, chosen, found, starter)
 
 
@@ -113,7 +114,7 @@ def _summary(run_dir: RunDir) -> None:
 
 
 def _show(prepared: Prepared, run_dir: RunDir) -> None:
-    render.print_plan(prepared.job, prepared.plan, None)
+    render.print_plan(prepared.job, prepared.plan, None, known_speed(prepared.job, RUNS_FOLDER))
     typer.echo("\nwould run:\n")
     typer.echo(str(launch.render(prepared.job, run_dir)))
 
