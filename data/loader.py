@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -93,7 +93,7 @@ class Loader:
     timeout_seconds: float | None = None
     _at_work: dict[int, EncodedSample | int] = field(default_factory=dict)  # by thread; its id, until it is read
 
-    def load(self, requests: Iterable[Request]) -> Iterator[MicroBatch]:
+    def load(self, requests: Iterable[Request]) -> Generator[MicroBatch]:
         """Yield the micro-batches in the order of the requests.
 
         Raises DataError naming shard and sample, and TimeoutError naming what a thread hangs at.

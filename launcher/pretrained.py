@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
+from megabatch.configs.best_checkpoint import best_checkpoint
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.pretrained import SUFFIXES, Pretrained
@@ -50,10 +50,9 @@ def _checkpoint(folder: Path) -> tuple[Path, Path]:
         raise _problem(f"{folder} has no checkpoint yet: train it first, or name another source")
     newest = complete[-1].parent
     try:
-        best = json.loads((newest / "state.json").read_text(encoding="utf-8"))["training"]["best_step"]
+        chosen = best_checkpoint(RunDir(folder), newest)
     except (OSError, ValueError, KeyError) as error:
         raise _problem(f"{newest} is damaged ({error}): name another checkpoint of the run") from None
-    chosen = newest if best is None else RunDir(folder).checkpoint(best)
     return chosen, chosen / "manifest.json"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,20 +32,39 @@ class Reader:
 
     def __init__(self, files: Callable[[], list[tuple[str, Path]]]):
         self._files = files
-        self._read: dict[Path, int] = {}
+        self._read: dict[Path, tuple[int, int]] = {}  # the file, as its disk numbers it, and how far it was read
+        self._unfinished: dict[Path, bytes] = {}
 
     def new_lines(self, also_unfinished: bool = False) -> Iterator[str]:
         """Yield the lines that were written since the last call."""
         for prefix, file in self._files():
-            if not file.exists():
-                continue
-            with file.open("rb") as opened:
-                opened.seek(self._read.get(file, 0))
-                content = opened.read()
+            content = self._unfinished.get(file, b"") + self._new_bytes(file)
             whole = len(content) if also_unfinished else content.rfind(b"\n") + 1
-            self._read[file] = self._read.get(file, 0) + whole
+            self._unfinished[file] = content[whole:]
             for line in content[:whole].decode(errors="replace").splitlines():
                 yield f"{prefix}{line}"
+
+    def _new_bytes(self, file: Path) -> bytes:
+        """Return what was not read yet; of a log that was put aside since (trainer/rank_log.py), its end too."""
+        try:
+            with file.open("rb") as opened:
+                this, (last, read) = os.fstat(opened.fileno()).st_ino, self._read.get(file, (0, 0))
+                before = b"" if this == last else _from(file.with_name(f"{file.name}.1"), read)
+                opened.seek(read if this == last else 0)
+                content = opened.read()
+                self._read[file] = (this, opened.tell())
+        except FileNotFoundError:
+            return b""
+        return before + content
+
+
+def _from(file: Path, start: int) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            opened.seek(start)
+            return opened.read()
+    except FileNotFoundError:
+        return b""
 
 
 def print_logs(

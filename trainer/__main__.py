@@ -24,15 +24,16 @@ from megabatch.trainer import check_ranks, checkpoint, loop, study
 from megabatch.trainer.build import Parts, build
 from megabatch.trainer.causes import explained
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.evaluate import EvaluationStoppedError
 from megabatch.trainer.process import (
     StopSignal,
     allow_open_files,
     exit_now,
     hold_lock,
     record_failure,
-    redirect_output,
     write_json,
 )
+from megabatch.trainer.rank_log import redirect_output
 from megabatch.trainer.srun import srun_variables
 from megabatch.trainer.start_check import require_fit_nodes
 from megabatch.trainer.watch.watching import watching
@@ -82,7 +83,9 @@ def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
     world = read_world(job.cluster, os.environ)
     if world.is_main:
         hold_lock(run_dir.lock)  # before anything is written: the logs may be another job's
-    redirect_output(run_dir, world.rank, quiet=arguments.study is not None or arguments.check is not None)
+    run_dir.failure(world.rank).unlink(missing_ok=True)
+    trains = arguments.study is None and arguments.check is None
+    redirect_output(run_dir.rank_log(world.rank), terminal=world.is_main and trains)
     allow_open_files()
     stop = StopSignal()
     join(world, job.cluster)
@@ -112,9 +115,13 @@ def train(parts: Parts) -> None:
         checkpoint.clear_hidden(parts.run_dir)
     loop.restore(parts)
     outcome = loop.train(parts)
-    result: dict[str, object] = {"outcome": outcome, "total_steps": parts.steps.total}
+    result: dict[str, object] = {"total_steps": parts.steps.total}
     if outcome == "finished" and parts.job.recipe.data.test_split is not None:
-        result["test"] = _evaluate_test(parts, parts.job.recipe.data.test_split)
+        try:
+            result["test"] = _evaluate_test(parts, parts.job.recipe.data.test_split)
+        except EvaluationStoppedError:
+            outcome = "stopped"
+    result["outcome"] = outcome
     masked, skipped = parts.step_parts.ledger.masked_summary(), parts.step_parts.ledger.summary()
     if masked:
         result["masked_samples"] = masked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,11 @@ def _evaluation(
         )
         with parts.engine.forward_only(), parts.average.in_network() if parts.average is not None else nullcontext():
             what = Evaluated(split, len(chosen), micro_batch, job.recipe.data.target, arrangement.num_outputs)
-            return evaluate(what, loader.load(requests), parts.engine, parts.precision, parts.normalize, parts.ledger)
+            with closing(loader.load(requests)) as micro_batches:
+                return evaluate(
+                    what, micro_batches, parts.engine, parts.precision, parts.normalize, parts.ledger,
+                    parts.stop_requested,
+                )  # fmt: skip
 
     return evaluate_split
 

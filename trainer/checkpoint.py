@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megabatch.configs.best_checkpoint import best_checkpoint
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.saving_ranks import Alone, SavingRanks
@@ -164,8 +165,7 @@ def chosen(run_dir: RunDir, which: str) -> Path:
     if which == "last":
         return last
     if which == "best":
-        best_step = read_state(last)["training"]["best_step"]
-        return last if best_step is None else run_dir.checkpoint(best_step)
+        return best_checkpoint(run_dir, last)
     if which.isdigit() and run_dir.checkpoint(int(which)).is_dir():
         return run_dir.checkpoint(int(which))
     kept = ", ".join(sorted(folder.name for folder in run_dir.checkpoints.glob(f"{CHECKPOINT_PREFIX}*")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from megabatch.trainer.losses import Loss, binary_cross_entropy, cross_entropy, 
 from megabatch.trainer.metrics import gathered
 from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
+
+_PASSES_BETWEEN_AGREEMENTS = 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class EvaluationResult:
         }  # fmt: skip
 
 
+class EvaluationStoppedError(TrainingError):
+    """A rank was asked to stop; raised on all of them."""
+
+
 class Evaluated(NamedTuple):
     """What is evaluated: a split of so many samples, `micro_batch` of them at a time, towards a target."""
 
@@ -68,14 +74,21 @@ def evaluate(
     precision: PrecisionPolicy,
     normalize: Normalize,
     ledger: Ledger,
+    stop_requested: Callable[[], bool],
 ) -> EvaluationResult:
-    """Evaluate this rank's micro-batches and add up the sums of all ranks."""
+    """Evaluate this rank's micro-batches and add up the sums of all ranks.
+
+    Raises EvaluationStoppedError on all ranks, some passes after one of them was asked to stop.
+    """
     loss = _plain_loss(what.target)
     kept = gathered(what.target, what.samples, what.outputs, precision.device)
     engine.network.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=precision.device)  # samples, loss, skipped
+    sums = torch.zeros(4, dtype=torch.float64, device=precision.device)  # samples, loss, skipped, ranks asked to stop
     skipped: list[SkippedSample] = []
-    for micro_batch in micro_batches:
+    for number, micro_batch in enumerate(micro_batches):
+        if _stops(engine, number, stop_requested, precision.device):
+            sums[3] += 1
+            break
         targets = micro_batch.labels_N.to(precision.device)
         with precision.autocast():
             outputs_NK = engine.network(normalize(micro_batch.images_NHWC))
@@ -88,13 +101,26 @@ def evaluate(
         sums[:2] += torch.stack([torch.ones_like(weights_N), losses_N.double()]) @ weights_N
         sums[2] += len(micro_batch.skipped)
     engine.sum_over_ranks(sums)
-    samples, loss_sum, num_skipped = sums.tolist()
+    samples, loss_sum, num_skipped, stopped = sums.tolist()
+    if stopped:
+        raise EvaluationStoppedError(f"the evaluation of split {what.split!r} was stopped on request")
     if num_skipped:
         ledger.add(skipped, what.split)
     if samples == 0:
         raise TrainingError(f"none of the {int(num_skipped):,} samples of split {what.split!r} could be loaded")
     engine.sum_over_ranks(kept.sums)
     return EvaluationResult(what.split, int(samples), int(num_skipped), loss_sum / samples, kept.metrics())
+
+
+def _stops(engine: Engine, number: int, stop_requested: Callable[[], bool], device: torch.device) -> bool:
+    """Return whether this rank makes no further pass. Where passes need all ranks they agree on it, now and then."""
+    if not engine.same_number_of_passes:
+        return stop_requested()
+    if number % _PASSES_BETWEEN_AGREEMENTS:
+        return False
+    asked = torch.tensor(float(stop_requested()), device=device)
+    engine.sum_over_ranks(asked)
+    return bool(asked.item())
 
 
 def _plain_loss(target: Target) -> Loss:

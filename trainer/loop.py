@@ -13,7 +13,7 @@ from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
 from megabatch.trainer.causes import is_out_of_memory
 from megabatch.trainer.checkpoint import Snapshot
-from megabatch.trainer.evaluate import EvaluationResult
+from megabatch.trainer.evaluate import EvaluationResult, EvaluationStoppedError
 from megabatch.trainer.going_on import misfit, other_code, require_none_written, require_same_training
 from megabatch.trainer.noise_scale import advice
 from megabatch.trainer.norms.modes import other_ranks
@@ -32,7 +32,11 @@ Outcome = Literal["finished", "stopped"]
 
 def train(parts: Parts) -> Outcome:
     """Train from where `parts.state` stands. Ends "stopped", with a checkpoint, if a rank was asked to stop."""
-    outcome = _train(parts)
+    try:
+        outcome = _train(parts)
+    except EvaluationStoppedError:
+        save(parts)  # the evaluation is still before the run when it goes on
+        outcome = "stopped"
     parts.saver.finish()
     return outcome
 

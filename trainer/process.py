@@ -1,4 +1,4 @@
-"""This process: its signals, its output, the lock on the run folder, and what it leaves behind when it fails."""
+"""This process: its signals, the lock on the run folder, and what it leaves behind when it fails."""
 
 from __future__ import annotations
 
@@ -42,18 +42,6 @@ class StopSignal:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._requested = True
-
-
-def redirect_output(run_dir: RunDir, rank: int, quiet: bool = False) -> None:
-    """Send what this rank prints to its log; only standard output of rank 0 stays on the terminal, if not `quiet`."""
-    run_dir.logs.mkdir(parents=True, exist_ok=True)
-    run_dir.failure(rank).unlink(missing_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with run_dir.rank_log(rank).open("a", encoding="utf-8") as log:
-        os.dup2(log.fileno(), sys.stderr.fileno())
-        if rank != 0 or quiet:
-            os.dup2(log.fileno(), sys.stdout.fileno())
 
 
 def exit_now(code: int) -> NoReturn:

@@ -1,7 +1,7 @@
 """Before they train, the ranks tell rank 0 what they find on their nodes; with an unfit node nothing begins.
 
-It takes a few milliseconds. Where several nodes train together, their speeds are compared as well, and a slow one is
-named. `megabatch check` looks longer, and before a job has waited in a queue.
+It takes a few milliseconds. Where three nodes or more train together, their speeds are compared as well, and a slow
+one is named. `megabatch check` looks longer, and before a job has waited in a queue.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def require_fit_nodes(world: World, cluster: Cluster, run_dir: RunDir) -> None:
     """Raise UnfitNodeError on the ranks of an unfit node, which ends the others; print what is only odd."""
     if not cluster.check_at_start or world.num_ranks == 1:
         return
-    speed = speed_of(world, _SPEED_ROUNDS) if cluster.nodes > 1 else {}
+    speed = speed_of(world, _SPEED_ROUNDS) if cluster.nodes > 2 else {}  # of two, neither is the usual one
     told = told_to_main({**facts_of(world, run_dir, _SUM_ROUNDS), **speed}, world)
     store = dist.distributed_c10d._get_default_store()
     if world.is_main:

@@ -26,7 +26,7 @@ def test_fifty_requeues_lose_nothing_and_repeat_nothing(slurm: SlurmCluster, wor
         step = steps_done(run.run_dir) + moments.randint(1, MOST_STEPS_BETWEEN)
         until(lambda: steps_done(run.run_dir) >= step, 240)  # noqa: B023
         slurm.run("scontrol", "requeue", run.number)
-        until(lambda: slurm.restarts(run.number) == number, 120)  # noqa: B023
+        until(lambda: slurm.restarts(run.number) >= number, 120)  # noqa: B023
         print(f"requeued {number} times, step {steps_done(run.run_dir)}", flush=True)
     release(workplace, "again")
     assert slurm.wait(run.number, 600) == "COMPLETED", describe(run.run_dir)
