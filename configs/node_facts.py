@@ -38,6 +38,9 @@ def judge(ranks: Sequence[Facts], device: str) -> list[Finding]:
     for fact in (*_SAME_FOR_ONE_TRAINING, "device"):
         found += _differing(ranks, fact)
     for rank in ranks:
+        if rank["job"] != ranks[0]["job"]:
+            text = "reads another job.yaml than rank 0: it sees the run folder as it was. Start again in a minute"
+            found.append(Finding(rank["host"], rank["rank"], text, unfit=True))
         found += _of_rank(rank, device)
     for speed, what in _SPEEDS.items():
         found += _slow(ranks, speed, what)

@@ -21,6 +21,7 @@ from megabatch.configs.run_lock import RunFolderError
 from megabatch.configs.streams import outlive_readers
 from megabatch.data.errors import DataError
 from megabatch.trainer import check_ranks, checkpoint, loop, study
+from megabatch.trainer.agreed import agreed, wait_until_seen
 from megabatch.trainer.build import Parts, build
 from megabatch.trainer.causes import explained
 from megabatch.trainer.errors import TrainingError
@@ -141,6 +142,7 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
         )
         step = parts.state.step
     if step != parts.state.step:
+        wait_until_seen(parts.run_dir.checkpoint(step))
         engine = parts.step_parts.engine
         like = dict(engine.network.state_dict())
         engine.load_network(checkpoint.load_network(parts.run_dir.checkpoint(step), like=like))
@@ -152,7 +154,8 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
 
 
 def _evaluate(parts: Parts, split: str, which: str, averaged: bool) -> None:
-    folder = checkpoint.chosen(parts.run_dir, which)
+    folder = agreed(parts, checkpoint.chosen(parts.run_dir, which) if parts.world.is_main else None)
+    assert folder is not None
     engine = parts.step_parts.engine
     engine.load_network(checkpoint.load_network(folder, averaged, dict(engine.network.state_dict())))
     result = parts.evaluate_split(split)

@@ -7,6 +7,7 @@ takes no time (start_check.py).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import shutil
@@ -52,6 +53,7 @@ def facts_of(world: World, run_dir: RunDir, rounds: int) -> dict[str, Any]:
     """Return what takes no time to find out; sums are made `rounds` times. All ranks look together."""
     return {
         "rank": world.rank, "host": world.host, "rank_of_node": world.rank_of_node, **versions(),
+        "job": hashlib.sha256(run_dir.job.read_bytes()).hexdigest(),
         "gloo_or_nccl": "nccl" if world.device.type == "cuda" else "gloo", **_machine(world, run_dir),
         **_shared_folder(world, run_dir), "clock_seconds": _clock(world), **_sums(world, rounds),
     }  # fmt: skip

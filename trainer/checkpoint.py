@@ -157,6 +157,15 @@ def newest(run_dir: RunDir, at_most: int | None = None, damage_of: DamageOf = da
     return None, messages
 
 
+def is_seen(folder: Path) -> bool:
+    """Return whether every file of a checkpoint is there in its full length; on another host that may take a while."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == described["bytes"] for name, described in manifest.items())
+    except (OSError, ValueError):
+        return False
+
+
 def chosen(run_dir: RunDir, which: str) -> Path:
     """Return the folder of the checkpoint `best`, `last` or of a step. Raises TrainingError if there is none."""
     last, _ = newest(run_dir)

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-import torch
-
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
+from megabatch.trainer.agreed import agreed
 from megabatch.trainer.build import Parts
 from megabatch.trainer.checkpoint import DamageOf, Snapshot
 from megabatch.trainer.errors import TrainingError
@@ -63,17 +62,12 @@ def take_back(parts: Parts, bad_step: int) -> tuple[Snapshot, list[int]]:
 
 
 def agreed_checkpoint(parts: Parts, at_most: int | None = None) -> tuple[Path | None, list[str]]:
-    """Return what `checkpoint.newest` finds on rank 0: on a slow file system another rank might see other checkpoints.
-
-    Every rank must call this together. The messages are rank 0's.
-    """
+    """Return what `checkpoint.newest` finds on rank 0, on all ranks together; the messages are rank 0's."""
     folder: Path | None = None
     messages: list[str] = []
     if parts.world.is_main:
         folder, messages = checkpoint.newest(parts.run_dir, at_most, parts.saver.damage_of)
-    told = torch.tensor(0 if folder is None else checkpoint.step_of(folder) + 1, device=parts.world.device)
-    parts.step_parts.engine.sum_over_ranks(told)
-    return (parts.run_dir.checkpoint(int(told.item()) - 1) if told.item() else None), messages
+    return agreed(parts, folder), messages
 
 
 def carry_over(state: TrainState, before: TrainState, left_out: list[int]) -> None:

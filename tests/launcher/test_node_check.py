@@ -14,7 +14,7 @@ from support.runs import Workplace
 
 GIB = 1 << 30
 GOOD: dict[str, Any] = {
-    "megabatch": "0.1.0", "torch": "2.15.0", "python": "3.11.7", "device": "cpu", "cannot_write": "", "unseen": [],
+    "megabatch": "0.1.0", "torch": "2.15.0", "python": "3.11.7", "device": "cpu", "job": "9f2c", "cannot_write": "", "unseen": [],
     "sums_are_right": True, "clock_seconds": 0.01, "memory_free_bytes": 8 * GIB, "disk_free_bytes": 90 * GIB,
     "shared_memory_free_bytes": GIB, "sent_bytes_per_second": 1e9, "operations_per_second": 4e10,
     "images_per_second": 900.0,
@@ -47,6 +47,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
             {"unseen": [0]},
             "node2, rank 2: does not see in the run folder what rank 0 wrote there. It must be on a file",
         ),
+        ({"job": "77aa"}, "node2, rank 2: reads another job.yaml than rank 0: it sees the run folder as it was."),
         ({"sums_are_right": False}, "node2, rank 2: sums over the ranks are wrong. Do not train with this node"),
         ({"clock_seconds": -3600.0}, "node2, rank 2: the clock is -3600 s beside that of rank 0. Start NTP there"),
         ({"memory_free_bytes": GIB // 2}, "node2, rank 2: only 0.5 GiB of memory are free"),
