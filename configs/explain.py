@@ -12,6 +12,8 @@ from megabatch.configs.errors import Problem, nearest
 from megabatch.configs.schema_walk import Section, choices_at, section_at, stands_for
 from megabatch.configs.yaml_tree import KeyPath, Tree
 
+_MOST_SHOWN = 200  # characters
+
 
 def explain(error: ValidationError, root: Section, tree: Tree) -> list[Problem]:
     """Return one Problem for each mistake that pydantic found in `tree` against the schema `root`."""
@@ -31,7 +33,7 @@ def _explain_one(details: ErrorDetails, root: Section, tree: Tree) -> Problem:
         return Problem(where, f"{key}: {_wrong_name(details, root, tree, path)}")
     if kind == "missing":
         return Problem(tree.origin(path[:-1]) or where, f"{key}: missing. Add it{_under(path)}.")
-    return Problem(where, f"{key}: {details['input']!r}: {_lower_first(_readable(details))}")
+    return Problem(where, f"{key}: {_short(details['input'])}: {_lower_first(_readable(details))}")
 
 
 def _is_wrong_only_choice(path: KeyPath, details: ErrorDetails) -> bool:
@@ -44,9 +46,9 @@ def _wrong_name(details: ErrorDetails, root: Section, tree: Tree, path: KeyPath)
         return f"has no name. Write `name: ...` under it. {nearest('', allowed)}"
     if details["type"] == "union_tag_invalid":
         tag = details["ctx"]["tag"]
-        return f"{tag!r} is not known. {nearest(tag, choices_at(root, tree.values, path))}"
+        return f"{_short(tag)} is not known. {nearest(tag, choices_at(root, tree.values, path))}"
     allowed = re.findall(r"'([^']*)'", details["ctx"]["expected"])
-    return f"{details['input']!r} is not one of the values. {nearest(str(details['input']), allowed)}"
+    return f"{_short(details['input'])} is not one of the values. {nearest(str(details['input']), allowed)}"
 
 
 _PATTERNS = {
@@ -67,6 +69,12 @@ def _readable(details: ErrorDetails) -> str:
     message = details["msg"].removeprefix("Value error, ")
     message = message.replace("valid tuple", "list (`[a, b]`)").replace("valid array", "list (`[a, b]`)")
     return message.replace("Input should", "should").replace("valid dictionary", "mapping (`key: value` lines)")
+
+
+def _short(value: Any) -> str:
+    """Return a value as it is written in Python, the end of a long one left out."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text):,} characters)"
 
 
 def _lower_first(text: str) -> str:

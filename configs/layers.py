@@ -44,7 +44,10 @@ def apply_override(tree: Tree, text: str, prefix: str = "") -> None:
     steps = key.split(".")
     if not equals or not all(steps):
         raise ConfigError([Problem(shown, "not an override: write key.sub=value")])
-    parsed = parse_tree(f"value: {value_text}", shown).values["value"]
+    values = parse_tree(f"value: {value_text}", shown).values
+    if list(values) != ["value"]:
+        raise ConfigError([Problem(shown, "more than one value: write one override for each key")])
+    parsed = values["value"]
     path = tuple(int(step) if step.isdigit() else step for step in steps)
     _put(tree, path, parsed, shown)
     tree.forget(path)
