@@ -24,6 +24,7 @@ from megabatch.configs.yaml_tree import KeyPath, Tree, read_tree
 
 Schema = TypeVar("Schema", bound=BaseModel)
 MAX_BASES = 20
+_MOST_SHOWN = 200  # characters of a name
 _ENVIRONMENT = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -72,16 +73,24 @@ def shipped(kind: str) -> dict[str, Path]:
 def find_file(name: str, kind: str, nearby: Path | None = None) -> Path:
     """Return the YAML file that `name` means: a path (from here, or from `nearby`), or the name of a shipped one."""
     for candidate in (Path(name), nearby / name if nearby else None):
-        if candidate is not None and candidate.suffix in (".yaml", ".yml") and candidate.is_file():
+        if candidate is not None and candidate.suffix in (".yaml", ".yml") and _is_file(candidate):
             return candidate
     if name in shipped(kind):
         return shipped(kind)[name]
     singular = kind.removesuffix("s")
+    shown = name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}..."
     if "/" in name or name.endswith((".yaml", ".yml")):
-        raise ConfigError([Problem(name, f"no such {singular} file. Shipped: {', '.join(shipped(kind))}.")])
+        raise ConfigError([Problem(shown, f"no such {singular} file. Shipped: {', '.join(shipped(kind))}.")])
     raise ConfigError(
-        [Problem("", f"no {singular} is called {name!r}. {nearest(name, shipped(kind))} Or give a path.")]
+        [Problem("", f"no {singular} is called {shown!r}. {nearest(name, shipped(kind))} Or give a path.")]
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def layered_tree(name: str, kind: str, overrides: Iterable[str] = (), prefix: str = "") -> Tree:
