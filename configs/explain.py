@@ -8,11 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from megabatch.configs.errors import Problem, nearest
+from megabatch.configs.errors import Problem, nearest, shortened
 from megabatch.configs.schema_walk import Section, choices_at, section_at, stands_for
 from megabatch.configs.yaml_tree import KeyPath, Tree
-
-_MOST_SHOWN = 200  # characters
 
 
 def explain(error: ValidationError, root: Section, tree: Tree) -> list[Problem]:
@@ -73,8 +71,7 @@ def _readable(details: ErrorDetails) -> str:
 
 def _short(value: Any) -> str:
     """Return a value as it is written in Python, the end of a long one left out."""
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text):,} characters)"
+    return shortened(repr(value))
 
 
 def _lower_first(text: str) -> str:

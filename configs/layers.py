@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.errors import ConfigError, Problem, shortened
 from megabatch.configs.yaml_tree import KeyPath, Tree, parse_tree
 
 
@@ -40,7 +40,7 @@ def apply_override(tree: Tree, text: str, prefix: str = "") -> None:
     {'optimizer': {'name': 'lars', 'momentum': 0.8}}
     """
     key, equals, value_text = text.partition("=")
-    shown = f"command line, {prefix}{text}"
+    shown = f"command line, {prefix}{shortened(text)}"
     steps = key.split(".")
     if not equals or not all(steps):
         raise ConfigError([Problem(shown, "not an override: write key.sub=value")])

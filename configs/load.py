@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from megabatch.configs.base import EnvironmentAllowed
 from megabatch.configs.cluster import Cluster
-from megabatch.configs.errors import ConfigError, Problem, nearest
+from megabatch.configs.errors import ConfigError, Problem, nearest, shortened
 from megabatch.configs.explain import dotted, explain
 from megabatch.configs.job import Job
 from megabatch.configs.layers import apply_override, merge
@@ -24,7 +24,6 @@ from megabatch.configs.yaml_tree import KeyPath, Tree, read_tree
 
 Schema = TypeVar("Schema", bound=BaseModel)
 MAX_BASES = 20
-_MOST_SHOWN = 200  # characters of a name
 _ENVIRONMENT = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -78,7 +77,7 @@ def find_file(name: str, kind: str, nearby: Path | None = None) -> Path:
     if name in shipped(kind):
         return shipped(kind)[name]
     singular = kind.removesuffix("s")
-    shown = name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}..."
+    shown = shortened(name)
     if "/" in name or name.endswith((".yaml", ".yml")):
         raise ConfigError([Problem(shown, f"no such {singular} file. Shipped: {', '.join(shipped(kind))}.")])
     raise ConfigError(
@@ -114,7 +113,7 @@ def _with_bases(file: Path, kind: str, seen: tuple[Path, ...]) -> Tree:
     if not isinstance(base, str):
         raise ConfigError([Problem(where, f"base: {base!r}: write the name or path of one file")])
     if file.resolve() in seen or len(seen) >= MAX_BASES:
-        raise ConfigError([Problem(where, f"base: {base} leads back to this file: break the circle")])
+        raise ConfigError([Problem(where, f"base: {shortened(base)} leads back to this file: break the circle")])
     try:
         base_file = find_file(base, kind, nearby=file.parent)
     except ConfigError as error:
@@ -154,7 +153,7 @@ def _expand(schema: type[BaseModel], tree: Tree, value: Any, path: KeyPath, prob
         return [_expand(schema, tree, child, (*path, i), problems) for i, child in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
         return value
-    where = f"{dotted(path)}: {value!r}:"
+    where = f"{dotted(path)}: {shortened(repr(value))}:"
     if not any(
         isinstance(m, EnvironmentAllowed) or m is EnvironmentAllowed for m in metadata_at(schema, tree.values, path)
     ):

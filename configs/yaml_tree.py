@@ -25,7 +25,8 @@ MAX_DEPTH = 40
 _MAX_KEY = 256  # characters
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
 _TOO_DEEP = f"values inside values, more than {MAX_DEPTH} deep: write fewer"
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_CONTAINER_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("map", "seq")}
+_NO_CHARACTER = re.compile(r"[\0\ud800-\udfff]")  # no file name and no variable can have them
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
@@ -119,6 +120,8 @@ class _Reader:
         self.count += 1
         if self.count > MAX_VALUES or id(node) in self.open_nodes:
             raise self._error(node, "aliases (&name, *name) expand without end: write the values out")
+        if not isinstance(node, ScalarNode) and str(node.tag) not in _CONTAINER_TAGS:
+            raise self._error(node, f"the tag {node.tag} is not allowed: write a plain value")
         self.tree.origins.setdefault(path, self._place(node))
         self.open_nodes.add(id(node))
         try:
@@ -157,9 +160,11 @@ class _Reader:
         try:
             value = self.constructor.construct_object(node)
         except (ValueError, LookupError):
-            raise self._error(node, f"{node.value!r:.100} is no value of the tag {node.tag}: leave out the tag") from None
-        if isinstance(value, str) and _SURROGATE.search(value):
-            raise self._error(node, "a text with half of a surrogate pair, which is no character: write it whole")
+            raise self._error(
+                node, f"{node.value!r:.100} is no value of the tag {node.tag}: leave out the tag"
+            ) from None
+        if isinstance(value, str) and _NO_CHARACTER.search(value):
+            raise self._error(node, "a text with a NUL, or half of a surrogate pair: leave it out")
         return value if isinstance(value, str | int | float | bool | None) else str(node.value)
 
     def _place(self, node: Node) -> str:

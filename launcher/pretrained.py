@@ -51,7 +51,7 @@ def _checkpoint(folder: Path) -> tuple[Path, Path]:
     newest = complete[-1].parent
     try:
         best = json.loads((newest / "state.json").read_text(encoding="utf-8"))["training"]["best_step"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise _problem(f"{newest} is damaged ({error}): name another checkpoint of the run") from None
     chosen = newest if best is None else RunDir(folder).checkpoint(best)
     return chosen, chosen / "manifest.json"

@@ -124,7 +124,9 @@ def join(world: World, cluster: Cluster) -> None:
         else:
             dist.init_process_group(backend, timeout=timeout, store=store, rank=world.rank, world_size=world.num_ranks)
     elif world.num_ranks > 1:
-        raise ConfigError([Problem("environment", f"{world.num_ranks} ranks, but no MASTER_ADDR to meet at. {_REMEDY}")])
+        raise ConfigError(
+            [Problem("environment", f"{world.num_ranks} ranks, but no MASTER_ADDR to meet at. {_REMEDY}")]
+        )
     else:  # a single process, started by hand without a launcher
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks the environment, and nobody else
         alone = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__

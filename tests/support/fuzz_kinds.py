@@ -112,7 +112,9 @@ def _require_all_used(written: Any, used: Any, place: str) -> None:
             _require_all_used(*pair, f"{place}.{number}")
     elif isinstance(written, str) and isinstance(used, dict):
         assert written == used["name"], f"{place}: {written} became {used}"
-    elif isinstance(written, str | bool | int | float | None) and not (isinstance(written, str) and "${env:" in written):
+    elif isinstance(written, str | bool | int | float | None) and not (
+        isinstance(written, str) and "${env:" in written
+    ):
         same = written == used or (isinstance(used, float) and isinstance(written, int) and float(written) == used)
         assert same and isinstance(written, bool) == isinstance(used, bool), f"{place}: {written} became {used}"
 
@@ -121,7 +123,11 @@ DESCRIBED = Dataset(
     Path("data"),
     tuple(map(str, range(10))),
     tuple(
-        Split(name, tuple(Shard(f"{name}-{n}.tar", 100, 200_000, "0") for n in range(4)), {label: 40 for label in range(10)})
+        Split(
+            name,
+            tuple(Shard(f"{name}-{n}.tar", 100, 200_000, "0") for n in range(4)),
+            {label: 40 for label in range(10)},
+        )
         for name in ("train", "validation", "test")
     ),
 )
@@ -319,4 +325,3 @@ KINDS: dict[str, Callable[[Path], Case]] = {
     "configs": configs, "tars": tars, "indexes": indexes, "descriptions": descriptions, "images": images,
     "manifests": manifests, "messages": messages,
 }  # fmt: skip
-

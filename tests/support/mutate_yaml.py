@@ -87,7 +87,9 @@ def _change_value(tree: Any, chosen: random.Random) -> None:
     elif what == 5:
         del parent[name]
     elif isinstance(parent, dict):
-        parent[name[:-1] if what == 6 else chosen.choice(("", "name", "a", "path", "\n", "é" * 100))] = copy.deepcopy(parent[name])
+        parent[name[:-1] if what == 6 else chosen.choice(("", "name", "a", "path", "\n", "é" * 100))] = copy.deepcopy(
+            parent[name]
+        )
     else:
         parent.append(copy.deepcopy(parent[name]))
 
