@@ -126,7 +126,7 @@ DESCRIBED = Dataset(
         Split(
             name,
             tuple(Shard(f"{name}-{n}.tar", 100, 200_000, "0") for n in range(4)),
-            {label: 40 for label in range(10)},
+            dict.fromkeys(range(10), 40),
         )
         for name in ("train", "validation", "test")
     ),
