@@ -19,7 +19,6 @@ from megabatch.configs.sampling import HashSplit, Sampling, Source, TrainStream,
 from megabatch.configs.targets import ClassTarget, Target
 from megabatch.configs.transforms import Transform
 
-
 SplitName = Annotated[str, Field(max_length=200)]
 
 

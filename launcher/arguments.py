@@ -37,9 +37,8 @@ def or_exit(action: Callable[[], Result]) -> Result:
     except DataError as error:
         fail(str(error))
     except OSError as error:
-        fail(
-            f"{shortened(str(error.filename or 'input or output'))}: {error.strerror or error}. Correct it, or name another path"
-        )
+        path = shortened(str(error.filename or "input or output"))
+        fail(f"{path}: {error.strerror or error}. Correct it, or name another path")
 
 
 def fail(*messages: str) -> NoReturn:

@@ -66,7 +66,7 @@ def read_world(cluster: Cluster, environment: Mapping[str, str]) -> World:
 
 
 def _require_whole(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError if the variables of a launcher are there in part, or are no numbers: then each rank is alone."""
+    """Raise ConfigError if a launcher's variables are there in part, or are no numbers: each rank would be alone."""
     given = {name: environment[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in environment}
     wrong = [f"{name}={value} is no number" for name, value in given.items() if not _NUMBER.fullmatch(value)]
     if not wrong and ("RANK" in given) != ("WORLD_SIZE" in given):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from megabatch.configs import torch_version
 from megabatch.launcher.cli import app
 from support.bad_inputs import ALL, Bad
 from support.runs import Workplace
@@ -42,10 +43,14 @@ def test_a_bad_input_is_told_with_its_place_and_nothing_is_begun(
     bad: Bad, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "project"
-    shutil.copytree(original, folder)
+    folder.mkdir()
+    for name in ("data", "images", "programs"):  # a case that changes the data makes a copy
+        (folder / name).symlink_to(original / name)
+    for name in ("recipe.yaml", "network.py"):
+        shutil.copy(original / name, folder)
     if bad.make is not None:
         bad.make(folder)
-    before = everything_in(tmp_path)
+    before = everything_in(tmp_path), everything_in(original)
     monkeypatch.chdir(folder)
     variables = {"PATH": f"{folder / 'programs'}:{os.environ['PATH']}", "STARTED": str(tmp_path / "started")}
     result = CliRunner().invoke(app, list(bad.arguments), env={"COLUMNS": "160", **variables, **bad.variables})
@@ -58,7 +63,20 @@ def test_a_bad_input_is_told_with_its_place_and_nothing_is_begun(
         assert line.isprintable()
         assert len(line) <= MOST_SHOWN
     assert "planted" not in result.output
-    assert everything_in(tmp_path) == before
+    assert (everything_in(tmp_path), everything_in(original)) == before
+
+
+@pytest.mark.parametrize("version", ["1.13.1", "2.5.1+cu121", "2.10.0"])
+def test_a_torch_that_is_too_old_is_told_before_it_is_imported(
+    original: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.chdir(original)
+    monkeypatch.setattr(torch_version, "version", lambda package: version)
+    result = CliRunner().invoke(app, ["launch", "recipe.yaml"])
+    assert result.exit_code == 2
+    assert f"error: torch {version} is installed, and megabatch needs 2.11 or later. Run: pip install" in result.stderr
+    monkeypatch.setattr(torch_version, "version", lambda package: "2.11.0a0+git")
+    assert torch_version.too_old() is None
 
 
 def test_the_list_is_as_long_as_it_claims() -> None:

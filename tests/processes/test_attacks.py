@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.supervise import descendants
 from support.runs import Workplace, finish, losses, steps_done
 

@@ -283,8 +283,11 @@ OF_PATHS = [
     Bad(
         "path: statistics 100,000 deep",
         ("stats.json is not of format",),
-        (*LAUNCH, "data.normalize=auto"),
-        _written("data/stats.json", "[" * 100_000),
+        (*LAUNCH, "data.normalize=auto", "data.path=own"),
+        lambda folder: (
+            shutil.copytree(folder / "data", folder / "own"),
+            _written("own/stats.json", "[" * 100_000)(folder),
+        ),
     ),
     Bad(
         "path: the run folder is a file",

@@ -73,7 +73,7 @@ def configs(folder: Path) -> Case:
         try:
             loaded = load(str(file), "laptop") if of_recipe else load("digits", str(file))
         except ConfigError as error:
-            assert error.problems
+            assert error.problems  # noqa: PT017
             for problem in error.problems:
                 assert problem.where.startswith((str(file), "digits.yaml")), problem
                 _require_readable(str(problem))
@@ -116,7 +116,8 @@ def _require_all_used(written: Any, used: Any, place: str) -> None:
         isinstance(written, str) and "${env:" in written
     ):
         same = written == used or (isinstance(used, float) and isinstance(written, int) and float(written) == used)
-        assert same and isinstance(written, bool) == isinstance(used, bool), f"{place}: {written} became {used}"
+        assert same, f"{place}: {written} became {used}"
+        assert isinstance(written, bool) == isinstance(used, bool), f"{place}: {written} became {used}"
 
 
 DESCRIBED = Dataset(
@@ -172,7 +173,7 @@ def tars(folder: Path) -> Case:
             try:
                 samples = index_tar(path)
             except DataError as error:
-                assert str(error).startswith(f"{path}: byte "), error
+                assert str(error).startswith(f"{path}: byte "), error  # noqa: PT017
                 return "refused"
             assert [(m.name, m.offset, m.size) for s in samples for m in s.members] == _found_by_tarfile(path)
             assert content(other, samples) == content(raw, whole) or problems_of(dataset.folder, path)
@@ -210,7 +211,7 @@ def indexes(folder: Path) -> Case:
             try:
                 samples = read_index(path)
             except DataError as error:
-                assert str(error).startswith(f"{path}: not a whole index ("), error
+                assert str(error).startswith(f"{path}: not a whole index ("), error  # noqa: PT017
                 return "refused"
             assert all(member.size >= 0 and member.offset >= 512 for sample in samples for member in sample.members)
             assert (samples != whole) == bool(problems_of(dataset.folder, path))
@@ -238,7 +239,7 @@ def read_back(folder: Path, text: bytes) -> str:
     try:
         found = read_dataset(folder)
     except DataError as error:
-        assert str(error).startswith(f"{folder / 'dataset.json'}: "), error
+        assert str(error).startswith(f"{folder / 'dataset.json'}: "), error  # noqa: PT017
         return "refused"
     write_dataset(found)
     assert read_dataset(folder) == found
@@ -257,7 +258,7 @@ def images(folder: Path) -> Case:
         try:
             pixels = decode_image(payload, MOST_PIXELS)
         except ValueError as error:
-            assert str(error)
+            assert str(error)  # noqa: PT017
             return "refused"
         assert pixels.dtype == np.uint8
         assert pixels.shape == (*pixels.shape[:2], 3)
@@ -268,7 +269,7 @@ def images(folder: Path) -> Case:
             part = image.region((image.height - height, image.width - width, height, width))
             assert part.shape == (height, width, 3)
         except ValueError as error:
-            assert str(error)
+            assert str(error)  # noqa: PT017
         return "accepted"
 
     return case

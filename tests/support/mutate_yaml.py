@@ -14,7 +14,7 @@ from support.runs import RECIPE
 _VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3, 10**6, 10**9, 2**63, 10**30, 10**400, 0.0, 0.5, -0.5, 1.5, 1e-300, 1e300, 5e-324,
     float("inf"), float("nan"), "", " ", "a", "1", "1e-3", "yes", "null", "no such thing", "$(touch canary)", "a\nb",
-    "a\0b", "\ud800", "а", "x" * 10_000, "${env:HOME}", "${env:MEGABATCH_UNSET}", "../..", "/", "lars", "lamb", "sgd",
+    "a\0b", "\ud800", "\u0430", "x" * 10_000, "${env:HOME}", "${env:MEGABATCH_UNSET}", "../..", "/", "lars", "lamb", "sgd",
     "adamw", "fsdp", "deepspeed", "accelerate", "cosine", "constant", "step", "auto", [], {}, [[]], [{}], [1], [0, 0],
     ["a", "b"], {"name": "x"}, {"a": {"b": {}}}, [1, 2, 3], [0.5, 0.5, 0.5], {"name": None}, {"name": []}, [None],
 )  # fmt: skip
