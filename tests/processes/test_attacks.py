@@ -1,17 +1,23 @@
-"""What others on the machine or the network may try while a job runs: garbage on its ports, planted links, prying eyes."""
+"""What others on the machine or the network may try while a job runs: garbage on its ports, and prying eyes."""
 
 from __future__ import annotations
 
 import os
 import socket
+import stat
+import subprocess
+import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.supervise import descendants
-from support.runs import Workplace, finish, losses, steps_done
+from support.runs import Workplace, environment, losses, steps_done
+from support.web import serving
 
 pytestmark = pytest.mark.processes
 LONG = ("epochs=20", "checkpoint.every_epochs=20", "checkpoint.every_steps=20", "model.name=network:unhurried")
@@ -39,34 +45,86 @@ def listening(pids: list[int]) -> set[tuple[str, int]]:
     return found
 
 
-def test_garbage_and_slow_talkers_on_every_port_change_nothing(workplace: Workplace) -> None:
-    alone = workplace.train("left-alone", 2, *LONG)
-    run_dir = workplace.job("attacked", 2, *LONG)
-    process = workplace.start(run_dir)
-    deadline = time.monotonic() + 120
-    while steps_done(run_dir) < 3:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    places = listening([process.pid, *descendants(process.pid)])
-    assert places
-    begun = steps_done(run_dir)
-    sent = 0
-    with ExitStack() as slow_talkers:
+PLANTED = "planted-5e1f"
+TOKENS = ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD")
+
+
+class Attacked(NamedTuple):
+    """A run that was attacked from its third step on, with tokens all about it."""
+
+    run_dir: RunDir
+    code: int
+    said: str
+    commands: list[bytes]
+    ports: int
+    sent: int
+    steps_meanwhile: int
+
+
+@pytest.fixture(scope="module")
+def attacked(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Attacked:
+    folder = tmp_path_factory.mktemp("attacked")
+    run_dir = RunDir(folder / "run")
+    (folder / "home").mkdir()
+    (folder / "home" / ".netrc").write_text(f"machine 127.0.0.1 login me password {PLANTED}\n")
+    variables = {**environment(), **dict.fromkeys(TOKENS, PLANTED), "HOME": str(folder / "home")}
+    with serving(workplace.folder / "data") as web:
+        url = web.url.replace("://", f"://me:{PLANTED}@")
+        (workplace.folder / "with-url.yaml").write_text(f"base: recipe.yaml\ndata: {{path: '{url}'}}\n")
+        words = ["launch", "with-url.yaml", *LONG, "cluster.processes_per_node=2", "--run-dir", str(run_dir.root)]
+        cache = f"cluster.cache.folder={folder / 'cache'}"
+        command = [sys.executable, "-c", "from megabatch.launcher.cli import main; main()", *words, cache]
+        with subprocess.Popen(
+            command, cwd=workplace.folder, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as launched:
+            deadline = time.monotonic() + 120
+            while steps_done(run_dir) < 3:
+                assert launched.poll() is None, launched.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            pids = [launched.pid, *descendants(launched.pid)]
+            commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+            places, begun = listening(pids), steps_done(run_dir)
+            with ExitStack() as slow_talkers:
+                sent = send_garbage(places, slow_talkers)
+                assert launched.poll() is None, "the attack came too late"
+                meanwhile = steps_done(run_dir) - begun
+                said, _ = launched.communicate(timeout=120)
+    return Attacked(run_dir, launched.returncode, said, commands, len(places), sent, meanwhile)
+
+
+def send_garbage(places: set[tuple[str, int]], slow_talkers: ExitStack) -> int:
+    """Open connections that say a byte and stay, and others that say nonsense; return how many of these."""
+    for place in places:
+        for _ in range(20):
+            talker = slow_talkers.enter_context(socket.create_connection(place, timeout=5))
+            talker.sendall(b"\x03")
+    sent, until = 0, time.monotonic() + ATTACK_SECONDS
+    while time.monotonic() < until:
         for place in places:
-            for _ in range(20):  # they say a byte and stay
-                talker = slow_talkers.enter_context(socket.create_connection(place, timeout=5))
-                talker.sendall(b"\x03")
-        until = time.monotonic() + ATTACK_SECONDS
-        while time.monotonic() < until and process.poll() is None:
-            for place in places:
-                for garbage in GARBAGE:
-                    with suppress(OSError), socket.create_connection(place, timeout=5) as attacker:
-                        attacker.sendall(garbage)
-                        sent += 1
-            time.sleep(0.05)
-        assert process.poll() is None, "the attack came too late"
-        assert steps_done(run_dir) > begun
-        finish(process, run_dir)
-    assert sent > 20 * len(places)
-    assert losses(run_dir) == losses(alone)
+            for garbage in GARBAGE:
+                with suppress(OSError), socket.create_connection(place, timeout=5) as attacker:
+                    attacker.sendall(garbage)
+                    sent += 1
+        time.sleep(0.05)
+    return sent
+
+
+def test_garbage_and_slow_talkers_on_every_port_change_nothing(workplace: Workplace, attacked: Attacked) -> None:
+    assert attacked.code == 0, attacked.said
+    assert attacked.ports > 0
+    assert attacked.sent > 10 * attacked.ports
+    assert attacked.steps_meanwhile > 0
+    assert losses(attacked.run_dir) == losses(workplace.train("left-alone", 2, *LONG))
+
+
+def test_tokens_stand_nowhere_but_in_the_environment_and_the_job(attacked: Attacked) -> None:
+    """The user and password of a URL are part of data.path, so job.yaml has them, which its owner alone can read."""
+    assert len(attacked.commands) >= 3
+    assert PLANTED.encode() not in b"".join(attacked.commands)
+    assert PLANTED not in attacked.said
+    folder = attacked.run_dir.root.parent
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != ".netrc"]
+    assert len(files) > 10
+    assert [file.name for file in files if PLANTED.encode() in file.read_bytes()] == ["job.yaml"]
+    assert stat.S_IMODE(attacked.run_dir.job.stat().st_mode) == 0o600
