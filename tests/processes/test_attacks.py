@@ -16,16 +16,18 @@ import pytest
 
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.supervise import descendants
-from support.runs import Workplace, environment, losses, steps_done
+from megabatch.trainer import loop
+from support.runs import Workplace, environment, losses, steps_done, trained_samples
+from support.training import training
 from support.web import serving
 
 pytestmark = pytest.mark.processes
-LONG = ("epochs=20", "checkpoint.every_epochs=20", "checkpoint.every_steps=20", "model.name=network:unhurried")
+LONG = ("epochs=15", "checkpoint.every_epochs=15", "checkpoint.every_steps=20", "model.name=network:unhurried")
 GARBAGE = (
     b"\x00" * 64, b"\xff" * 4096, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"", b"\x00",
     (1 << 62).to_bytes(8, "little") * 8, b"\x03" + (1 << 40).to_bytes(8, "little") + b"x" * 100, os.urandom(2048),
 )  # fmt: skip
-ATTACK_SECONDS = 2.0
+ATTACK_SECONDS = 1.5
 
 
 def listening(pids: list[int]) -> set[tuple[str, int]]:
@@ -106,7 +108,7 @@ def send_garbage(places: set[tuple[str, int]], slow_talkers: ExitStack) -> int:
                 with suppress(OSError), socket.create_connection(place, timeout=5) as attacker:
                     attacker.sendall(garbage)
                     sent += 1
-        time.sleep(0.05)
+        time.sleep(0.1)
     return sent
 
 
@@ -115,7 +117,12 @@ def test_garbage_and_slow_talkers_on_every_port_change_nothing(workplace: Workpl
     assert attacked.ports > 0
     assert attacked.sent > 10 * attacked.ports
     assert attacked.steps_meanwhile > 0
-    assert losses(attacked.run_dir) == losses(workplace.train("left-alone", 2, *LONG))
+    with training(workplace, "left-alone", *LONG) as parts:
+        loop.train(parts)
+        assert trained_samples(attacked.run_dir) == trained_samples(parts.run_dir)
+        assert losses(attacked.run_dir) == pytest.approx(
+            losses(parts.run_dir), rel=1e-3
+        )  # one rank adds in another order
 
 
 def test_tokens_stand_nowhere_but_in_the_environment_and_the_job(attacked: Attacked) -> None:
