@@ -13,7 +13,7 @@ def best_checkpoint(run_dir: RunDir, newest: Path) -> Path:
     """Return the best checkpoint, by what the newest says, which is the best itself where nothing was compared.
 
     A run that was stopped in its last evaluation has done that after its last checkpoint: its result tells then.
-    Raises OSError, ValueError or KeyError if the newest checkpoint is damaged.
+    Raises OSError, ValueError, LookupError, TypeError or RecursionError if the newest checkpoint is damaged.
     """
     told = json.loads((newest / "state.json").read_text(encoding="utf-8"))["training"]
     result = read_json(run_dir.result)

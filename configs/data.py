@@ -19,6 +19,8 @@ from megabatch.configs.sampling import HashSplit, Sampling, Source, TrainStream,
 from megabatch.configs.targets import ClassTarget, Target
 from megabatch.configs.transforms import Transform
 
+SplitName = Annotated[str, Field(max_length=200)]
+
 
 class Shuffle(Frozen):
     """How samples are mixed within an epoch (data/order.py draws it)."""
@@ -69,9 +71,9 @@ class Data(Frozen):
     hash_split: HashSplit | None = None
     sampling: Sampling = Uniform()
     repeats: PositiveInt = 1
-    train_split: str = "train"
-    validation_split: str | None = "validation"
-    test_split: str | None = "test"
+    train_split: SplitName = "train"
+    validation_split: SplitName | None = "validation"
+    test_split: SplitName | None = "test"
     train_transforms: tuple[Transform, ...] = ()
     evaluation_transforms: tuple[Transform, ...] = ()
     normalize: Normalization = Fixed()

@@ -36,6 +36,16 @@ def _by_place(problem: Problem) -> tuple[str, int, int, str]:
     return (file, int(line) if line.isdigit() else 0, int(column) if column.isdigit() else 0, problem.message)
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """Return a user's own text as it may stand in a message: in one line, without control characters, not endless.
+
+    >>> shortened("epochs=3"), shortened("a\\nb"), shortened("x" * 10, most=3)
+    ('epochs=3', 'a\\\\nb', 'xxx...')
+    """
+    shown = text if text.isprintable() else repr(text)[1:-1]
+    return shown if len(shown) <= most else f"{shown[:most]}..."
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Return `Did you mean X? Allowed: ...` for a word that is not among the allowed ones.
 

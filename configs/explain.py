@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from megabatch.configs.errors import Problem, nearest
+from megabatch.configs.errors import Problem, nearest, shortened
 from megabatch.configs.schema_walk import Section, choices_at, section_at, stands_for
 from megabatch.configs.yaml_tree import KeyPath, Tree
 
@@ -31,7 +31,7 @@ def _explain_one(details: ErrorDetails, root: Section, tree: Tree) -> Problem:
         return Problem(where, f"{key}: {_wrong_name(details, root, tree, path)}")
     if kind == "missing":
         return Problem(tree.origin(path[:-1]) or where, f"{key}: missing. Add it{_under(path)}.")
-    return Problem(where, f"{key}: {details['input']!r}: {_lower_first(_readable(details))}")
+    return Problem(where, f"{key}: {_short(details['input'])}: {_lower_first(_readable(details))}")
 
 
 def _is_wrong_only_choice(path: KeyPath, details: ErrorDetails) -> bool:
@@ -44,9 +44,9 @@ def _wrong_name(details: ErrorDetails, root: Section, tree: Tree, path: KeyPath)
         return f"has no name. Write `name: ...` under it. {nearest('', allowed)}"
     if details["type"] == "union_tag_invalid":
         tag = details["ctx"]["tag"]
-        return f"{tag!r} is not known. {nearest(tag, choices_at(root, tree.values, path))}"
+        return f"{_short(tag)} is not known. {nearest(tag, choices_at(root, tree.values, path))}"
     allowed = re.findall(r"'([^']*)'", details["ctx"]["expected"])
-    return f"{details['input']!r} is not one of the values. {nearest(str(details['input']), allowed)}"
+    return f"{_short(details['input'])} is not one of the values. {nearest(str(details['input']), allowed)}"
 
 
 _PATTERNS = {
@@ -67,6 +67,11 @@ def _readable(details: ErrorDetails) -> str:
     message = details["msg"].removeprefix("Value error, ")
     message = message.replace("valid tuple", "list (`[a, b]`)").replace("valid array", "list (`[a, b]`)")
     return message.replace("Input should", "should").replace("valid dictionary", "mapping (`key: value` lines)")
+
+
+def _short(value: Any) -> str:
+    """Return a value as it is written in Python, the end of a long one left out."""
+    return shortened(repr(value))
 
 
 def _lower_first(text: str) -> str:

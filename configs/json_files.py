@@ -23,6 +23,6 @@ def json_object(text: str) -> dict[str, Any]:
     """
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

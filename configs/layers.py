@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.errors import ConfigError, Problem, shortened
 from megabatch.configs.yaml_tree import KeyPath, Tree, parse_tree
 
 
@@ -40,11 +40,14 @@ def apply_override(tree: Tree, text: str, prefix: str = "") -> None:
     {'optimizer': {'name': 'lars', 'momentum': 0.8}}
     """
     key, equals, value_text = text.partition("=")
-    shown = f"command line, {prefix}{text}"
+    shown = f"command line, {prefix}{shortened(text)}"
     steps = key.split(".")
     if not equals or not all(steps):
         raise ConfigError([Problem(shown, "not an override: write key.sub=value")])
-    parsed = parse_tree(f"value: {value_text}", shown).values["value"]
+    values = parse_tree(f"value: {value_text}", shown).values
+    if list(values) != ["value"]:
+        raise ConfigError([Problem(shown, "more than one value: write one override for each key")])
+    parsed = values["value"]
     path = tuple(int(step) if step.isdigit() else step for step in steps)
     _put(tree, path, parsed, shown)
     tree.forget(path)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from megabatch.configs import machine
 from megabatch.configs.base import EnvironmentAllowed
 from megabatch.configs.cluster import Cluster
-from megabatch.configs.errors import ConfigError, Problem, nearest
+from megabatch.configs.errors import ConfigError, Problem, nearest, shortened
 from megabatch.configs.explain import dotted, explain
 from megabatch.configs.job import Job
 from megabatch.configs.layers import apply_override, merge
@@ -73,16 +73,24 @@ def shipped(kind: str) -> dict[str, Path]:
 def find_file(name: str, kind: str, nearby: Path | None = None) -> Path:
     """Return the YAML file that `name` means: a path (from here, or from `nearby`), or the name of a shipped one."""
     for candidate in (Path(name), nearby / name if nearby else None):
-        if candidate is not None and candidate.suffix in (".yaml", ".yml") and candidate.is_file():
+        if candidate is not None and candidate.suffix in (".yaml", ".yml") and _is_file(candidate):
             return candidate
     if name in shipped(kind):
         return shipped(kind)[name]
     singular = kind.removesuffix("s")
+    shown = shortened(name)
     if "/" in name or name.endswith((".yaml", ".yml")):
-        raise ConfigError([Problem(name, f"no such {singular} file. Shipped: {', '.join(shipped(kind))}.")])
+        raise ConfigError([Problem(shown, f"no such {singular} file. Shipped: {', '.join(shipped(kind))}.")])
     raise ConfigError(
-        [Problem("", f"no {singular} is called {name!r}. {nearest(name, shipped(kind))} Or give a path.")]
+        [Problem("", f"no {singular} is called {shown!r}. {nearest(name, shipped(kind))} Or give a path.")]
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def layered_tree(name: str, kind: str, overrides: Iterable[str] = (), prefix: str = "") -> Tree:
@@ -106,7 +114,7 @@ def _with_bases(file: Path, kind: str, seen: tuple[Path, ...]) -> Tree:
     if not isinstance(base, str):
         raise ConfigError([Problem(where, f"base: {base!r}: write the name or path of one file")])
     if file.resolve() in seen or len(seen) >= MAX_BASES:
-        raise ConfigError([Problem(where, f"base: {base} leads back to this file: break the circle")])
+        raise ConfigError([Problem(where, f"base: {shortened(base)} leads back to this file: break the circle")])
     try:
         base_file = find_file(base, kind, nearby=file.parent)
     except ConfigError as error:
@@ -156,7 +164,7 @@ def _expand(schema: type[BaseModel], tree: Tree, value: Any, path: KeyPath, prob
         return [_expand(schema, tree, child, (*path, i), problems) for i, child in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
         return value
-    where = f"{dotted(path)}: {value!r}:"
+    where = f"{dotted(path)}: {shortened(repr(value))}:"
     if not any(
         isinstance(m, EnvironmentAllowed) or m is EnvironmentAllowed for m in metadata_at(schema, tree.values, path)
     ):

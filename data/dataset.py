@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megabatch.configs.new_file import open_new
 from megabatch.data.errors import DataError
 from megabatch.data.sources.places import is_remote
 
@@ -204,7 +205,7 @@ def write_dataset(dataset: Dataset) -> None:
     """Write dataset.json; it is there whole or not at all."""
     hidden = dataset.folder / f".{FILE_NAME}.{os.getpid()}"
     try:
-        with hidden.open("w", encoding="utf-8") as file:
+        with open_new(hidden) as file:
             file.write(described(dataset))
             file.flush()
             os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from megabatch.configs.new_file import write_new
 from megabatch.configs.normalization import STATS_FORMAT
 from megabatch.data.dataset import Dataset, Split, fingerprint
 from megabatch.data.decode import Pixels, decode_image
@@ -159,7 +160,7 @@ def write_stats(dataset: Dataset, splits: dict[str, SplitStats], file: Path) -> 
     content = json.dumps({**values, **{name: stats.to_json() for name, stats in splits.items()}}, indent=1)
     hidden = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        hidden.write_text(content + "\n", encoding="utf-8")
+        write_new(hidden, content + "\n")
         hidden.rename(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be written ({error.strerror}): name a file of yours with --out") from None

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from megabatch.configs.new_file import write_new
 from megabatch.data.errors import DataError
 from megabatch.data.formats import EXTENSIONS
 from megabatch.data.tar_headers import BLOCK_BYTES, Header, TarDamageError, tar_headers
@@ -184,7 +185,7 @@ def write_index(samples: tuple[Sample, ...], path: Path) -> None:
     for sample in samples:
         lines.append(" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in sample.members))
     hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    hidden.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_new(hidden, "\n".join(lines) + "\n")
     hidden.rename(path)
 
 

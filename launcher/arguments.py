@@ -27,7 +27,7 @@ def split(arguments: list[str], required: bool = True) -> tuple[str, list[str]]:
 
 def or_exit(action: Callable[[], Result]) -> Result:
     """Run an action; a user's mistake ends the command with its message and exit code 2."""
-    from megabatch.configs.errors import ConfigError
+    from megabatch.configs.errors import ConfigError, shortened
     from megabatch.data.errors import DataError
 
     try:
@@ -36,6 +36,9 @@ def or_exit(action: Callable[[], Result]) -> Result:
         fail(*map(str, error.problems))
     except DataError as error:
         fail(str(error))
+    except OSError as error:
+        path = shortened(str(error.filename or "input or output"))
+        fail(f"{path}: {error.strerror or error}. Correct it, or name another path")
 
 
 def fail(*messages: str) -> NoReturn:

@@ -104,6 +104,8 @@ def launch(
     recipe, overrides = _split(arguments or [], required=resume is None)
     if write is not None and not dry_run:
         _fail("--write goes with --dry-run: it writes job.yaml for a start by hand")
+    if run_dir is not None and (dry_run or resume is not None):
+        _fail("--run-dir names the folder of a new run: with --dry-run use --write RUN_DIR, and --resume names its own")
     if resume is not None:
         code = _or_exit(lambda: run_commands.resume_run(resume, recipe or None, cluster, overrides, dry_run))
     elif dry_run:

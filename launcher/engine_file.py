@@ -38,7 +38,7 @@ def _read(shown: str, file: Path) -> dict[str, Any]:  # Any: JSON
         raise _mistake(
             "engine.config_file", f"{shown}: {error.strerror}. Paths start at the folder of the launch"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _mistake("engine.config_file", f"{shown} is no JSON: {error}") from None
     if not isinstance(content, dict) or not content:
         raise _mistake("engine.config_file", f"{shown} has no keys: leave config_file out")

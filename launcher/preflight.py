@@ -12,6 +12,7 @@ from megabatch.configs.machine import gpus
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.slurm import Slurm
+from megabatch.configs.torch_version import too_old
 from megabatch.data.dataset import Dataset, missing_or_changed_shards
 from megabatch.launcher.refusals import used_splits
 
@@ -19,7 +20,9 @@ from megabatch.launcher.refusals import used_splits
 def preflight(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:
     """Return one message for each thing that is not as the run needs it."""
     splits = [name for _, name in used_splits(recipe) if name in dataset.split_names]
-    return [*missing_or_changed_shards(dataset, splits), *_devices(cluster), *_programs(cluster)]
+    old = too_old()
+    wrong = [*missing_or_changed_shards(dataset, splits), *_devices(cluster), *_programs(cluster)]
+    return [old, *wrong] if old else wrong
 
 
 def disk_space(folder: Path, checkpoint_bytes: int, checkpoints_kept: int) -> list[str]:

@@ -83,7 +83,7 @@ def _with_statistics(job: Job, arrangement: Arrangement) -> Job:
     file = dataset.folder / "stats.json"
     try:
         stats = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         stats = "no JSON"
     try:
         normalize = resolved(data.normalize, stats, data.train_split, dataset.shown)

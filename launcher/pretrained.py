@@ -51,7 +51,7 @@ def _checkpoint(folder: Path) -> tuple[Path, Path]:
     newest = complete[-1].parent
     try:
         chosen = best_checkpoint(RunDir(folder), newest)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise _problem(f"{newest} is damaged ({error}): name another checkpoint of the run") from None
     return chosen, chosen / "manifest.json"
 

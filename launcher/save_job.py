@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
+from megabatch.configs.new_file import FOR_ITS_OWNER, open_new
 from megabatch.configs.run_dir import RunDir
 
 RUNS_FOLDER = Path("runs")
@@ -38,8 +39,7 @@ def _write_job(job: Job, file: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    hidden.touch(mode=0o600)
-    with hidden.open("w", encoding="utf-8") as opened:
+    with open_new(hidden, FOR_ITS_OWNER) as opened:
         opened.write("# Written by megabatch launch; the ranks read this file and nothing else.\n")
         yaml.dump(job.model_dump(mode="json"), opened)
     hidden.rename(file)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.new_file import FOR_ITS_OWNER, write_new
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.command import slurm_client_environment
 
@@ -82,7 +83,7 @@ def _run(argv: Sequence[str]) -> str:
 def remember(run_dir: RunDir, number: str) -> None:
     """Write the number of a submitted job into the run folder."""
     hidden = run_dir.slurm_job.with_name(f".{run_dir.slurm_job.name}.{os.getpid()}")
-    hidden.write_text(json.dumps({"job": number, "submitted": round(time.time(), 3)}), encoding="utf-8")
+    write_new(hidden, json.dumps({"job": number, "submitted": round(time.time(), 3)}))
     hidden.rename(run_dir.slurm_job)
 
 
@@ -112,6 +113,4 @@ def require_none_queued(run_dir: RunDir) -> None:
 
 def write_private(file: Path, text: str) -> None:
     """Write a file that only its owner can read, and that nobody could read before."""
-    file.unlink(missing_ok=True)
-    file.touch(mode=0o600)
-    file.write_text(text, encoding="utf-8")
+    write_new(file, text, FOR_ITS_OWNER)

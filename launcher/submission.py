@@ -9,6 +9,8 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from megabatch.configs.new_file import write_new
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -41,7 +43,7 @@ class Submission:
     def write_files(self) -> None:
         """Write the files that the command reads."""
         for file, text in self.files.items():
-            file.write_text(text, encoding="utf-8")
+            write_new(file, text)
 
 
 def shown_on_hosts(

@@ -14,11 +14,12 @@ import traceback
 from contextlib import ExitStack
 from pathlib import Path
 
-from megabatch.configs.errors import ConfigError
+from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError
 from megabatch.configs.streams import outlive_readers
+from megabatch.configs.torch_version import too_old
 from megabatch.data.errors import DataError
 from megabatch.trainer import check_ranks, checkpoint, loop, study
 from megabatch.trainer.agreed import agreed, wait_until_seen
@@ -56,7 +57,7 @@ def main() -> int:
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.job.absolute().parent)
     os.environ.update(srun_variables(os.environ))
-    rank = int(os.environ.get("RANK", "0"))
+    rank = _number(os.environ.get("RANK", "0"))
     try:
         _run(arguments, run_dir)
         if rank == 0:
@@ -78,8 +79,15 @@ def main() -> int:
     return 0
 
 
+def _number(text: str) -> int:
+    """Return the number for the file of a failure; what is none is told by read_world."""
+    return int(text) if text.isdecimal() else 0
+
+
 def _run(arguments: argparse.Namespace, run_dir: RunDir) -> None:
     job = read_job(arguments.job)
+    if old := too_old():
+        raise ConfigError([Problem("", old)])
     refuse_contradictions(job, os.environ)
     world = read_world(job.cluster, os.environ)
     if world.is_main:

@@ -57,7 +57,7 @@ def damage(folder: Path) -> str | None:
         for name, expected in manifest.items():
             if describe_file(folder / name) != expected:
                 return f"{name} is not as it was written (size or SHA-256 differ)"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         return f"incomplete: {error}"
     return None if _STATE in manifest else "incomplete: the manifest lists no state"
 

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from megabatch.configs.data import OnError
 from megabatch.data.errors import SkippedSample
 from megabatch.data.masked import MaskedSamples
 from megabatch.data.requests import Request
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.gathered import gathered_json
 from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.world import World
 
@@ -84,9 +83,8 @@ class Ledger:
     def _of_all_ranks(self, skipped: Sequence[SkippedSample]) -> list[SkippedSample]:
         if self._world.num_ranks == 1:
             return list(skipped)
-        gathered: list[Any] = [None] * self._world.num_ranks
-        dist.all_gather_object(gathered, [tuple(sample) for sample in skipped])
-        return [SkippedSample(*sample) for of_rank in gathered for sample in of_rank]
+        of_ranks = gathered_json(skipped, self._world.num_ranks)
+        return [SkippedSample(*sample) for of_rank in of_ranks for sample in of_rank]
 
 
 def read_ledger(file: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
+from megabatch.configs.new_file import write_new
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import take
 from megabatch.trainer.host import host_name
@@ -95,7 +96,7 @@ def write_json(file: Path, values: dict[str, object]) -> None:
     """Write a result file that is there whole or not at all."""
     hidden = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        hidden.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        write_new(hidden, json.dumps(values, indent=1))
         hidden.rename(file)
     finally:
         hidden.unlink(missing_ok=True)

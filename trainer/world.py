@@ -7,6 +7,7 @@ A launcher that silently starts another number of processes than the job asks fo
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,13 +17,15 @@ import torch.distributed as dist
 
 from megabatch.configs.accelerate import environment_problems
 from megabatch.configs.cluster import Cluster
-from megabatch.configs.errors import ConfigError
+from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.host import host_name
 from megabatch.trainer.node.meeting import store_of_meeting
 
 _AFTER_THE_WATCH_SECONDS = 60
+_REMEDY = "A launcher sets all of them: unset them for one rank by hand, or start with torchrun or megabatch launch"
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class World:
 def read_world(cluster: Cluster, environment: Mapping[str, str]) -> World:
     """Read RANK, WORLD_SIZE and LOCAL_RANK as torchrun, accelerate launch and deepspeed set them, or srun.py.
 
-    Raises TrainingError where the world is not the one that the job asks for.
+    Raises ConfigError for variables that contradict each other, TrainingError for another world than the job's.
     """
+    _require_whole(environment)
     rank, num_ranks = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
     rank_of_node = int(environment.get("LOCAL_RANK", "0"))
     if not cluster.may_have(num_ranks):
@@ -59,6 +63,19 @@ def read_world(cluster: Cluster, environment: Mapping[str, str]) -> World:
             f"megabatch launch RECIPE cluster.nodes=1 cluster.processes_per_node={num_ranks} --dry-run --write RUN_DIR"
         )
     return World(rank, num_ranks, rank_of_node, _device(cluster, rank_of_node))
+
+
+def _require_whole(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError if a launcher's variables are there in part, or are no numbers: each rank would be alone."""
+    given = {name: environment[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in environment}
+    wrong = [f"{name}={value} is no number" for name, value in given.items() if not _NUMBER.fullmatch(value)]
+    if not wrong and ("RANK" in given) != ("WORLD_SIZE" in given):
+        here, lacking = ("RANK", "WORLD_SIZE") if "RANK" in given else ("WORLD_SIZE", "RANK")
+        wrong = [f"{here}={given[here]} is set, but {lacking} is not"]
+    if not wrong and int(given.get("RANK", "0")) >= int(given.get("WORLD_SIZE", "1")):
+        wrong = [f"RANK={given['RANK']} is none of WORLD_SIZE={given['WORLD_SIZE']} ranks, which count from 0"]
+    if wrong:
+        raise ConfigError(Problem("environment", f"{problem}. {_REMEDY}") for problem in wrong)
 
 
 def refuse_contradictions(job: Job, environment: Mapping[str, str]) -> None:
@@ -100,12 +117,16 @@ def join(world: World, cluster: Cluster) -> None:
     backend = "gloo" if world.device.type == "cpu" else "cpu:gloo,cuda:nccl"
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    if "MASTER_ADDR" in os.environ:
+    if "MASTER_ADDR" in os.environ and "RANK" in os.environ:  # without the second it is left over from elsewhere
         store = store_of_meeting(world.num_ranks, timeout, os.environ)
         if store is None:
             dist.init_process_group(backend, timeout=timeout)
         else:
             dist.init_process_group(backend, timeout=timeout, store=store, rank=world.rank, world_size=world.num_ranks)
+    elif world.num_ranks > 1:
+        raise ConfigError(
+            [Problem("environment", f"{world.num_ranks} ranks, but no MASTER_ADDR to meet at. {_REMEDY}")]
+        )
     else:  # a single process, started by hand without a launcher
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks the environment, and nobody else
         alone = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in __all__

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from megabatch.configs.new_file import write_new
 from megabatch.data.clean.findings import Mask
 from megabatch.data.clean.inspect import content_kind, payload_of
 from megabatch.data.clean.kinds import KINDS, Finding
@@ -93,7 +94,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file that is there whole or not at all."""
     hidden = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        hidden.write_text(text + "\n", encoding="utf-8")
+        write_new(hidden, text + "\n")
         hidden.rename(path)
     finally:
         hidden.unlink(missing_ok=True)

@@ -61,6 +61,8 @@ def index_dataset(
     classes = read_classes(classes_file, required=True) if classes_file else None
     places = places_in(location, working_folder)
     is_spec = len(places) > 1 or names_a_file(places[0])
+    if not is_spec and not is_remote(places[0]):
+        raise DataError(f"{visible(location)}: no such folder of shards. Correct it, or name the shards")
     shards = spec_shards(places, cache) if is_spec else folder_shards(places[0], cache)
     dataset = _open_listed(shards, ShardCache(cache), progress, anew=True, classes=classes)
     return replace(dataset, location=visible(location))

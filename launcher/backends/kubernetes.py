@@ -18,6 +18,7 @@ from typing import Any
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.hosts import Kubernetes
 from megabatch.configs.job import Job
+from megabatch.configs.new_file import FOR_ITS_OWNER, write_new
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.command import rank_environment
 from megabatch.launcher.control_characters import refuse_control_characters
@@ -47,8 +48,7 @@ def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str
     run_dir.logs.mkdir(parents=True, exist_ok=True)
     for stale in run_dir.failures():
         stale.unlink()
-    run_dir.manifest.touch(mode=0o600)
-    run_dir.manifest.write_text(submission.script, encoding="utf-8")
+    write_new(run_dir.manifest, submission.script, FOR_ITS_OWNER)
     done = subprocess.run(submission.argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return Ending(ExitCode.FAILED, f"kubectl refused {run_dir.manifest}: {done.stderr.strip()}")

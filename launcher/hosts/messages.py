@@ -29,7 +29,7 @@ def decoded(line: bytes) -> Message | None:
         return None
     try:
         message = json.loads(line.removeprefix(_MARK))
-    except ValueError:  # the connection broke in the middle of it
+    except (ValueError, RecursionError):  # the connection broke in the middle of it
         return None
     return message if isinstance(message, dict) else None
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -93,3 +96,39 @@ def test_a_cut_image_is_an_error_not_a_grey_one(kind: str) -> None:
 def test_anything_else_is_refused_without_being_opened(payload: bytes) -> None:
     with pytest.raises(ValueError, match="not a JPEG, PNG, WebP, BMP, GIF or TIFF image"):
         decode_image(payload, MILLION)
+
+
+def png_of_one_bit(height: int, width: int, rows_there: int) -> bytes:
+    """Write a black image, a row as small as it can be."""
+    rows = zlib.compress((b"\0" + bytes(-(-width // 8))) * rows_there, 1)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+def test_an_image_of_one_pixel_is_one() -> None:
+    assert decode_image(encoded(photo(1, 1), "PNG"), MILLION).shape == (1, 1, 3)
+    assert decode_image(encoded(photo(1, 1), "JPEG"), MILLION).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("payload", "seen"),
+    [
+        (png_of_one_bit(13_300, 13_300, 13_300), "13300 x 13300"),
+        (png_of_one_bit(60_000, 60_000, 1), "60000 x 60000"),
+        (
+            b"\xff\xd8\xff\xc0\x00\x11\x08\xea\x60\xea\x60\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01\xff\xd9",
+            "60000 x 60000|JPEG",
+        ),
+    ],
+    ids=["13,300 pixels squared", "a PNG header of 60,000", "a JPEG header of 60,000"],
+)
+def test_a_bomb_is_told_by_its_size_and_takes_no_memory(payload: bytes, seen: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=seen):
+            decode_image(payload, 100_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(payload) + 1_000_000
+    finally:
+        tracemalloc.stop()

@@ -146,16 +146,8 @@ def test_an_empty_data_set_and_a_label_outside_the_classes_are_told_before_any_r
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["launch", "recipe.yaml", "cluster.processes_per_node=6"], "6 ranks share 5 micro-batches a step"),
-        (["launch", "recipe.yaml", "data.path=nowhere"], "nowhere: no such folder. `megabatch data import IMAGES"),
-        (["launch", "recipe.yaml", "data.path=images"], "dataset.json: missing. `megabatch data index"),
-        (["launch", "recipe.yaml", "other.yaml"], "one recipe is needed, got recipe.yaml, other.yaml"),
-        (["launch"], "one recipe is needed, none was given"),
         (["launch", "recipe.yaml", "--cluster", "one-node-8gpu"], "asks for 8 GPUs, this machine has 0"),
         (["launch", "recipe.yaml", "--write", "x"], "--write goes with --dry-run"),
-        (["launch", "--resume", "nowhere"], "nowhere: is no run folder: it has no job.yaml"),
-        (["launch", "--resume", "latest", "digits"], "has no run of the recipe digits"),
-        (["launch", "recipe.yaml", "--run-dir", "images"], "images: is not an empty folder"),
         (["eval", "nowhere"], "nowhere: is no run folder"),
         (["config", "schema", "recipes"], "no schema 'recipes': write recipe or cluster"),
         (["data", "info", "nowhere"], "nowhere: no such folder"),

@@ -108,6 +108,8 @@ def _hidden(target: Path) -> Iterator[Path]:
     """Yield a path beside the target, with the same ending; what is still there afterwards is removed."""
     hidden = target.with_name(f".{os.getpid()}.{target.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
+    if hidden.is_symlink():  # nobody of ours made it
+        hidden.unlink()
     try:
         yield hidden
     finally:

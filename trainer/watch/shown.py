@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from megabatch.configs.new_file import write_new
 from megabatch.trainer.watch.beats import Beat
 
 
@@ -33,7 +34,7 @@ class RanksFile:
     def _write(self, text: str) -> None:
         hidden = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         with suppress(OSError):  # a full disk: nobody can look, and that is all
-            hidden.write_text(text, encoding="utf-8")
+            write_new(hidden, text)
             hidden.rename(self._file)
 
 
