@@ -56,6 +56,9 @@ def test_the_command_over_ssh_has_nothing_of_the_job_and_no_questions() -> None:
         ("{name: ssh, hosts: [n1, n2], hostfile: x}", "hosts and hostfile are both there"),
         ("{name: ssh, hosts: [n1, n1]}", "n1: there twice"),
         ("{name: ssh, hosts: [n1]}", "1 hosts, but nodes=2. Write nodes: 1"),
+        ("{name: ssh, hosts: [n1, n2, n3, n4], spares: 1}", "4 hosts, but nodes=2 and spares=1. Write nodes: 3"),
+        ("{name: ssh, hosts: [n1, n2], spares: 2}", "2 hosts, but nodes=2 and spares=2. Write spares: 1"),
+        ("{name: ssh, hosts: [n1, n2], min_nodes: 3}", "min_nodes=3 is more than nodes=2"),
         ("{name: ssh, hosts: [n1, -oProxyCommand=x]}", "hosts.1"),
         ("{name: ssh, hosts: [n1, n2], user: 'a;b'}", "user"),
         ("{name: ssh, hosts: [n1, n2], identity_file: -x}", "begins with a dash"),
@@ -85,7 +88,7 @@ def test_the_hosts_of_a_hostfile_stand_in_the_job(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("n1 slots=4\nn2 slots=2\n", "hosts.txt:1: n1 has 4 slots, but cluster.processes_per_node is 2"),
-        ("n1\nn2\nn3\n", "hosts.txt: 3 hosts, but cluster.nodes is 2"),
+        ("n1\nn2\nn3\n", "hosts.txt: 3 hosts, but nodes=2. Write nodes: 3, or another hostfile"),
         ("n1 n2\n", "hosts.txt:1: 'n1 n2' is no host"),
     ],
 )

@@ -2,7 +2,7 @@
 
     with hosts(folder, 3) as cluster: ...       # mb1, mb2, mb3 at 10.77.N.1, 2, 3; this machine is at 10.77.N.254
 
-Each has a second address in 10.78.N, where nobody should hear anything.
+Each has a second address in 10.78.N, where nobody should hear anything, and processes of its own: none sees another's.
 
 They share this machine's file system but for `folder/apart`, of which each has its own. Needs root, iproute2 and openssh-server.
 """
@@ -126,7 +126,7 @@ class Hosts:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
-            if command and not command.startswith((b"sshd", b"/usr/sbin/sshd")):
+            if command and not command.startswith((b"sshd", b"/usr/sbin/sshd", b"unshare")):
                 found.append(pid)
         return found
 
@@ -165,7 +165,7 @@ def hosts(folder: Path, count: int) -> Iterator[Hosts]:
         yield cluster
     finally:
         for daemon in daemons:
-            daemon.terminate()
+            daemon.kill()  # and with it all of the host
             daemon.wait()
         _disconnect(cluster)
 
@@ -228,7 +228,13 @@ def _sshd(cluster: Hosts, name: str, address: str) -> subprocess.Popen[bytes]:
     alone = f"mount -t tmpfs none {cluster.apart}"  # `ip netns exec` has mounts of its own
     daemon = f"hostname {name} && {alone} && exec {_program('sshd')} -D -e -f {config}"
     with (cluster.folder / f"sshd-{name}.log").open("ab") as log:
-        return subprocess.Popen(cluster.command(name, "unshare", "--uts", "sh", "-c", daemon), stdout=log, stderr=log)
+        return subprocess.Popen(
+            cluster.command(
+                name, "unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", daemon
+            ),
+            stdout=log,
+            stderr=log,
+        )
 
 
 def _wait_for_sshd(cluster: Hosts, name: str) -> None:

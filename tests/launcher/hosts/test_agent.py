@@ -40,7 +40,7 @@ class Launcher:
 
     def start(self, folder: Path, command: str, silent_seconds: float = 30) -> None:
         self.ask("start", argv=["sh", "-c", command], environment={"VALUE": "it's $HOME"}, folder=str(folder),
-                 silent_seconds=silent_seconds, patience=10)  # fmt: skip
+                 silent_seconds=silent_seconds, grace_seconds=10)  # fmt: skip
 
     def hears(self, event: str) -> dict[str, Any]:
         """Return the next message of a kind."""
@@ -165,7 +165,7 @@ def test_an_agent_that_is_killed_takes_the_starter_with_it(tmp_path: Path) -> No
 def test_a_program_that_cannot_be_started_is_told(tmp_path: Path) -> None:
     with agent() as launcher:
         launcher.ask(
-            "start", argv=["/no/such/program"], environment={}, folder=str(tmp_path), silent_seconds=30, patience=1
+            "start", argv=["/no/such/program"], environment={}, folder=str(tmp_path), silent_seconds=30, grace_seconds=1
         )
         assert launcher.hears("ended")["why"] == "/no/such/program cannot be started: No such file or directory"
 
