@@ -55,9 +55,9 @@ class Budget:
 
 def run(work: Work, say: Say) -> Ending:
     """Start the ranks, and again after each failure. Raises ConfigError if nothing has been started at all."""
-    launched = _launch(work.run_dir)
     budget = Budget(work.backend.max_restarts, newest_step(work.run_dir))
     with gathered(work) as hosts:
+        launched = _launch(work.run_dir)
         outcome = train(work, hosts, say)
     try:
         with _interruptible():

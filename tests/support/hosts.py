@@ -1,6 +1,7 @@
 """Several hosts on one machine: network namespaces on a bridge, each with a name, an address, /etc/hosts and an sshd.
 
     with hosts(folder, 3) as cluster: ...       # mb1, mb2, mb3 at 10.77.N.1, 2, 3; this machine is at 10.77.N.254
+    with hosts(folder, 3, ipv6=True) as ...     # at fd77:0:0:N::1, 2, 3 and at no other kind of address
 
 Each has a second address in 10.78.N, where nobody should hear anything, and processes of its own: none sees another's.
 
@@ -9,6 +10,7 @@ They share this machine's file system but for `folder/apart`, of which each has 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -17,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from support import relay
@@ -52,6 +54,7 @@ class Hosts:
     addresses: tuple[str, ...]
     here: str
     number: int
+    daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def apart(self) -> Path:
@@ -90,6 +93,36 @@ class Hosts:
     def connect(self, name: str) -> None:
         """Plug it in again."""
         _run("ip", "link", "set", self._cable(name), "up")
+
+    def lose_power(self, name: str) -> None:
+        """Let a host be gone without a word: its cable first, then every process."""
+        self.cut_off(name)
+        self.daemons[name].kill()  # the first process of the host, which takes all others with it
+        self.daemons[name].wait()
+
+    def boot(self, name: str) -> None:
+        """Start a host."""
+        self.connect(name)
+        self.daemons[name] = _sshd(self, name, self.addresses[self.names.index(name)])
+        _wait_for_sshd(self, name)
+
+    def drop(self, name: str, *others: str) -> None:
+        """Let what a host sends to others get lost; what they send arrives."""
+        for address in map(self.addresses.__getitem__, map(self.names.index, others)):
+            _run("ip", "-n", self.namespace(name), "route", "add", "blackhole", address)
+
+    def drop_nothing(self) -> None:
+        """Let everything arrive again."""
+        for name in self.names:
+            _run("ip", "-n", self.namespace(name), "route", "flush", "type", "blackhole")
+
+    @contextmanager
+    def without_launcher(self) -> Iterator[None]:
+        """Take this machine out of the hosts' network; they still have each other."""
+        bridge = f"mbbr{self.number}"
+        _run("ip", "address", "del", f"{self.here}{_prefix(self.here)}", "dev", bridge)
+        yield
+        _run("ip", "address", "add", f"{self.here}{_prefix(self.here)}", "dev", bridge)
 
     @contextmanager
     def bad_line(self, name: str, delay: float, lose_every: int) -> Iterator[list[int]]:
@@ -147,39 +180,56 @@ def missing() -> str:
 
 
 @contextmanager
-def hosts(folder: Path, count: int) -> Iterator[Hosts]:
+def hosts(folder: Path, count: int, ipv6: bool = False) -> Iterator[Hosts]:
     """Start hosts and stop them again; nothing of them outlives the block."""
-    number = os.getpid() % 250  # tests that run side by side have networks of their own
+    number = _unused_number()
     names = tuple(f"mb{i}" for i in range(1, count + 1))
-    addresses = tuple(f"10.77.{number}.{i}" for i in range(1, count + 1))
-    cluster = Hosts(folder, names, addresses, f"10.77.{number}.254", number)
+    network = f"fd77:0:0:{number:x}::" if ipv6 else f"10.77.{number}."
+    addresses = tuple(f"{network}{i}" for i in range(1, count + 1))
+    cluster = Hosts(folder, names, addresses, f"{network}{'ff' if ipv6 else '254'}", number)
     cluster.apart.mkdir(parents=True)
-    daemons: list[subprocess.Popen[bytes]] = []
     try:
         _connect(cluster)
         _write_keys(cluster)
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants it
-        daemons = [_sshd(cluster, name, address) for name, address in zip(names, addresses, strict=True)]
+        for name, address in zip(names, addresses, strict=True):
+            cluster.daemons[name] = _sshd(cluster, name, address)
         for name in names:
             _wait_for_sshd(cluster, name)
         yield cluster
     finally:
-        for daemon in daemons:
+        for daemon in cluster.daemons.values():
             daemon.kill()  # and with it all of the host
             daemon.wait()
         _disconnect(cluster)
 
 
+def _unused_number() -> int:
+    """Tests that run side by side, and clusters in one test, have networks of their own."""
+    return next(
+        n for n in (i % 250 for i in itertools.count(os.getpid())) if not Path(f"/sys/class/net/mbbr{n}").exists()
+    )
+
+
 def elsewhere(address: str) -> str:
     """Return the same host's address in the other network."""
-    return address.replace("10.77.", "10.78.", 1)
+    return address.replace("10.77.", "10.78.", 1).replace("fd77:", "fd78:", 1)
+
+
+def _prefix(address: str) -> str:
+    return "/64" if ":" in address else "/24"
+
+
+def _at_once(address: str) -> list[str]:
+    """An IPv6 address is of no use for seconds, until nobody else is known to have it."""
+    return ["nodad"] if ":" in address else []
 
 
 def _connect(cluster: Hosts) -> None:
     bridge = f"mbbr{cluster.number}"
     _run("ip", "link", "add", bridge, "type", "bridge")
     for address in (cluster.here, elsewhere(cluster.here)):
-        _run("ip", "address", "add", f"{address}/24", "dev", bridge)
+        _run("ip", "address", "add", f"{address}{_prefix(address)}", "dev", bridge, *_at_once(address))
     _run("ip", "link", "set", bridge, "up")
     for i, (name, address) in enumerate(zip(cluster.names, cluster.addresses, strict=True), 1):
         inside = cluster.namespace(name)
@@ -191,7 +241,7 @@ def _connect(cluster: Hosts) -> None:
         _run("ip", "link", "set", cable, "master", bridge, "up")
         _run("ip", "-n", inside, "link", "set", "lo", "up")
         for own in (address, elsewhere(address)):
-            _run("ip", "-n", inside, "address", "add", f"{own}/24", "dev", "eth0")
+            _run("ip", "-n", inside, "address", "add", f"{own}{_prefix(own)}", "dev", "eth0", *_at_once(own))
         _run("ip", "-n", inside, "link", "set", "eth0", "up")
 
 
