@@ -38,9 +38,9 @@ class Launcher:
         self.process.stdin.write(encoded({"do": do, **request}))
         self.process.stdin.flush()
 
-    def start(self, folder: Path, command: str, silent_seconds: float = 30) -> None:
+    def start(self, folder: Path, command: str, silent_seconds: float = 30, grace_seconds: float = 10) -> None:
         self.ask("start", argv=["sh", "-c", command], environment={"VALUE": "it's $HOME"}, folder=str(folder),
-                 silent_seconds=silent_seconds, grace_seconds=10)  # fmt: skip
+                 silent_seconds=silent_seconds, grace_seconds=grace_seconds)  # fmt: skip
 
     def hears(self, event: str) -> dict[str, Any]:
         """Return the next message of a kind."""
@@ -134,6 +134,28 @@ def test_without_the_launcher_the_ranks_save_and_all_end(tmp_path: Path, how: st
             launcher.process.stdin.close()
         wait_for(tmp_path / "saved-1", tmp_path / "saved-2")
         wait_until_gone([launcher.process.pid, *below])
+
+
+def test_answers_to_old_beats_do_not_keep_the_ranks(tmp_path: Path) -> None:
+    """They may have been under way for long: the launcher may have given this host up, and started others."""
+    with agent() as launcher:
+        launcher.start(tmp_path, STARTER, silent_seconds=1.0)
+        first = launcher.hears("beat")["at"]
+        for _ in range(8):
+            launcher.ask("beat", at=launcher.hears("beat")["at"])
+        assert not (tmp_path / "saved-1").exists()  # those to new ones do
+        while not (tmp_path / "saved-1").exists():
+            launcher.ask("beat", at=first)
+            time.sleep(0.05)
+        wait_for(tmp_path / "saved-2")
+
+
+def test_ranks_that_do_not_end_in_time_are_killed(tmp_path: Path) -> None:
+    with agent() as launcher:
+        deaf = "trap '' TERM; touch up-0; while :; do sleep 0.05; done"
+        launcher.start(tmp_path, deaf, silent_seconds=0.5, grace_seconds=0.5)
+        wait_for(tmp_path / "up-0")
+        assert launcher.process.wait(timeout=30) == 0
 
 
 def test_before_anything_was_started_the_end_of_the_connection_ends_the_agent() -> None:
