@@ -154,13 +154,13 @@ def test_who_has_lost_the_run_folder_writes_no_checkpoint(
     run_dir: RunDir, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network file system may have handed the lock on: a rename of the file stands for that."""
-    monkeypatch.setattr(process, "_held", [])
-    process.hold_lock(run_dir.lock)
+    own = take(run_dir.lock)
+    monkeypatch.setattr(process, "_held", [own])
     checkpoint.save(run_dir, 4, snapshot())
 
     def next_start() -> None:
         run_dir.lock.rename(run_dir.root / "lost")
-        take(run_dir.lock)
+        take(run_dir.lock).close()
 
     if moment == "before":
         next_start()
@@ -172,3 +172,4 @@ def test_who_has_lost_the_run_folder_writes_no_checkpoint(
         checkpoint.save(run_dir, 5, snapshot())
     assert checkpoint.steps_saved(run_dir) == [4]
     assert (run_dir.checkpoints / ".step-00000009.saving").exists()
+    own.close()
