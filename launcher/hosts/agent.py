@@ -90,12 +90,18 @@ class Agent:
         self._say(event="answer", **look.look(**request))  # type: ignore[arg-type]
 
     def _listen(self, address: str, port: int) -> None:
+        self._close()
         try:
             self._opened = look.listener(address, port)
         except OSError as error:
             self._say(event="answer", problems=[str(error)])
         else:
             self._say(event="answer", problems=[])
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = None
 
     def _reach(self, address: str, port: int, seconds: float) -> None:
         problem = look.reach(address, port, seconds)
@@ -104,8 +110,7 @@ class Agent:
     def _start(
         self, argv: list[str], environment: dict[str, str], folder: str, silent_seconds: float, grace_seconds: float
     ) -> None:
-        if self._opened is not None:
-            self._opened.close()
+        self._close()
         self._silent_seconds, self._grace_seconds = silent_seconds, grace_seconds
         self._answered = _now()
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
-from cluster.slurm_cluster import describe, until
+from cluster.slurm_cluster import describe
 
 from megabatch.configs.run_dir import RunDir
 from support.hosts import Hosts
@@ -32,8 +33,13 @@ def started(place: Workplace, *arguments: str) -> subprocess.Popen[str]:
 
 
 def wait_for_step(run_dir: RunDir, step: int, launcher: subprocess.Popen[str]) -> None:
-    until(lambda: steps_done(run_dir) >= step or launcher.poll() is not None, 120)
-    assert launcher.poll() is None, "".join(launcher.communicate()) + describe(run_dir)
+    """Return once the run has trained so far; end it and tell what it said if it does not get there."""
+    deadline = time.monotonic() + 120
+    while steps_done(run_dir) < step:
+        if launcher.poll() is not None or time.monotonic() > deadline:
+            launcher.kill()
+            raise AssertionError("".join(launcher.communicate()) + describe(run_dir))
+        time.sleep(0.1)
 
 
 def ended(launcher: subprocess.Popen[str], run_dir: RunDir, code: int) -> str:
