@@ -55,6 +55,14 @@ class Budget:
 
 def run(work: Work, say: Say) -> Ending:
     """Start the ranks, and again after each failure. Raises ConfigError if nothing has been started at all."""
+    work.run_dir.cancel.unlink(missing_ok=True)
+    try:
+        return _run(work, say)
+    finally:
+        work.run_dir.cancel.unlink(missing_ok=True)  # who asked sees by this that the launcher is done
+
+
+def _run(work: Work, say: Say) -> Ending:
     budget = Budget(work.backend.max_restarts, newest_step(work.run_dir))
     with gathered(work) as hosts:
         launched = _launch(work.run_dir)
@@ -94,21 +102,25 @@ def _launch(run_dir: RunDir) -> tuple[int, int]:
 def _again(work: Work, launched: tuple[int, int], ended_by: Mapping[str, float], say: Say) -> Outcome:
     """Start the ranks once more, as soon as no rank of the start before can be left and enough hosts are there."""
     deadline = max([time.monotonic(), *ended_by.values()]) + work.backend.wait_seconds
+    told = False
     while True:
         if _launch(work.run_dir) != launched:
             raise _TakenOverError
+        if work.run_dir.cancel.exists():
+            raise KeyboardInterrupt
         try:
             require_free(work.run_dir.lock)
             with gathered(work) as hosts:
                 wait = seconds_to_wait(hosts, ended_by)
                 if wait <= 0:
                     return train(work, hosts, say)
-            say(f"waiting for {wait:.0f} s: by then the ranks on hosts that cannot be asked have ended")
+            if not told:
+                say(f"waiting for {wait:.0f} s: by then the ranks on hosts that cannot be asked have ended")
+            told = True
         except (RunFolderError, ConfigError, OSError):
             if time.monotonic() > deadline:
                 raise
-            wait = _SECONDS_BETWEEN_LOOKS
-        time.sleep(wait)
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def seconds_to_wait(hosts: Gathered, ended_by: Mapping[str, float]) -> float:

@@ -61,6 +61,8 @@ def run(
             job.start()
             while job.is_running():
                 job.hear(events)
+                if run_dir.cancel.exists():
+                    job.cancel()
     told = _ending(job, start, connections, run_dir, log_start)
     return Outcome(told, job.ended_by())
 
@@ -168,6 +170,11 @@ class _Job:
             case "closed" if node not in self._codes:
                 words = self._connections[node].last_words()
                 self._lose(node, f"the connection broke (ssh ended with code {message['code']}). {words}".rstrip())
+
+    def cancel(self) -> None:
+        """Stop as after the first signal."""
+        if not self.signals:
+            self._stop()
 
     def _lose(self, node: int, how: str) -> None:
         if node not in self.lost:

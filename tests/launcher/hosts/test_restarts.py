@@ -107,12 +107,12 @@ def test_failures_count_from_the_newest_checkpoint_on(advances: list[int], most:
 
 def test_hosts_that_cannot_be_asked_are_waited_for_and_others_are_not(course: Course) -> None:
     soon, never = time.monotonic() + 0.3, time.monotonic() + 9e9
-    course.found = [("n1", "n2"), ("n2", "n3"), ("n2", "n3")]
+    course.found = [("n1", "n2"), *[("n2", "n3")] * 1000]
     lost = Outcome(FAILED.ending, {"n1": soon, "n2": never})  # n2 says by itself that no rank is left there
     assert course.run(lost, DONE).code == ExitCode.DONE
     assert time.monotonic() >= soon
     assert course.started_on == [("n1", "n2"), ("n2", "n3")]
-    assert course.said[1].startswith("waiting for 0 s: ")
+    assert [text[:18] for text in course.said[1:]] == ["waiting for 0 s: b"]
 
 
 def test_too_few_hosts_are_looked_at_again_and_told_in_the_end(course: Course) -> None:
@@ -148,6 +148,14 @@ def test_a_run_that_was_launched_again_elsewhere_is_left_alone(course: Course) -
         return FAILED
 
     assert "launched again from somewhere else" in course.run(relaunched).message
+
+
+def test_a_request_to_cancel_ends_the_wait_and_is_gone_then(course: Course) -> None:
+    course.run_dir.cancel.touch()  # of another time
+    course.found = [("n1", "n2"), *[nobody() for _ in range(1000)]]
+    threading.Timer(0.3, course.run_dir.cancel.touch).start()
+    assert course.run(FAILED).code == ExitCode.STOPPED
+    assert not course.run_dir.cancel.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
