@@ -99,6 +99,16 @@ def test_a_whole_group_that_lost_its_launcher_has_ended_before_the_next_one_begi
     assert losses(run_dir) == losses(workplace.train("local", 3, *OVERRIDES))
 
 
+@pytest.mark.matrix
+def test_a_drill_stops_a_run_over_ssh_and_proves_that_it_came_back(workplace: Workplace, cluster: Hosts) -> None:
+    run_dir, run = launched(workplace, cluster, "drilled", spares=1)
+    wait_for_step(run_dir, 10, run)
+    drill = workplace.megabatch("drill", "drilled", "--steps", "5")
+    assert drill.returncode == 0, drill.stdout + drill.stderr
+    ended(run, run_dir, 3)
+    assert losses(run_dir) == losses(workplace.train("local", 3, *OVERRIDES))
+
+
 def judge(place: Workplace, run_dir: RunDir, nodes: int) -> None:
     """The samples are those of a run that was left alone, and so are the losses, but for the rounding of sums."""
     local = place.train(f"local-{nodes}", nodes, *OVERRIDES)

@@ -12,9 +12,11 @@ from megabatch.configs.hosts import Ssh
 from megabatch.configs.job import Job
 from megabatch.configs.load import load
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.cancel import cancel
 from megabatch.launcher.hosts.connection import REMOTE_COMMAND, ssh_command
 from megabatch.launcher.hosts.hostfile import with_hosts
 from megabatch.launcher.launch import render
+from megabatch.launcher.save_job import write_job
 
 TWO = "cluster.nodes=2"
 
@@ -47,6 +49,17 @@ def test_the_command_over_ssh_has_nothing_of_the_job_and_no_questions() -> None:
         "/bin/ssh", "-T", "-a", "-x", "-o", "ConnectTimeout=10", "-o", "BatchMode=yes", "-o", "ClearAllForwardings=yes",
         "-F", "~/c", "-i", "a key", "-l", "me", "-p", "2222", "--", "n1", REMOTE_COMMAND,
     ]  # fmt: skip
+
+
+def test_a_run_on_other_machines_is_cancelled_through_its_folder(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    write_job(job("cluster.backend={name: ssh, hosts: [n1, n2]}"), run_dir.job)
+    with pytest.raises(ConfigError, match="does not run: not started"):
+        cancel(run_dir)
+    assert not run_dir.cancel.exists()
+    run_dir.lock.write_text("process 7 on n1\nstart 5f\n")
+    assert cancel(run_dir).startswith("`megabatch launch` is asked to stop")
+    assert run_dir.cancel.exists()
 
 
 @pytest.mark.parametrize(

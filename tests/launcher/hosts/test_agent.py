@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -156,6 +157,15 @@ def test_ranks_that_do_not_end_in_time_are_killed(tmp_path: Path) -> None:
         launcher.start(tmp_path, deaf, silent_seconds=0.5, grace_seconds=0.5)
         wait_for(tmp_path / "up-0")
         assert launcher.process.wait(timeout=30) == 0
+
+
+def test_a_port_is_tried_as_often_as_asked() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with agent() as launcher:
+        for _ in range(2):
+            launcher.ask("listen", address="127.0.0.1", port=port)
+            assert launcher.hears("answer")["problems"] == []
 
 
 def test_before_anything_was_started_the_end_of_the_connection_ends_the_agent() -> None:
