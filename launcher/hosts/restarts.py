@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from typing_extensions import override
 
@@ -78,6 +78,8 @@ def _run(work: Work, say: Say) -> Ending:
         return Ending(ExitCode.FAILED, "not started anew: the run was launched again from somewhere else meanwhile")
     except (RunFolderError, ConfigError, OSError) as error:
         return Ending(ExitCode.FAILED, f"not started anew after a failure:\n{error}")
+    if outcome.ending.code == ExitCode.FAILED and work.backend.max_restarts:
+        return Ending(ExitCode.FAILED, f"{outcome.ending.message}\nnot started anew: {budget}")
     return outcome.ending
 
 
@@ -108,18 +110,20 @@ def _again(work: Work, launched: tuple[int, int], ended_by: Mapping[str, float],
             raise _TakenOverError
         if work.run_dir.cancel.exists():
             raise KeyboardInterrupt
-        try:
-            require_free(work.run_dir.lock)
-            with gathered(work) as hosts:
+        with ExitStack() as connected:
+            try:
+                require_free(work.run_dir.lock)
+                hosts = connected.enter_context(gathered(work))
+            except (RunFolderError, ConfigError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+            else:
                 wait = seconds_to_wait(hosts, ended_by)
                 if wait <= 0:
                     return train(work, hosts, say)
-            if not told:
-                say(f"waiting for {wait:.0f} s: by then the ranks on hosts that cannot be asked have ended")
-            told = True
-        except (RunFolderError, ConfigError, OSError):
-            if time.monotonic() > deadline:
-                raise
+                if not told:
+                    say(f"waiting for {wait:.0f} s: by then the ranks on hosts that cannot be asked have ended")
+                told = True
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 

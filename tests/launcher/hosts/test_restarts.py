@@ -93,7 +93,10 @@ def test_a_mistake_or_a_stop_is_not_repeated(course: Course, code: ExitCode) -> 
 
 
 def test_the_last_failure_is_told_when_the_budget_is_used_up(course: Course) -> None:
-    assert course.run(*[FAILED] * 3, max_restarts=2) == FAILED.ending
+    told = course.run(*[FAILED] * 3, max_restarts=2)
+    assert told.code == ExitCode.FAILED
+    assert told.message.startswith("rank 1 was killed\nnot started anew: failure 3 without a new checkpoint")
+    assert course.run(FAILED, max_restarts=0) == FAILED.ending
 
 
 @given(st.lists(st.integers(0, 3), max_size=12), st.integers(0, 4))
