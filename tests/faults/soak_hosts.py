@@ -26,7 +26,7 @@ from support.invariants import same_training, violations
 from support.runs import Workplace, environment
 
 SILENT, GRACE = 4, 3  # seconds
-BETWEEN_HARMS = 15.0  # seconds, on average
+BETWEEN_HARMS = 8.0  # seconds, on average
 _ALL_ENDED = SILENT + GRACE + 30.0
 SETTINGS = (*RECIPE, f"epochs={EPOCHS}", "model.name=network:unhurried")
 CLUSTER = """\
