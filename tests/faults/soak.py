@@ -53,8 +53,9 @@ class Report:
     def __str__(self) -> str:
         """Return a few lines for a person."""
         lines = [f"{count:4d} x {what}" for what, count in sorted(self.harms.items())]
-        slowest = max(self.seconds_to_end, default=0.0)
-        lines.append(f"{self.finished_runs} runs finished; the longest time from a kill to the end was {slowest:.1f} s")
+        lines.append(f"{self.finished_runs} runs finished")
+        if self.seconds_to_end:
+            lines.append(f"the longest time from a kill to the end was {max(self.seconds_to_end):.1f} s")
         lines += [f"broken promise: {text}" for text in self.broken] or ["no promise was broken"]
         return "\n".join(lines)
 
