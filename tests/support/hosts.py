@@ -24,6 +24,7 @@ from pathlib import Path
 
 from support import relay
 
+ALONE = ("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")  # own name and processes
 SSHD_CONFIG = """\
 Port 22
 ListenAddress {address}
@@ -174,9 +175,16 @@ def missing() -> str:
         return f"needs {', '.join(absent)}: apt-get install iproute2 openssh-client openssh-server"
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
-    probe = subprocess.run(["ip", "netns", "add", f"mbprobe-{os.getpid()}"], capture_output=True, check=False)
-    subprocess.run(["ip", "netns", "del", f"mbprobe-{os.getpid()}"], capture_output=True, check=False)
-    return "" if probe.returncode == 0 else "needs network namespaces, which this kernel or container does not allow"
+    name = f"mbprobe-{os.getpid()}"
+    add, try_out, delete = (
+        ["ip", "netns", "add", name],
+        ["ip", "netns", "exec", name, *ALONE, "true"],
+        ["ip", "netns", "del", name],
+    )
+    done = [subprocess.run(command, capture_output=True, check=False) for command in (add, try_out, delete)]
+    if all(process.returncode == 0 for process in done):
+        return ""
+    return "needs network and process namespaces, which this kernel or container does not allow"
 
 
 @contextmanager
@@ -279,9 +287,7 @@ def _sshd(cluster: Hosts, name: str, address: str) -> subprocess.Popen[bytes]:
     daemon = f"hostname {name} && {alone} && exec {_program('sshd')} -D -e -f {config}"
     with (cluster.folder / f"sshd-{name}.log").open("ab") as log:
         return subprocess.Popen(
-            cluster.command(
-                name, "unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", daemon
-            ),
+            cluster.command(name, *ALONE, "sh", "-c", daemon),
             stdout=log,
             stderr=log,
         )
