@@ -46,10 +46,11 @@ def gather(
     answers = _answers(connections, events, "here", backend.connect_seconds + _ANSWER_SECONDS)
     bad = _problems(connections, answers)
     while True:
-        chosen = [connection for connection in connections if connection not in bad][: job.cluster.nodes]
+        good = [connection for connection in connections if connection not in bad]
+        chosen, spare = good[: job.cluster.nodes], good[job.cluster.nodes :]
         if len(chosen) < job.cluster.min_nodes:
             raise ConfigError(Problem("", problem) for problems in bad.values() for problem in problems)
-        address, found = _try(chosen, events, job, backend, run_dir)
+        address, found = _try(chosen, spare, events, job, backend, run_dir)
         if not found:
             told = ["; ".join(problems) for problems in bad.values()]
             return Group(chosen, address, told)
@@ -57,7 +58,12 @@ def gather(
 
 
 def _try(
-    connections: Sequence[Connection], events: SimpleQueue[Event], job: Job, backend: Ssh, run_dir: RunDir
+    connections: Sequence[Connection],
+    spare: Sequence[Connection],
+    events: SimpleQueue[Event],
+    job: Job,
+    backend: Ssh,
+    run_dir: RunDir,
 ) -> tuple[str, Problems]:
     """Return where these hosts would meet, and what is wrong with them. Raises ConfigError if all are to blame."""
     found = _look(connections, events, job, backend, run_dir)
@@ -72,10 +78,20 @@ def _try(
     first.ask("listen", address=address, port=backend.port)
     if problems := _problems([first], _answers([first], events, "answer", _ANSWER_SECONDS)):
         return "", problems
+    return address, _unreached(first, [*others, *spare], address, events, backend)
+
+
+def _unreached(
+    first: Connection, others: Sequence[Connection], address: str, events: SimpleQueue[Event], backend: Ssh
+) -> Problems:
+    """Return which hosts cannot connect to the first one; if none of several can, it is that one that is bad."""
     seconds = float(backend.connect_seconds)
     for other in others:
         other.ask("reach", address=address, port=backend.port, seconds=seconds)
-    return address, _problems(others, _answers(others, events, "answer", seconds + _ANSWER_SECONDS))
+    problems = _problems(others, _answers(others, events, "answer", seconds + _ANSWER_SECONDS))
+    if len(problems) == len(others) > 1:
+        return {first: [f"{first.host}: no other host can reach it. {next(iter(problems.values()))[0]}"]}
+    return problems
 
 
 def _look(

@@ -175,6 +175,8 @@ class HostSoak:
         if code == 0:
             self.report.finished_runs += 1
             self.report.broken += [where + text for text in same_training(run_dir.root, self._alone.root)]
+        elif code == 2 and self._said(run_dir).splitlines()[-1].startswith("error: mb"):
+            self.report.harms["(a start was refused, as hosts were bad)"] += 1
         elif code not in (3, -signal.SIGKILL, -signal.SIGTERM):
             self.report.broken.append(f"{where}exit code {code}: {self._said(run_dir)[-600:]}")
 

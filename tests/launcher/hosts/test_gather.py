@@ -30,7 +30,8 @@ class Host:
         self._say(event="closed", code=255) if "here" in bad else self._say(event="here")
 
     def ask(self, do: str, **request: Any) -> None:
-        problems = [self._bad[do]] if do in self._bad else []
+        where = f"{do} at n{request.get('address', '')[-1:]}"
+        problems = [self._bad[kind] for kind in (do, where) if kind in self._bad]
         if do == "look":
             nonce_file(Path(request["run_dir"]), request["nonce"], self.node).touch()
             known = self._bad.get("knows", f"10.0.0.{request['meeting'].removeprefix('n')}")
@@ -74,6 +75,14 @@ def test_a_spare_stands_in_for_a_host_that_is_bad(tmp_path: Path, request_: str)
     assert group.address == ("10.0.0.1" if bad == 0 else "10.0.0.0")
     told = "ssh cannot get there: Connection refused. `ssh n1 true` must work without a question"
     assert group.left_out == [f"n{bad}: {told if request_ == 'here' else 'is bad'}"]
+
+
+def test_a_first_host_that_nobody_reaches_is_to_blame_itself(tmp_path: Path) -> None:
+    deaf = {node: {"reach at n0": "cannot reach the first host"} for node in (1, 2, 3)}
+    group = gathered(tmp_path, 2, deaf)
+    assert (names(group), group.address) == (["n1", "n2"], "10.0.0.1")
+    assert group.left_out == ["n0: no other host can reach it. n1: cannot reach the first host"]
+    assert names(gathered(tmp_path, 2, {1: deaf[1], 3: deaf[3]})) == ["n0", "n2"]
 
 
 def test_fewer_hosts_do_where_the_cluster_file_says_so(tmp_path: Path) -> None:
