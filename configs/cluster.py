@@ -86,10 +86,10 @@ class Cluster(Frozen):
     @classmethod
     def _fitting_nodes(cls, backend: Backend, info: ValidationInfo) -> Backend:
         nodes = info.data.get("nodes", 1)
-        if isinstance(backend, Torchrun) and (backend.min_nodes or 1) > nodes:
+        if isinstance(backend, Torchrun | Ssh) and (backend.min_nodes or 1) > nodes:
             raise ValueError(f"min_nodes={backend.min_nodes} is more than nodes={nodes}. Write {nodes} or less")
-        if isinstance(backend, Ssh) and backend.hosts and len(backend.hosts) != nodes:
-            raise ValueError(f"{len(backend.hosts)} hosts, but nodes={nodes}. Write nodes: {len(backend.hosts)}")
+        if isinstance(backend, Ssh) and backend.hosts and (problem := backend.unlike_nodes(len(backend.hosts), nodes)):
+            raise ValueError(problem)
         if isinstance(backend, AccelerateLaunch | DeepSpeedLaunch) and nodes > 1 and backend.address is None:
             raise ValueError(f"nodes={nodes}, and no address to meet at. Write address: one of the first node")
         return backend
@@ -102,7 +102,7 @@ class Cluster(Frozen):
     @property
     def min_nodes(self) -> int:
         """Return the number of nodes that is enough to go on."""
-        elastic = self.backend.min_nodes if isinstance(self.backend, Torchrun) else None
+        elastic = self.backend.min_nodes if isinstance(self.backend, Torchrun | Ssh) else None
         return elastic or self.nodes
 
     def may_have(self, num_ranks: int) -> bool:

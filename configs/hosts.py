@@ -37,6 +37,11 @@ class Ssh(Choice):
     `port` of the first one, at `address` where its name is not what the other hosts know it by. `python` is the
     interpreter on the hosts, by default the path of the one here. `pass_environment` names variables of this shell that
     the ranks get too: keys and tokens, which are not written down anywhere.
+
+    The last `spares` of the hosts only step in for others that are bad or gone. After a failure all ranks are started
+    anew from the newest checkpoint, unless `max_restarts` failures in a row came without a new checkpoint between them:
+    on as many good hosts as there are `nodes`, or on fewer, but `min_nodes` at least. If there are not enough, they are
+    looked at again for `wait_seconds`. Ranks that are cut off from this machine have `grace_seconds` for a checkpoint.
     """
 
     name: Literal["ssh"] = "ssh"
@@ -52,6 +57,11 @@ class Ssh(Choice):
     python: PathText | None = None
     pass_environment: tuple[EnvironmentName, ...] = ()
     connect_seconds: PositiveInt = 10
+    spares: NonNegativeInt = 0
+    min_nodes: PositiveInt | None = None
+    max_restarts: NonNegativeInt = 0
+    wait_seconds: NonNegativeInt = 600
+    grace_seconds: PositiveInt = 120
 
     @model_validator(mode="after")
     def _one_list(self) -> Ssh:
@@ -63,6 +73,14 @@ class Ssh(Choice):
         if twice:
             raise ValueError(f"{', '.join(twice)}: there twice. Write each host once; processes_per_node says how many")
         return self
+
+    def unlike_nodes(self, hosts: int, nodes: int) -> str | None:
+        """Return what is wrong with a number of hosts, if it is not that of the nodes and the spares."""
+        if hosts == nodes + self.spares:
+            return None
+        and_spares = f" and spares={self.spares}" if self.spares else ""
+        remedy = f"Write nodes: {hosts - self.spares}" if hosts > self.spares else f"Write spares: {max(hosts - 1, 0)}"
+        return f"{hosts} hosts, but nodes={nodes}{and_spares}. {remedy}"
 
 
 class AccelerateLaunch(Choice):

@@ -122,6 +122,11 @@ class RunDir:
         return self.root / "run.lock"
 
     @property
+    def cancel(self) -> Path:
+        """Return the empty file that asks the launcher, wherever it is, to have the ranks save and end."""
+        return self.root / "cancel"
+
+    @property
     def wandb_id(self) -> Path:
         """Return the file with the Weights & Biases run id, kept across restarts."""
         return self.root / "wandb_id"

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from megabatch.configs.base import Choice, EnvironmentAllowed
+from megabatch.configs.base import LARGEST, Choice, EnvironmentAllowed
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.schema_walk import metadata_at
@@ -113,7 +113,7 @@ def _bounds(field: FieldInfo) -> str:
         f"{word} {getattr(part, sign):g}"
         for part in field.metadata
         for sign, word in signs.items()
-        if hasattr(part, sign)
+        if getattr(part, sign, LARGEST) != LARGEST
     ]
     return f", {' and '.join(found)}" if found else ""
 

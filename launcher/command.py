@@ -44,9 +44,9 @@ def node_command(
     return [python or sys.executable, "-m", "megabatch.trainer.node", *meeting, str(job_file), *trainer_arguments]
 
 
-def meeting_of(job: Job, node: int, endpoint: str) -> list[str]:
+def meeting_of(nodes: int, node: int, endpoint: str) -> list[str]:
     """Return the options by which one of several nodes finds the others: at HOST:PORT of the first."""
-    return ["--nodes", str(job.cluster.nodes), "--node-rank", str(node), "--meet", endpoint]
+    return ["--nodes", str(nodes), "--node-rank", str(node), "--meet", endpoint]
 
 
 def rank_command(job_file: Path, trainer_arguments: Sequence[str] = ()) -> list[str]:

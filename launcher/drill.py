@@ -39,8 +39,8 @@ class Check:
 def run(run_dir: RunDir, steps: int, say: Callable[[str], None]) -> list[Check]:
     """Interrupt the run, wait until it has trained `steps` steps more, and return what was found.
 
-    A local run is resumed here, and this function returns when it has ended. Raises ConfigError for a run that cannot
-    be interrupted.
+    A run that is local or over ssh is resumed here, and this function returns when it has ended. Raises ConfigError for
+    a run that cannot be interrupted.
     """
     job = read_job(run_dir.job)
     before = _require_training(run_dir, job)
@@ -52,9 +52,9 @@ def run(run_dir: RunDir, steps: int, say: Callable[[str], None]) -> list[Check]:
 
 
 def _require_training(run_dir: RunDir, job: Job) -> Status:
-    if job.cluster.backend.name not in ("local", "slurm"):
+    if job.cluster.backend.name not in ("local", "slurm", "ssh"):
         name = job.cluster.backend.name
-        problem = f"its backend is {name}: stop it and start it yourself. A drill needs the backend local or slurm"
+        problem = f"its backend is {name}: stop it and start it yourself. A drill needs the backend local, ssh or slurm"
         raise ConfigError([Problem(str(run_dir.root), problem)])
     status = look(run_dir)
     if status.state != RUNNING or status.step is None:
@@ -73,7 +73,10 @@ def _interrupted(run_dir: RunDir, job: Job, say: Callable[[str], None]) -> Itera
         say(f"requeued Slurm job {number}")
         yield
         return
-    _stop(run_dir)
+    if job.cluster.backend.name == "ssh":
+        _stop_launcher(run_dir, job)
+    else:
+        _stop(run_dir)
     say(f"stopped; going on with: megabatch launch --resume {run_dir.root}")
     resumed = subprocess.Popen([*_MEGABATCH, "launch", "--resume", str(run_dir.root)])
     try:
@@ -90,6 +93,17 @@ def _stop(run_dir: RunDir) -> None:
     while (owner is not None and holds(owner[0], run_dir)) or (above is not None and above.exists()):
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _stop_launcher(run_dir: RunDir, job: Job) -> None:
+    """Have the launcher, on whatever machine, stop the ranks; wait until it has. Raises ConfigError if it does not."""
+    deadline = time.monotonic() + job.cluster.limits.collective_timeout_seconds
+    run_dir.cancel.touch()
+    while run_dir.cancel.exists():
+        if time.monotonic() > deadline:
+            run_dir.cancel.unlink(missing_ok=True)
+            raise ConfigError([Problem(str(run_dir.root), "its launcher did not stop it: look there")])
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _starter_of(rank: int) -> Path | None:

@@ -63,8 +63,8 @@ def drill(
 ) -> None:
     """Interrupt a training run on purpose and prove that it comes back exactly.
 
-    Slurm is asked to requeue the job; a local run is stopped with SIGTERM and resumed by this command, which then stays
-    until it ends. Exit code 1 if something is not as it was.
+    Slurm is asked to requeue the job; a run that is local or over ssh is stopped and resumed by this command, which
+    stays until it ends then. Exit code 1 if something is not as it was.
     """
     from megabatch.launcher import drill as action
 

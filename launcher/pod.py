@@ -40,7 +40,7 @@ def main() -> int:
     run_dir = RunDir(arguments.job.absolute().parent)
     _wait_for_name(arguments.meet.rpartition(":")[0])
     node = int(os.environ["JOB_COMPLETION_INDEX"])  # set by Kubernetes in a Job whose pods are numbered
-    meeting = meeting_of(read_job(arguments.job), node, arguments.meet)
+    meeting = meeting_of(read_job(arguments.job).cluster.nodes, node, arguments.meet)
     code = ranks.run(node_command(arguments.job, arguments.rest, meeting))
     return code if code != 0 or arguments.rest else _ending(run_dir)
 

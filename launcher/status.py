@@ -15,6 +15,7 @@ from typing import Any
 
 from megabatch.configs.json_files import json_object, read_json
 from megabatch.configs.run_dir import RunDir
+from megabatch.configs.run_lock import owner_in, said_in
 from megabatch.launcher import slurm_queue
 from megabatch.launcher.requeue import newest_step, read_attempts
 
@@ -99,10 +100,7 @@ def _state_of_files(run_dir: RunDir, said: str, has_ended: bool = False) -> tupl
 
 def main_process(run_dir: RunDir) -> tuple[int, str] | None:
     """Return process number and host of the rank that has, or had, the lock on the run folder."""
-    try:
-        found = _OWNER.fullmatch(run_dir.lock.read_text(encoding="utf-8").strip())
-    except OSError:
-        return None
+    found = _OWNER.fullmatch(owner_in(said_in(run_dir.lock)))
     return None if found is None else (int(found[1]), found[2])
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from megabatch.configs.best_checkpoint import best_checkpoint
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.process import require_lock
 from megabatch.trainer.saving_ranks import Alone, SavingRanks
 from megabatch.trainer.sharding import Offsets, Tensors, parts_to_write
 from megabatch.trainer.tensor_files import Described, describe_file, read_tensors, tensor_pieces, write_file
@@ -221,6 +222,7 @@ def _folders(run_dir: RunDir) -> list[Path]:
 
 def _begin(hidden: Path, target: Path, verified: Verified) -> dict[str, Any]:
     """Make the hidden folder; or return that there is nothing to do."""
+    require_lock()
     if target.exists() and not verified.damage(target):
         return {"saved": True}
     if not hidden.parent.exists():
@@ -252,6 +254,7 @@ def _write_files(hidden: Path, snapshot: Snapshot, ranks: SavingRanks) -> dict[s
 def _commit(hidden: Path, target: Path, manifest: dict[str, Described]) -> dict[str, Any]:
     write_file(hidden / _MANIFEST, [_json(manifest)])
     _sync(hidden)
+    require_lock()
     if target.exists() or target.is_symlink():  # a damaged one of the same step, found before
         _delete(target)
     hidden.rename(target)

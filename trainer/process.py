@@ -15,17 +15,18 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from megabatch.configs.new_file import write_new
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.run_lock import take
+from megabatch.configs.run_lock import RunLock, take
+from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.host import host_name
 from megabatch.trainer.watch.beats import PeerLostError
 from megabatch.trainer.watch.peers import is_of_peer
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_held: list[IO[str]] = []  # a lock lasts as long as its file is open
+_held: list[RunLock] = []  # a lock lasts as long as its file is open
 
 
 class StopSignal:
@@ -66,6 +67,16 @@ def allow_open_files() -> None:
 def hold_lock(file: Path) -> None:
     """Take the run folder for this process until it ends, however it ends. Raises RunFolderError."""
     _held.append(take(file))
+
+
+def require_lock() -> None:
+    """Raise TrainingError if the lock that this process took is another's now: that one goes on, this one must end."""
+    for lock in _held:
+        if (owner := lock.taken_by()) is not None:
+            raise TrainingError(
+                f"the run was started again while this start of it lived, and {owner} has it now: this one writes "
+                "nothing more and ends. The network or a machine was away for long"
+            )
 
 
 def record_failure(

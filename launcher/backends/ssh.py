@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
 
-from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.hosts import Ssh
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.command import meeting_of, node_command, passed_on, rank_environment
 from megabatch.launcher.control_characters import refuse_control_characters
-from megabatch.launcher.hosts import watched
-from megabatch.launcher.hosts.check import meeting_address
-from megabatch.launcher.hosts.connection import Connection, Event, ssh_command
+from megabatch.launcher.hosts import restarts
+from megabatch.launcher.hosts.attempt import Work
 from megabatch.launcher.submission import Submission, shown_on_hosts
 from megabatch.launcher.supervise import Ending
 
@@ -28,44 +25,31 @@ def render(job: Job, run_dir: RunDir, trainer_arguments: Sequence[str] = ()) -> 
     backend = _backend(job)
     environment = rank_environment(job)
     refuse_control_characters(job, run_dir, backend.python or sys.executable, environment)
-    commands = _commands(job, run_dir, backend.address or backend.hosts[0], trainer_arguments)
-    shown = shown_on_hosts(backend.hosts, commands, environment, job.working_folder)
+    nodes = job.cluster.nodes
+    commands = _commands(job, nodes, run_dir, backend.address or backend.hosts[0], trainer_arguments)
+    shown = shown_on_hosts(backend.hosts[:nodes], commands, environment, job.working_folder)
     return Submission(commands[0], environment, trainer_arguments=trainer_arguments, shown=shown)
 
 
 def submit(submission: Submission, job: Job, run_dir: RunDir, say: Callable[[str], None]) -> Ending:
     """Open the ways to all hosts, check them, start the ranks and wait. Raises ConfigError before anything started."""
     backend = _backend(job)
-    secrets = passed_on(backend.pass_environment)
-    events: SimpleQueue[Event] = SimpleQueue()
-    connections: list[Connection] = []
-    try:
-        for node, host in enumerate(backend.hosts):
-            connections.append(_connection(node, host, backend, events))
-        address = meeting_address(connections, events, job, backend, run_dir)
-        start = watched.Start(
-            _commands(job, run_dir, address, submission.trainer_arguments), {**secrets, **submission.environment},
-            job.working_folder, job.cluster.processes_per_node, job.cluster.limits,
-        )  # fmt: skip
-        return watched.run(connections, events, start, run_dir, say)
-    finally:
-        for connection in connections:
-            connection.close()
+    if submission.trainer_arguments:  # only a training begins anew: it goes on from its checkpoint
+        backend = backend.model_copy(update={"max_restarts": 0})
+
+    def commands(nodes: int, address: str) -> list[list[str]]:
+        return _commands(job, nodes, run_dir, address, submission.trainer_arguments)
+
+    environment = {**passed_on(backend.pass_environment), **submission.environment}
+    return restarts.run(Work(job, backend, run_dir, commands, environment), say)
 
 
-def _connection(node: int, host: str, backend: Ssh, events: SimpleQueue[Event]) -> Connection:
-    try:
-        return Connection(node, host, ssh_command(backend, host), backend.python or sys.executable, events)
-    except OSError as error:
-        raise ConfigError([Problem("cluster.backend.program", f"{backend.program}: {error.strerror}")]) from None
-
-
-def _commands(job: Job, run_dir: RunDir, address: str, trainer_arguments: Sequence[str]) -> list[list[str]]:
+def _commands(job: Job, nodes: int, run_dir: RunDir, address: str, trainer_arguments: Sequence[str]) -> list[list[str]]:
     backend = _backend(job)
     endpoint = f"[{address}]:{backend.port}" if ":" in address else f"{address}:{backend.port}"
     return [
-        node_command(run_dir.job, trainer_arguments, meeting_of(job, node, endpoint), backend.python)
-        for node in range(job.cluster.nodes)
+        node_command(run_dir.job, trainer_arguments, meeting_of(nodes, node, endpoint), backend.python)
+        for node in range(nodes)
     ]
 
 

@@ -2,9 +2,11 @@
 
     ssh HOST <a constant command> -> python -P -m megabatch.launcher.hosts.agent
 
-Requests come over standard input, answers go to standard output (messages.py). When standard input ends, or nothing
-comes for `silent_seconds`, the launcher or the way to it is gone: the ranks save and end, and this with them. Should
-this process be killed, the kernel asks the ranks' starter to end; should that one be killed, what it leaves is ended.
+Requests come over standard input, answers go to standard output (messages.py). When standard input ends, or no beat of
+the last `silent_seconds` was answered, the launcher or the way to it is gone: the ranks save and end, and this with
+them; after `grace_seconds` more they are killed. The age of the beat counts, not when its answer came: so the launcher,
+who knows when it last heard of this host, knows by when all here has ended (docs/decisions/0011-one-group.md). Should
+this process be killed, the kernel asks the ranks' starter to end; should that be killed, what it leaves is ended.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ class Agent:
         self._opened: socket | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._silent_seconds = float("inf")
-        self._heard = self._said = time.monotonic()
+        self._answered = self._beaten = _now()  # when the newest beat that was answered was sent, and the newest of all
         self._kill_at = float("inf")
-        self._patience = 0.0
+        self._grace_seconds = 0.0
         self._patience_with_reader = _PATIENCE_WITH_READER
         self._alone = False
 
@@ -65,7 +67,6 @@ class Agent:
         if not read:
             self._selector.unregister(0)
             self._leave()
-        self._heard = time.monotonic()
         for line in self._requests.cut(read):
             request = decoded(line)
             if request is not None:
@@ -75,14 +76,19 @@ class Agent:
         do = request.pop("do")
         actions: dict[str, Callable[..., None]] = {
             "look": self._look, "listen": self._listen, "reach": self._reach, "start": self._start,
-            "stop": self._stop, "kill": self._kill, "beat": lambda: None,
+            "stop": self._stop, "kill": self._kill, "beat": self._answer,
         }  # fmt: skip
         actions[do](**request)
+
+    def _answer(self, at: float) -> None:
+        """The launcher has heard the beat of that time."""
+        self._answered = max(self._answered, at)
 
     def _look(self, **request: str) -> None:
         self._say(event="answer", **look.look(**request))  # type: ignore[arg-type]
 
     def _listen(self, address: str, port: int) -> None:
+        self._close()
         try:
             self._opened = look.listener(address, port)
         except OSError as error:
@@ -90,16 +96,21 @@ class Agent:
         else:
             self._say(event="answer", problems=[])
 
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = None
+
     def _reach(self, address: str, port: int, seconds: float) -> None:
         problem = look.reach(address, port, seconds)
         self._say(event="answer", problems=[problem] if problem else [])
 
     def _start(
-        self, argv: list[str], environment: dict[str, str], folder: str, silent_seconds: float, patience: float
+        self, argv: list[str], environment: dict[str, str], folder: str, silent_seconds: float, grace_seconds: float
     ) -> None:
-        if self._opened is not None:
-            self._opened.close()
-        self._silent_seconds, self._patience = silent_seconds, patience
+        self._close()
+        self._silent_seconds, self._grace_seconds = silent_seconds, grace_seconds
+        self._answered = _now()
         try:
             self._child = subprocess.Popen(
                 argv, env={**os.environ, **environment}, cwd=folder, stdin=subprocess.DEVNULL,
@@ -122,13 +133,14 @@ class Agent:
 
     def _watch(self, child: subprocess.Popen[bytes]) -> int | None:
         """Look at child, launcher and clock; return the exit code when everything is over."""
-        now = time.monotonic()
-        if not self._alone and now - self._heard > self._silent_seconds:
+        now = _now()
+        if not self._alone and now - self._answered > self._silent_seconds:
             self._leave()
         if now > self._kill_at:
             self._kill()
-        if now - self._said > self._silent_seconds / BEATS_PER_SILENCE:
-            self._say(event="beat")
+        if now - self._beaten > self._silent_seconds / BEATS_PER_SILENCE:
+            self._beaten = now
+            self._say(event="beat", at=now)
         if child.poll() is None:
             return None
         send(descendants(os.getpid()), signal.SIGKILL)  # those that the child left behind
@@ -146,7 +158,7 @@ class Agent:
         self._alone = True
         if self._child is not None:
             self._stop()
-            self._kill_at = time.monotonic() + self._patience
+            self._kill_at = _now() + self._grace_seconds
 
     def _stop(self) -> None:
         if self._child is not None:
@@ -158,12 +170,16 @@ class Agent:
 
     def _say(self, **message: object) -> None:
         """Tell the launcher, unless it does not read."""
-        self._said = time.monotonic()
         _, writable, _ = select.select([], [1], [], 0.0 if self._alone else self._patience_with_reader)
         self._patience_with_reader = _PATIENCE_WITH_READER if writable else 0.0  # the ranks must not wait for it
         if writable:
             with suppress(OSError):
                 os.write(1, encoded(message))
+
+
+def _now() -> float:
+    """Return seconds that nobody sets, and that go on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 if __name__ == "__main__":

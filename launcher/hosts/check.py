@@ -1,6 +1,7 @@
-"""Before anything is started: do all hosts answer, are they alike, do they share the run folder, can they meet?
+"""Before anything is started: which hosts answer, are alike, share the run folder, and can meet?
 
-Everything that is wrong with any host is told at once. Nothing has been started then.
+Of those the first are chosen. If they are too few, everything that is wrong with any is told at once; nothing has been
+started then.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.errors import ConfigError, Problem
@@ -23,25 +25,73 @@ from megabatch.launcher.hosts.messages import Message
 _ANSWER_SECONDS = 30.0
 _SHARED_SECONDS = 5.0  # until a file that one host wrote is seen by another, on a network file system
 _NO_PROGRAM, _NO_CONNECTION = 127, 255  # exit codes of sh and of ssh
+Problems = dict[Connection, list[str]]
 
 
-def meeting_address(
+class Group(NamedTuple):
+    """Hosts that can train together, in the order of their ranks, and the address at which they meet."""
+
+    connections: list[Connection]
+    address: str
+    left_out: list[str]  # what is wrong with each of the hosts that are not among them
+
+
+def gather(
     connections: Sequence[Connection], events: SimpleQueue[Event], job: Job, backend: Ssh, run_dir: RunDir
-) -> str:
-    """Return the address at which the ranks can meet. Raises ConfigError with all that is wrong with the hosts."""
-    asked = backend.connect_seconds + _ANSWER_SECONDS
-    _require(connections, _answers(connections, events, "here", asked))
+) -> Group:
+    """Return the first hosts that are good, as many as there are nodes. Raises ConfigError if too few are.
+
+    It has all that is wrong with the hosts then.
+    """
+    answers = _answers(connections, events, "here", backend.connect_seconds + _ANSWER_SECONDS)
+    bad = _problems(connections, answers)
+    while True:
+        good = [connection for connection in connections if connection not in bad]
+        chosen, spare = good[: job.cluster.nodes], good[job.cluster.nodes :]
+        if len(chosen) < job.cluster.min_nodes:
+            raise ConfigError(Problem("", problem) for problems in bad.values() for problem in problems)
+        address, found = _try(chosen, spare, events, job, backend, run_dir)
+        if not found:
+            told = ["; ".join(problems) for problems in bad.values()]
+            return Group(chosen, address, told)
+        bad |= found
+
+
+def _try(
+    connections: Sequence[Connection],
+    spare: Sequence[Connection],
+    events: SimpleQueue[Event],
+    job: Job,
+    backend: Ssh,
+    run_dir: RunDir,
+) -> tuple[str, Problems]:
+    """Return where these hosts would meet, and what is wrong with them. Raises ConfigError if all are to blame."""
     found = _look(connections, events, job, backend, run_dir)
+    if problems := _problems(connections, found):
+        return "", problems
     if len(connections) == 1:
-        return "127.0.0.1"
-    address = _agreed(connections, found, backend)
+        return "127.0.0.1", {}
+    address, problems = _agreed(connections, found, backend)
+    if problems:
+        return "", problems
     first, *others = connections
     first.ask("listen", address=address, port=backend.port)
-    _require([first], _answers([first], events, "answer", _ANSWER_SECONDS))
+    if problems := _problems([first], _answers([first], events, "answer", _ANSWER_SECONDS)):
+        return "", problems
+    return address, _unreached(first, [*others, *spare], address, events, backend)
+
+
+def _unreached(
+    first: Connection, others: Sequence[Connection], address: str, events: SimpleQueue[Event], backend: Ssh
+) -> Problems:
+    """Return which hosts cannot connect to the first one; if none of several can, it is that one that is bad."""
+    seconds = float(backend.connect_seconds)
     for other in others:
-        other.ask("reach", address=address, port=backend.port, seconds=float(backend.connect_seconds))
-    _require(others, _answers(others, events, "answer", asked))
-    return address
+        other.ask("reach", address=address, port=backend.port, seconds=seconds)
+    problems = _problems(others, _answers(others, events, "answer", seconds + _ANSWER_SECONDS))
+    if len(problems) == len(others) > 1:
+        return {first: [f"{first.host}: no other host can reach it. {next(iter(problems.values()))[0]}"]}
+    return problems
 
 
 def _look(
@@ -53,7 +103,7 @@ def _look(
         for connection in connections:
             connection.ask(
                 "look", folder=job.working_folder, run_dir=str(run_dir.root), nonce=nonce, node=connection.node,
-                meeting=_name(connections, backend) if connection.node > 0 else "localhost",  # it is there already
+                meeting="localhost" if connection is connections[0] else _name(connections, backend),  # it is there
             )  # fmt: skip
         found = _answers(connections, events, "answer", _ANSWER_SECONDS)
         for connection in connections:
@@ -64,7 +114,6 @@ def _look(
     finally:
         for file in run_dir.root.glob(f"{nonce_file(run_dir.root, nonce).name}*"):
             file.unlink(missing_ok=True)
-    _require(connections, found)
     return found
 
 
@@ -99,30 +148,27 @@ def _name(connections: Sequence[Connection], backend: Ssh) -> str:
     return backend.address or connections[0].host
 
 
-def _agreed(connections: Sequence[Connection], found: Mapping[int, Message], backend: Ssh) -> str:
-    """Return the address by which all other hosts know the first one."""
+def _agreed(connections: Sequence[Connection], found: Mapping[int, Message], backend: Ssh) -> tuple[str, Problems]:
+    """Return the address by which all other hosts know the first one, or what is wrong with those that do not."""
     name = _name(connections, backend)
-    problems = []
+    problems: Problems = {}
     known: list[list[str]] = []
     for other in connections[1:]:
         addresses = found[other.node]["addresses"]
         known.append([address for address in addresses if not ipaddress.ip_address(address).is_loopback])
         if not known[-1]:
-            problems.append(
+            problems[other] = [
                 f"{other.host}: takes {name} for itself ({', '.join(addresses)}): the ranks could not meet there. "
                 "Write cluster.backend.address: the address of the first host in the hosts' network"
-            )
+            ]
     common = [address for address in known[0] if all(address in others for others in known)]
     if not problems and not common:
         shown = "; ".join(
             f"{other.host} knows {', '.join(own)}" for other, own in zip(connections[1:], known, strict=True)
         )
-        problems.append(
-            f"{name} has another address on each host ({shown}). Write cluster.backend.address: one that all reach"
-        )
-    if problems:
-        raise ConfigError(Problem("", problem) for problem in problems)
-    return common[0]
+        told = f"{name} has another address on each host ({shown}). Write cluster.backend.address: one that all reach"
+        raise ConfigError([Problem("", told)])
+    return (common[0] if common else ""), problems
 
 
 def _answers(
@@ -158,11 +204,10 @@ def _why_closed(connection: Connection, code: int) -> str:
     return f"the agent could not start (exit code {code}): {said}"
 
 
-def _require(connections: Sequence[Connection], answers: Mapping[int, Message]) -> None:
-    problems = [
-        Problem("", f"{connection.host}: {problem}")
+def _problems(connections: Sequence[Connection], answers: Mapping[int, Message]) -> Problems:
+    """Return what is wrong with each host that has a problem, under its name."""
+    return {
+        connection: [f"{connection.host}: {problem}" for problem in problems]
         for connection in connections
-        for problem in answers[connection.node].get("problems", [])
-    ]
-    if problems:
-        raise ConfigError(problems)
+        if (problems := answers[connection.node].get("problems"))
+    }

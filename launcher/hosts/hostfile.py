@@ -82,9 +82,8 @@ def with_hosts(job: Job) -> Job:
                 f"{cluster.processes_per_node}. All hosts take the same number of ranks: make the two equal")
         for host in hosts if host.slots not in (None, cluster.processes_per_node)
     ]  # fmt: skip
-    if len(hosts) != cluster.nodes:
-        seen = f"{len(hosts)} hosts, but cluster.nodes is {cluster.nodes}"
-        problems.append(Problem(backend.hostfile, f"{seen}. Write nodes: {len(hosts)}, or another hostfile"))
+    if problem := backend.unlike_nodes(len(hosts), cluster.nodes):
+        problems.append(Problem(backend.hostfile, f"{problem}, or another hostfile"))
     if problems:
         raise ConfigError(problems)
     filled = backend.model_copy(update={"hosts": tuple(host.name for host in hosts), "hostfile": None})

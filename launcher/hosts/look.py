@@ -14,6 +14,7 @@ from megabatch.launcher.hosts.messages import Message
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _PACKAGES = ("megabatch", "torch")
+_SHOWN = 4  # process numbers
 
 
 def look(folder: str, run_dir: str, nonce: str, node: int, meeting: str) -> Message:
@@ -22,7 +23,8 @@ def look(folder: str, run_dir: str, nonce: str, node: int, meeting: str) -> Mess
     The launcher has written a file with the nonce into the run folder; this writes one beside it.
     """
     addresses, unknown = _addresses(meeting)
-    problems = [*_folder_problems(folder), *_share_problems(Path(run_dir), nonce, node), *unknown]
+    shared = _share_problems(Path(run_dir), nonce, node)
+    problems = [*_folder_problems(folder), *shared, *unknown, *_left_behind(RunDir(Path(run_dir)))]
     return {"versions": versions(), "gpus": _gpus(), "addresses": addresses, "problems": problems}
 
 
@@ -68,6 +70,23 @@ def _share_problems(run_dir: Path, nonce: str, node: int) -> list[str]:
     except OSError as error:
         return [f"cannot write to the run folder {run_dir}: {error.strerror}. Make it writable there"]
     return []
+
+
+def _left_behind(run_dir: RunDir) -> list[str]:
+    """Return that ranks of the run are here already, if they are: of a start that was cut off, or not to be missed."""
+    there = [pid for pid in (int(entry.name) for entry in Path("/proc").glob("[0-9]*")) if _is_rank(pid, run_dir)]
+    if not there:
+        return []
+    shown = ", ".join(map(str, there[:_SHOWN])) + (", ..." if len(there) > _SHOWN else "")
+    return [f"has ranks of this run from an earlier start (process {shown}): wait until they have ended, or end them"]
+
+
+def _is_rank(pid: int, run_dir: RunDir) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:  # it has ended
+        return False
+    return os.fsencode(run_dir.job) in words and any(word.startswith(b"megabatch.trainer") for word in words)
 
 
 def _addresses(name: str) -> tuple[list[str], list[str]]:

@@ -1,4 +1,7 @@
-"""A job on several hosts while it runs: signs of life both ways, signals, output. All end when one fails."""
+"""A job on several hosts while it runs: signs of life both ways, signals, output. All end when one fails.
+
+A host is lost when nothing was heard of it for `silent_seconds`. Its ranks may live `grace_seconds` longer (agent.py).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import IO
+from typing import IO, NamedTuple
 
 from megabatch.configs.cluster import Limits
 from megabatch.configs.run_dir import RunDir
@@ -21,6 +24,7 @@ from megabatch.launcher.supervise import Ending, ExitCode, ending, start_log
 _THIS_PROCESS = -1  # where a signal to the launcher comes from, among the events
 _FOR_THE_OTHERS_SECONDS = 30.0  # after `silent_seconds`: the ranks see by themselves that others are lost, and say so
 _AFTER_KILLING_SECONDS = 5.0
+_KILLING_SECONDS = 5.0  # until an agent that wants to kill ranks has done it
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,14 @@ class Start:
     folder: str
     ranks_per_host: int
     limits: Limits
+    grace_seconds: float
+
+
+class Outcome(NamedTuple):
+    """How a start ended, and of every host that did not say so, by when on the monotonic clock its ranks have ended."""
+
+    ending: Ending
+    ended_by: dict[str, float]
 
 
 def run(
@@ -40,18 +52,26 @@ def run(
     start: Start,
     run_dir: RunDir,
     say: Callable[[str], None],
-) -> Ending:
-    """Start the ranks on all hosts, wait until all have ended, and return how."""
+) -> Outcome:
+    """Start the ranks on all hosts, wait until all have ended or are lost, and return how."""
     log_start = start_log(run_dir)
     with run_dir.launcher_log.open("ab") as log:
-        job = _Job(connections, start.limits, log, say)
+        job = _Job(connections, start, log, say)
         with _signals(events):
-            job.start(start)
+            job.start()
             while job.is_running():
                 job.hear(events)
-    for node in job.lost:  # to its ranks all others are lost
-        for rank in range(node * start.ranks_per_host, (node + 1) * start.ranks_per_host):
-            run_dir.failure(rank).unlink(missing_ok=True)
+                if run_dir.cancel.exists():
+                    job.cancel()
+    told = _ending(job, start, connections, run_dir, log_start)
+    return Outcome(told, job.ended_by())
+
+
+def _ending(job: _Job, start: Start, connections: Sequence[Connection], run_dir: RunDir, log_start: int) -> Ending:
+    for position, connection in enumerate(connections):
+        if connection.node in job.lost:  # to its ranks all others are lost
+            for rank in range(position * start.ranks_per_host, (position + 1) * start.ranks_per_host):
+                run_dir.failure(rank).unlink(missing_ok=True)
     told = ending(0 if job.ended_well() else 1, job.signals, run_dir, log_start)
     if not job.lost or told.code == ExitCode.STOPPED:
         return told
@@ -72,31 +92,36 @@ def _signals(events: SimpleQueue[Event]) -> Iterator[None]:
 
 
 class _Job:
-    def __init__(self, connections: Sequence[Connection], limits: Limits, log: IO[bytes], say: Callable[[str], None]):
+    def __init__(self, connections: Sequence[Connection], start: Start, log: IO[bytes], say: Callable[[str], None]):
         self.signals = 0
         self.lost: dict[int, str] = {}  # node -> what is known of it
-        self._connections = connections
-        self._limits = limits
+        self._connections = {connection.node: connection for connection in connections}
+        self._start = start
+        self._limits = start.limits
         self._log = log
         self._say = say
         self._codes: dict[int, int] = {}
-        self._interval = limits.silent_seconds / BEATS_PER_SILENCE
-        self._said = 0.0
-        self._heard = [time.monotonic()] * len(connections)
+        self._heard = dict.fromkeys(self._connections, time.monotonic())
         self._speaker: int | None = None
-        self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in connections]
+        self._decoders = {node: codecs.getincrementaldecoder("utf-8")("replace") for node in self._connections}
         self._kill_at = self._give_up_at = float("inf")
 
-    def start(self, start: Start) -> None:
-        for connection, argv in zip(self._connections, start.argv, strict=True):
+    def start(self) -> None:
+        for connection, argv in zip(self._connections.values(), self._start.argv, strict=True):
             connection.ask(
-                "start", argv=argv, environment=start.environment, folder=start.folder,
-                silent_seconds=self._limits.silent_seconds, patience=self._limits.collective_timeout_seconds,
+                "start", argv=argv, environment=self._start.environment, folder=self._start.folder,
+                silent_seconds=self._limits.silent_seconds, grace_seconds=self._start.grace_seconds,
             )  # fmt: skip
 
     def is_running(self) -> bool:
         """Return whether a host is left to wait for."""
         return len({*self._codes, *self.lost}) < len(self._connections) and time.monotonic() < self._give_up_at
+
+    def ended_by(self) -> dict[str, float]:
+        """Return by when the ranks of each host have ended that has not said so."""
+        after = self._limits.silent_seconds + self._start.grace_seconds + _KILLING_SECONDS
+        unheard = {node: heard for node, heard in self._heard.items() if node not in self._codes}
+        return {self._connections[node].host: heard + after for node, heard in unheard.items()}
 
     def ended_well(self) -> bool:
         return list(self._codes.values()) == [0] * len(self._connections)
@@ -104,16 +129,13 @@ class _Job:
     def hear(self, events: SimpleQueue[Event]) -> None:
         """Wait for what happens next, for the time of a beat at most, then look at the clock."""
         try:
-            event = events.get(timeout=self._interval)
+            event = events.get(timeout=self._limits.silent_seconds / BEATS_PER_SILENCE)
         except Empty:
             pass
         else:
             self._take(*event)
         now = time.monotonic()
-        if now - self._said >= self._interval:
-            self._said = now
-            self._ask_all("beat")
-        for node, heard in enumerate(self._heard):
+        for node, heard in self._heard.items():
             if node not in self._codes and now - heard > self._limits.silent_seconds:
                 self._lose(node, f"has given no sign of life for {now - heard:.0f} s {self._why_silent()}")
         if now > self._kill_at:
@@ -127,8 +149,13 @@ class _Job:
         if node == _THIS_PROCESS:
             self._stop()
             return
-        self._heard[node] = time.monotonic()
+        if node not in self._connections:  # a host that does not take part
+            return
+        if node not in self.lost:  # a host that comes back later is to end as it believes that it must
+            self._heard[node] = time.monotonic()
         match message["event"]:
+            case "beat" if node not in self.lost:
+                self._connections[node].ask("beat", at=message["at"])
             case "output":
                 sys.stdout.write(self._decoders[node].decode(message["text"].encode("latin-1")))
                 sys.stdout.flush()
@@ -143,6 +170,11 @@ class _Job:
             case "closed" if node not in self._codes:
                 words = self._connections[node].last_words()
                 self._lose(node, f"the connection broke (ssh ended with code {message['code']}). {words}".rstrip())
+
+    def cancel(self) -> None:
+        """Stop as after the first signal."""
+        if not self.signals:
+            self._stop()
 
     def _lose(self, node: int, how: str) -> None:
         if node not in self.lost:
@@ -167,7 +199,7 @@ class _Job:
         self._ask_all("kill")
 
     def _ask_all(self, do: str) -> None:
-        for connection in self._connections:
+        for connection in self._connections.values():
             if connection.node not in self._codes and connection.node not in self.lost:
                 connection.ask(do)
 

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster.slurm_cluster import describe, until
+from cluster.host_runs import TOKEN, cluster_file, ended, nothing_runs_on, started, wait_for_step
+from cluster.slurm_cluster import until
 
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.load import load, read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.backends import ssh
 from support.hosts import Hosts, elsewhere, hosts, missing
-from support.runs import Workplace, environment, losses, steps_done, trained_samples
+from support.runs import Workplace, losses, steps_done, trained_samples
 
 pytestmark = [pytest.mark.hosts, pytest.mark.skipif(bool(missing()), reason=missing())]
-TOKEN = "canary-token-8c1d"
 OVERRIDES = ("epochs=22", "checkpoint.every_epochs=22", "checkpoint.every_steps=4", "model.name=witness:model")
 # What a rank sees of its host, and a step long enough for the test to come in between.
 WITNESS = """\
@@ -61,37 +61,6 @@ def place(workplace: Workplace, cluster: Hosts) -> Workplace:
     (workplace.folder / "witness.py").write_text(WITNESS)
     (workplace.folder / "cluster.yaml").write_text(cluster_file(cluster))
     return workplace
-
-
-def cluster_file(cluster: Hosts, **values: object) -> str:
-    """Return the text of a cluster file with all hosts, and with further keys of its backend."""
-    backend = {"name": "ssh", "hosts": list(cluster.names), "config_file": str(cluster.config), **values}
-    inside = ", ".join(f"{key}: {value}" for key, value in backend.items() if value is not None)
-    return f"name: three\nnodes: 3\nloader_threads: 1\nlimits: {{silent_seconds: 5}}\nbackend: {{{inside}}}\n"
-
-
-def started(place: Workplace, *arguments: str) -> subprocess.Popen[str]:
-    """Start `megabatch launch` as a user does."""
-    command = [sys.executable, "-c", "from megabatch.launcher.cli import main; main()", "launch", *arguments]
-    inside = {**environment(), "SOME_TOKEN": TOKEN}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=place.folder, env=inside, stdout=pipe, stderr=pipe, text=True)
-
-
-def wait_for_step(run_dir: RunDir, step: int, launcher: subprocess.Popen[str]) -> None:
-    until(lambda: steps_done(run_dir) >= step or launcher.poll() is not None, 120)
-    assert launcher.poll() is None, "".join(launcher.communicate()) + describe(run_dir)
-
-
-def ended(launcher: subprocess.Popen[str], run_dir: RunDir, code: int) -> str:
-    """Return what the launcher said in the end."""
-    out, err = launcher.communicate(timeout=120)
-    assert launcher.returncode == code, out + err + describe(run_dir)
-    return out + err
-
-
-def nothing_runs_on(cluster: Hosts) -> bool:
-    return not any(cluster.processes(name) for name in cluster.names)
 
 
 def where_the_token_is() -> list[str]:

@@ -2,6 +2,7 @@
 
     python tests/faults/soak.py --harms 50 --seed 0 --ranks 2 --engine ddp --folder /tmp/soak
     python tests/faults/soak.py --minutes 30 --folder /tmp/soak
+    python tests/faults/soak.py --minutes 30 --hosts 4 --folder /tmp/soak          # soak_hosts.py; needs root
 
 A run is started, harmed and resumed until it finishes; then the next one begins, until all harms are used. Every run
 must end with the losses, weights and optimizer state of one that was left alone, bit for bit. The moments and victims
@@ -26,6 +27,7 @@ if __name__ == "__main__":
 from megabatch.configs.parent import descendants
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.supervise import send
+from support.hosts import hosts
 from support.invariants import same_training, violations
 from support.runs import Workplace, is_of_run, steps_done
 from support.shards import dataset
@@ -52,8 +54,9 @@ class Report:
     def __str__(self) -> str:
         """Return a few lines for a person."""
         lines = [f"{count:4d} x {what}" for what, count in sorted(self.harms.items())]
-        slowest = max(self.seconds_to_end, default=0.0)
-        lines.append(f"{self.finished_runs} runs finished; the longest time from a kill to the end was {slowest:.1f} s")
+        lines.append(f"{self.finished_runs} runs finished")
+        if self.seconds_to_end:
+            lines.append(f"the longest time from a kill to the end was {max(self.seconds_to_end):.1f} s")
         lines += [f"broken promise: {text}" for text in self.broken] or ["no promise was broken"]
         return "\n".join(lines)
 
@@ -174,6 +177,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--engine", default="ddp", help="as in a recipe, such as '{name: fsdp, min_parameters: 100}'")
+    parser.add_argument("--hosts", type=int, help="train over ssh on so many network namespaces, one of them a spare")
     parser.add_argument("--folder", type=Path, required=True, help="a new folder for data and runs")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
@@ -181,9 +185,21 @@ def main() -> int:
     place = Workplace(arguments.folder)
     place.write()
     began = time.monotonic()
+    if arguments.hosts is not None:
+        return _harm_hosts(place, arguments)
     wish = (arguments.harms,) if arguments.minutes is None else (sys.maxsize, arguments.minutes)
     report = Soak(place, arguments.seed, arguments.ranks, arguments.engine).harm(*wish)
     print(f"{report}\n{time.monotonic() - began:.0f} s")
+    return 1 if report.broken else 0
+
+
+def _harm_hosts(place: Workplace, arguments: argparse.Namespace) -> int:
+    from faults.soak_hosts import HostSoak
+
+    with hosts(arguments.folder.absolute() / "hosts", arguments.hosts) as cluster:
+        soak = HostSoak(place, cluster, arguments.seed)
+        report = soak.harm(arguments.minutes or 5.0)
+    print(f"{report}\n{soak.summary()}")
     return 1 if report.broken else 0
 
 

@@ -12,9 +12,11 @@ from megabatch.configs.hosts import Ssh
 from megabatch.configs.job import Job
 from megabatch.configs.load import load
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.cancel import cancel
 from megabatch.launcher.hosts.connection import REMOTE_COMMAND, ssh_command
 from megabatch.launcher.hosts.hostfile import with_hosts
 from megabatch.launcher.launch import render
+from megabatch.launcher.save_job import write_job
 
 TWO = "cluster.nodes=2"
 
@@ -49,6 +51,17 @@ def test_the_command_over_ssh_has_nothing_of_the_job_and_no_questions() -> None:
     ]  # fmt: skip
 
 
+def test_a_run_on_other_machines_is_cancelled_through_its_folder(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    write_job(job("cluster.backend={name: ssh, hosts: [n1, n2]}"), run_dir.job)
+    with pytest.raises(ConfigError, match="does not run: not started"):
+        cancel(run_dir)
+    assert not run_dir.cancel.exists()
+    run_dir.lock.write_text("process 7 on n1\nstart 5f\n")
+    assert cancel(run_dir).startswith("`megabatch launch` is asked to stop")
+    assert run_dir.cancel.exists()
+
+
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
@@ -56,6 +69,9 @@ def test_the_command_over_ssh_has_nothing_of_the_job_and_no_questions() -> None:
         ("{name: ssh, hosts: [n1, n2], hostfile: x}", "hosts and hostfile are both there"),
         ("{name: ssh, hosts: [n1, n1]}", "n1: there twice"),
         ("{name: ssh, hosts: [n1]}", "1 hosts, but nodes=2. Write nodes: 1"),
+        ("{name: ssh, hosts: [n1, n2, n3, n4], spares: 1}", "4 hosts, but nodes=2 and spares=1. Write nodes: 3"),
+        ("{name: ssh, hosts: [n1, n2], spares: 2}", "2 hosts, but nodes=2 and spares=2. Write spares: 1"),
+        ("{name: ssh, hosts: [n1, n2], min_nodes: 3}", "min_nodes=3 is more than nodes=2"),
         ("{name: ssh, hosts: [n1, -oProxyCommand=x]}", "hosts.1"),
         ("{name: ssh, hosts: [n1, n2], user: 'a;b'}", "user"),
         ("{name: ssh, hosts: [n1, n2], identity_file: -x}", "begins with a dash"),
@@ -85,7 +101,7 @@ def test_the_hosts_of_a_hostfile_stand_in_the_job(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("n1 slots=4\nn2 slots=2\n", "hosts.txt:1: n1 has 4 slots, but cluster.processes_per_node is 2"),
-        ("n1\nn2\nn3\n", "hosts.txt: 3 hosts, but cluster.nodes is 2"),
+        ("n1\nn2\nn3\n", "hosts.txt: 3 hosts, but nodes=2. Write nodes: 3, or another hostfile"),
         ("n1 n2\n", "hosts.txt:1: 'n1 n2' is no host"),
     ],
 )

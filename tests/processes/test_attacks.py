@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from megabatch.configs.parent import descendants
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.supervise import descendants
 from megabatch.trainer import loop
 from support.runs import Workplace, environment, losses, steps_done, trained_samples
 from support.training import training

@@ -1,14 +1,16 @@
 """Several hosts on one machine: network namespaces on a bridge, each with a name, an address, /etc/hosts and an sshd.
 
     with hosts(folder, 3) as cluster: ...       # mb1, mb2, mb3 at 10.77.N.1, 2, 3; this machine is at 10.77.N.254
+    with hosts(folder, 3, ipv6=True) as ...     # at fd77:0:0:N::1, 2, 3 and at no other kind of address
 
-Each has a second address in 10.78.N, where nobody should hear anything.
+Each has a second address in 10.78.N, where nobody should hear anything, and processes of its own: none sees another's.
 
 They share this machine's file system but for `folder/apart`, of which each has its own. Needs root, iproute2 and openssh-server.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -17,11 +19,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from support import relay
 
+ALONE = ("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")  # own name and processes
 SSHD_CONFIG = """\
 Port 22
 ListenAddress {address}
@@ -52,6 +55,7 @@ class Hosts:
     addresses: tuple[str, ...]
     here: str
     number: int
+    daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def apart(self) -> Path:
@@ -91,6 +95,36 @@ class Hosts:
         """Plug it in again."""
         _run("ip", "link", "set", self._cable(name), "up")
 
+    def lose_power(self, name: str) -> None:
+        """Let a host be gone without a word: its cable first, then every process."""
+        self.cut_off(name)
+        self.daemons[name].kill()  # the first process of the host, which takes all others with it
+        self.daemons[name].wait()
+
+    def boot(self, name: str) -> None:
+        """Start a host."""
+        self.connect(name)
+        self.daemons[name] = _sshd(self, name, self.addresses[self.names.index(name)])
+        _wait_for_sshd(self, name)
+
+    def drop(self, name: str, *others: str) -> None:
+        """Let what a host sends to others get lost; what they send arrives."""
+        for address in map(self.addresses.__getitem__, map(self.names.index, others)):
+            _run("ip", "-n", self.namespace(name), "route", "add", "blackhole", address)
+
+    def drop_nothing(self) -> None:
+        """Let everything arrive again."""
+        for name in self.names:
+            _run("ip", "-n", self.namespace(name), "route", "flush", "type", "blackhole")
+
+    @contextmanager
+    def without_launcher(self) -> Iterator[None]:
+        """Take this machine out of the hosts' network; they still have each other."""
+        bridge = f"mbbr{self.number}"
+        _run("ip", "address", "del", f"{self.here}{_prefix(self.here)}", "dev", bridge)
+        yield
+        _run("ip", "address", "add", f"{self.here}{_prefix(self.here)}", "dev", bridge)
+
     @contextmanager
     def bad_line(self, name: str, delay: float, lose_every: int) -> Iterator[list[int]]:
         """Pass all that a host sends and gets through a relay; yields what will hold how many frames that lost."""
@@ -126,7 +160,7 @@ class Hosts:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
-            if command and not command.startswith((b"sshd", b"/usr/sbin/sshd")):
+            if command and not command.startswith((b"sshd", b"/usr/sbin/sshd", b"unshare")):
                 found.append(pid)
         return found
 
@@ -141,45 +175,69 @@ def missing() -> str:
         return f"needs {', '.join(absent)}: apt-get install iproute2 openssh-client openssh-server"
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
-    probe = subprocess.run(["ip", "netns", "add", f"mbprobe-{os.getpid()}"], capture_output=True, check=False)
-    subprocess.run(["ip", "netns", "del", f"mbprobe-{os.getpid()}"], capture_output=True, check=False)
-    return "" if probe.returncode == 0 else "needs network namespaces, which this kernel or container does not allow"
+    name = f"mbprobe-{os.getpid()}"
+    add, try_out, delete = (
+        ["ip", "netns", "add", name],
+        ["ip", "netns", "exec", name, *ALONE, "true"],
+        ["ip", "netns", "del", name],
+    )
+    done = [subprocess.run(command, capture_output=True, check=False) for command in (add, try_out, delete)]
+    if all(process.returncode == 0 for process in done):
+        return ""
+    return "needs network and process namespaces, which this kernel or container does not allow"
 
 
 @contextmanager
-def hosts(folder: Path, count: int) -> Iterator[Hosts]:
+def hosts(folder: Path, count: int, ipv6: bool = False) -> Iterator[Hosts]:
     """Start hosts and stop them again; nothing of them outlives the block."""
-    number = os.getpid() % 250  # tests that run side by side have networks of their own
+    number = _unused_number()
     names = tuple(f"mb{i}" for i in range(1, count + 1))
-    addresses = tuple(f"10.77.{number}.{i}" for i in range(1, count + 1))
-    cluster = Hosts(folder, names, addresses, f"10.77.{number}.254", number)
+    network = f"fd77:0:0:{number:x}::" if ipv6 else f"10.77.{number}."
+    addresses = tuple(f"{network}{i}" for i in range(1, count + 1))
+    cluster = Hosts(folder, names, addresses, f"{network}{'ff' if ipv6 else '254'}", number)
     cluster.apart.mkdir(parents=True)
-    daemons: list[subprocess.Popen[bytes]] = []
     try:
         _connect(cluster)
         _write_keys(cluster)
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants it
-        daemons = [_sshd(cluster, name, address) for name, address in zip(names, addresses, strict=True)]
+        for name, address in zip(names, addresses, strict=True):
+            cluster.daemons[name] = _sshd(cluster, name, address)
         for name in names:
             _wait_for_sshd(cluster, name)
         yield cluster
     finally:
-        for daemon in daemons:
-            daemon.terminate()
+        for daemon in cluster.daemons.values():
+            daemon.kill()  # and with it all of the host
             daemon.wait()
         _disconnect(cluster)
 
 
+def _unused_number() -> int:
+    """Tests that run side by side, and clusters in one test, have networks of their own."""
+    return next(
+        n for n in (i % 250 for i in itertools.count(os.getpid())) if not Path(f"/sys/class/net/mbbr{n}").exists()
+    )
+
+
 def elsewhere(address: str) -> str:
     """Return the same host's address in the other network."""
-    return address.replace("10.77.", "10.78.", 1)
+    return address.replace("10.77.", "10.78.", 1).replace("fd77:", "fd78:", 1)
+
+
+def _prefix(address: str) -> str:
+    return "/64" if ":" in address else "/24"
+
+
+def _at_once(address: str) -> list[str]:
+    """An IPv6 address is of no use for seconds, until nobody else is known to have it."""
+    return ["nodad"] if ":" in address else []
 
 
 def _connect(cluster: Hosts) -> None:
     bridge = f"mbbr{cluster.number}"
     _run("ip", "link", "add", bridge, "type", "bridge")
     for address in (cluster.here, elsewhere(cluster.here)):
-        _run("ip", "address", "add", f"{address}/24", "dev", bridge)
+        _run("ip", "address", "add", f"{address}{_prefix(address)}", "dev", bridge, *_at_once(address))
     _run("ip", "link", "set", bridge, "up")
     for i, (name, address) in enumerate(zip(cluster.names, cluster.addresses, strict=True), 1):
         inside = cluster.namespace(name)
@@ -191,7 +249,7 @@ def _connect(cluster: Hosts) -> None:
         _run("ip", "link", "set", cable, "master", bridge, "up")
         _run("ip", "-n", inside, "link", "set", "lo", "up")
         for own in (address, elsewhere(address)):
-            _run("ip", "-n", inside, "address", "add", f"{own}/24", "dev", "eth0")
+            _run("ip", "-n", inside, "address", "add", f"{own}{_prefix(own)}", "dev", "eth0", *_at_once(own))
         _run("ip", "-n", inside, "link", "set", "eth0", "up")
 
 
@@ -228,7 +286,11 @@ def _sshd(cluster: Hosts, name: str, address: str) -> subprocess.Popen[bytes]:
     alone = f"mount -t tmpfs none {cluster.apart}"  # `ip netns exec` has mounts of its own
     daemon = f"hostname {name} && {alone} && exec {_program('sshd')} -D -e -f {config}"
     with (cluster.folder / f"sshd-{name}.log").open("ab") as log:
-        return subprocess.Popen(cluster.command(name, "unshare", "--uts", "sh", "-c", daemon), stdout=log, stderr=log)
+        return subprocess.Popen(
+            cluster.command(name, *ALONE, "sh", "-c", daemon),
+            stdout=log,
+            stderr=log,
+        )
 
 
 def _wait_for_sshd(cluster: Hosts, name: str) -> None:

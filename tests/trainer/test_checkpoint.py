@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from megabatch.configs.run_dir import RunDir
-from megabatch.trainer import checkpoint
+from megabatch.configs.run_lock import take
+from megabatch.trainer import checkpoint, process
 from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 
@@ -146,3 +147,29 @@ def test_saving_a_step_again_replaces_a_damaged_checkpoint_and_keeps_a_good_one(
     assert checkpoint.load(folder).network["layer.weight"][0, 0].item() == 2.0
     checkpoint.save(run_dir, 5, snapshot(3.0))
     assert checkpoint.load(folder).network["layer.weight"][0, 0].item() == 2.0
+
+
+@pytest.mark.parametrize("moment", ["before", "while it writes"])
+def test_who_has_lost_the_run_folder_writes_no_checkpoint(
+    run_dir: RunDir, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may have handed the lock on: a rename of the file stands for that."""
+    own = take(run_dir.lock)
+    monkeypatch.setattr(process, "_held", [own])
+    checkpoint.save(run_dir, 4, snapshot())
+
+    def next_start() -> None:
+        run_dir.lock.rename(run_dir.root / "lost")
+        take(run_dir.lock).close()
+
+    if moment == "before":
+        next_start()
+    else:
+        write = checkpoint._write_files
+        monkeypatch.setattr(checkpoint, "_write_files", lambda *given: (next_start(), write(*given))[1])
+    (run_dir.checkpoints / ".step-00000009.saving").mkdir()  # the other start saves too
+    with pytest.raises(TrainingError, match=r"was started again .* and process \d+ on \S+ has it now"):
+        checkpoint.save(run_dir, 5, snapshot())
+    assert checkpoint.steps_saved(run_dir) == [4]
+    assert (run_dir.checkpoints / ".step-00000009.saving").exists()
+    own.close()

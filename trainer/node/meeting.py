@@ -12,8 +12,10 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
 
@@ -22,6 +24,7 @@ from megabatch.trainer.errors import TrainingError
 STORE_SOCKET = "MEGABATCH_STORE_SOCKET"  # for rank 0 the number of the open socket, for the others nothing
 _LOOPBACK = "127.0.0.1"
 _WAITING = 2048  # connections that may wait: every rank opens several at once
+_IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 
 
@@ -106,8 +109,21 @@ def _interface_to(address: str) -> str | None:
             own = probe.getsockname()[0]
         except OSError:
             return None
+        if family == socket.AF_INET6:
+            return _interface_with(own)
         names = [name for _, name in socket.if_nameindex()]
-        return next((name for name in names if family == socket.AF_INET and _address_of(probe, name) == own), None)
+        return next((name for name in names if _address_of(probe, name) == own), None)
+
+
+def _interface_with(own: str) -> str | None:
+    """Return the interface that has an IPv6 address: lines of proc(5) begin with the address and end with the name."""
+    wanted = socket.inet_pton(socket.AF_INET6, own).hex()
+    with suppress(OSError):  # not Linux
+        for line in _IPV6_ADDRESSES.read_text(encoding="ascii").splitlines():
+            address, *_, name = line.split()
+            if address == wanted:
+                return name
+    return None
 
 
 def _address_of(any_socket: socket.socket, interface: str) -> str | None:

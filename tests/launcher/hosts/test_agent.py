@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,9 +39,9 @@ class Launcher:
         self.process.stdin.write(encoded({"do": do, **request}))
         self.process.stdin.flush()
 
-    def start(self, folder: Path, command: str, silent_seconds: float = 30) -> None:
+    def start(self, folder: Path, command: str, silent_seconds: float = 30, grace_seconds: float = 10) -> None:
         self.ask("start", argv=["sh", "-c", command], environment={"VALUE": "it's $HOME"}, folder=str(folder),
-                 silent_seconds=silent_seconds, patience=10)  # fmt: skip
+                 silent_seconds=silent_seconds, grace_seconds=grace_seconds)  # fmt: skip
 
     def hears(self, event: str) -> dict[str, Any]:
         """Return the next message of a kind."""
@@ -136,6 +137,37 @@ def test_without_the_launcher_the_ranks_save_and_all_end(tmp_path: Path, how: st
         wait_until_gone([launcher.process.pid, *below])
 
 
+def test_answers_to_old_beats_do_not_keep_the_ranks(tmp_path: Path) -> None:
+    """They may have been under way for long: the launcher may have given this host up, and started others."""
+    with agent() as launcher:
+        launcher.start(tmp_path, STARTER, silent_seconds=1.0)
+        first = launcher.hears("beat")["at"]
+        for _ in range(8):
+            launcher.ask("beat", at=launcher.hears("beat")["at"])
+        assert not (tmp_path / "saved-1").exists()  # those to new ones do
+        while not (tmp_path / "saved-1").exists():
+            launcher.ask("beat", at=first)
+            time.sleep(0.05)
+        wait_for(tmp_path / "saved-2")
+
+
+def test_ranks_that_do_not_end_in_time_are_killed(tmp_path: Path) -> None:
+    with agent() as launcher:
+        deaf = "trap '' TERM; touch up-0; while :; do sleep 0.05; done"
+        launcher.start(tmp_path, deaf, silent_seconds=0.5, grace_seconds=0.5)
+        wait_for(tmp_path / "up-0")
+        assert launcher.process.wait(timeout=30) == 0
+
+
+def test_a_port_is_tried_as_often_as_asked() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with agent() as launcher:
+        for _ in range(2):
+            launcher.ask("listen", address="127.0.0.1", port=port)
+            assert launcher.hears("answer")["problems"] == []
+
+
 def test_before_anything_was_started_the_end_of_the_connection_ends_the_agent() -> None:
     with agent() as launcher:
         launcher.hears("here")
@@ -165,7 +197,7 @@ def test_an_agent_that_is_killed_takes_the_starter_with_it(tmp_path: Path) -> No
 def test_a_program_that_cannot_be_started_is_told(tmp_path: Path) -> None:
     with agent() as launcher:
         launcher.ask(
-            "start", argv=["/no/such/program"], environment={}, folder=str(tmp_path), silent_seconds=30, patience=1
+            "start", argv=["/no/such/program"], environment={}, folder=str(tmp_path), silent_seconds=30, grace_seconds=1
         )
         assert launcher.hears("ended")["why"] == "/no/such/program cannot be started: No such file or directory"
 
