@@ -6,6 +6,7 @@ The slow stories (make test-matrix) are those in which two groups of ranks could
 from __future__ import annotations
 
 import math
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         yield running
 
 
-def launched(place: Workplace, cluster: Hosts, run: str, **backend: object) -> tuple[RunDir, object]:
+def launched(place: Workplace, cluster: Hosts, run: str, **backend: object) -> tuple[RunDir, subprocess.Popen[str]]:
     (place.folder / f"{run}.yaml").write_text(cluster_file(cluster, 3, **SOON, **backend))
     return RunDir(place.folder / run), started(
         place, "recipe.yaml", *OVERRIDES, "--cluster", f"{run}.yaml", "--run-dir", run

@@ -60,6 +60,7 @@ def test_ipv6_addresses_are_understood() -> None:
         pytest.skip("no IPv6 here")
     meeting = meeting_at("[::1]:0", has_rank_0=True)
     assert meeting.address == "::1"
+    assert meeting.environment(1)["GLOO_SOCKET_IFNAME"] == "lo"
     meeting.close()
 
 
