@@ -15,6 +15,7 @@ from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.norms import SynchronizedNorm
+from megabatch.configs.pruning import masked
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.targets import ClassTarget
@@ -44,6 +45,7 @@ from megabatch.trainer.losses import Loss
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
 from megabatch.trainer.outputs import record_outputs
 from megabatch.trainer.precision import precision_policy
+from megabatch.trainer.pruning.sparse import WeightMasks
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.saver import Saver
 from megabatch.trainer.saving_ranks import saving_ranks
@@ -160,6 +162,10 @@ def _step_parts(
         network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale
     )
     groups = parameter_groups(network, recipe.optimizer)
+    pruning = masked(recipe.pruning)
+    masks = WeightMasks(network, pruning, steps) if pruning is not None else None
+    if masks is not None:
+        changes = [*changes, masks.describe()]
     # Described before the optimizer is made, which rewrites the groups it is given.
     description = "\n".join([*changes, describe_parameters(network, groups)])
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
@@ -185,6 +191,7 @@ def _step_parts(
         stop_requested=stop_requested,
         average=WeightAverage(network, recipe.averaging, steps) if recipe.averaging is not None else None,
         on_micro_batch=on_micro_batch,
+        masks=masks,
     )
     return parts, description
 

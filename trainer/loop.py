@@ -83,6 +83,8 @@ def _end_epoch(parts: Parts, epoch: int, save_due: bool) -> None:
     state, settings = parts.state, parts.job.recipe.checkpoint
     if parts.job.recipe.tracking.noise_scale:
         _tell_noise_scale(parts)
+    if parts.step_parts.masks is not None:
+        parts.trackers.message(parts.step_parts.masks.describe())
     improved = _evaluate_if_due(parts)
     by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
     due = save_due or by_step or settings.due_after(epoch) or state.step == parts.steps.total
@@ -161,7 +163,8 @@ def save(parts: Parts) -> None:
         **provenance(parts.job, parts.run_dir),
     }
     averaged = work.average.tensors() if work.average is not None else {}
-    snapshot = Snapshot(network, tensors, state, averaged)
+    masks = work.masks.tensors() if work.masks is not None else {}
+    snapshot = Snapshot(network, tensors, state, averaged, masks)
     parts.saver.save(parts.state, snapshot, keep_rule(parts))
 
 
@@ -237,3 +240,5 @@ def put_back(parts: Parts, snapshot: Snapshot) -> None:
     parts.state = TrainState.from_json(snapshot.state["training"])
     if work.average is not None:
         work.average.load(snapshot.averaged, parts.state.average_updates)
+    if work.masks is not None:
+        work.masks.load(snapshot.masks)
