@@ -1,8 +1,8 @@
 """Builds the network of a recipe: loads it, then changes in it what the recipe asks for, and says what was changed.
 
 In this order: activations, norms, dropout and stochastic depth, weights, residual blocks, pretrained weights, removed
-channels, whose statistics batch norm uses. All of it is a function of recipe, seed and those weights. The launcher's inspection and the
-ranks build with the same function.
+channels, whose statistics batch norm uses. All of it is a function of recipe, seed, plan and those weights. The
+launcher's inspection and the ranks build with the same function.
 """
 
 from __future__ import annotations

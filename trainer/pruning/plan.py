@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from megabatch.configs.job import Job
-from megabatch.configs.pruning import plan_hash
+from megabatch.configs.pruning import Channels, plan_hash
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer.errors import TrainingError
 
@@ -57,12 +57,14 @@ class Plan:
 
 
 def plan_of(job: Job, run_dir: RunDir | None = None) -> Plan | None:
-    """Return the plan of a job, from its run folder, or before that from the run it inherits it from; None without one.
+    """Return the plan of a job, from its run folder, or before that from the run it inherits it from.
+
+    None if there is none, or if it is still to be made.
 
     Raises TrainingError if the file is not the one that the job names.
     """
     expected = plan_hash(job.recipe.pruning)
-    if expected is None:
+    if expected is None or (run_dir is None and isinstance(job.recipe.pruning, Channels)):
         return None
     file = run_dir.pruning_plan if run_dir is not None else _of_source(job)
     try:
