@@ -93,6 +93,6 @@ def _misfit(
     if isinstance(pruning, Inherited) or not (smaller or isinstance(pruning, Channels)):
         return None
     return (
-        f"{pruning.name}: {origin} was pruned already ({source['name']}), and channels are taken from a network "
-        "that is whole. Begin with the run that it came from, or write pruning: inherited"
+        f"{pruning.name}: {origin} was pruned already ({source['name']}), and removed channels do not go together with "
+        "another pruning. Begin with the run that it came from, or write pruning: inherited"
     )

@@ -114,7 +114,8 @@ def _evaluate_if_due(parts: Parts) -> bool:
         return False
     result = parts.evaluate_split(split)
     state.evaluated_step = state.step
-    better = result.better_than(state.best_value, metric)
+    masks = parts.step_parts.masks
+    better = result.better_than(state.best_value, metric) and (masks is None or masks.complete(state.step))
     if better:
         state.best_step, state.best_value = state.step, result.value(metric)
     parts.trackers.evaluation(result, state)

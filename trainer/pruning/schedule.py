@@ -17,6 +17,11 @@ class SparsitySchedule:
     end: int
     every: int
 
+    @property
+    def last(self) -> int:
+        """Return the step of the last update: from then on the network is as sparse as it gets."""
+        return self.begin + (self.end - self.begin) // self.every * self.every
+
     def due(self, step: int) -> float | None:
         """Return the sparsity that masks get after `step` steps; None where they stay as they are.
 

@@ -40,6 +40,10 @@ class WeightMasks:
         self._renew(0)
         self._apply(self._weights)
 
+    def complete(self, step: int) -> bool:
+        """Return whether the network is as sparse after `step` steps as it gets: before that it counts as no result."""
+        return step >= self._schedule.last
+
     def mask_gradients(self) -> None:
         """Take removed weights out of the gradient, after it was summed over ranks."""
         self._apply({name: weight.grad for name, weight in self._weights.items() if weight.grad is not None})
