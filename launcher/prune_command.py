@@ -85,18 +85,14 @@ def _train(
 
 
 def _scan(which: str, name: PruningChoice, cluster: str, overrides: list[str], keep: list[str]) -> None:
-    from megabatch.configs.load import load
     from megabatch.launcher.study import prune as study
     from megabatch.launcher.study import sensitivity
 
     if any(not text.startswith("cluster.") for text in overrides):
         fail("--sensitivity takes the recipe of the run as it is: only cluster.* can be changed")
     source, job = or_exit(lambda: study.source_run(which))
-    ranks = job.model_copy(update={"cluster": or_exit(lambda: load("digits", cluster, overrides)).cluster})
-    found = or_exit_study(lambda: sensitivity.scan(source, job, ranks, name.value, keep))
-    typer.echo(
-        f"whole network: {found['metric']} {found['base']:.4f} on the validation split; with a share of a layer gone:"
-    )
+    found = or_exit_study(lambda: sensitivity.scan(source, job, cluster, overrides, name.value, keep))
+    typer.echo(f"whole network: {found['metric']} {found['base']:.4f} on validation; with a share of one layer gone:")
     _print(sensitivity.columns(found), sensitivity.rows(found))
     typer.echo(f"page: {sensitivity.write(found, source, name.value)}")
 

@@ -1,6 +1,7 @@
-"""What ranks do beside training and evaluating: a range test, memory probes, a soup, a scan before pruning. The launcher asks by a JSON file.
+"""What ranks do beside training and evaluating: a range test, memory probes, a soup, a scan before pruning.
 
-The ranks start, join and fail as in a training, so every study runs through the same step and the same evaluation.
+The launcher asks by a JSON file. The ranks start, join and fail as in a training, so every study runs through the same
+step and the same evaluation.
 """
 
 from __future__ import annotations

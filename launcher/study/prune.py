@@ -77,7 +77,9 @@ def write_recipe(recipe: Recipe, source: RunDir, chosen: Path | None) -> RunDir:
     folder.mkdir(parents=True, exist_ok=True)
     run_dir = RunDir(folder)
     head = f"# Written by megabatch prune from {_from_here(source.job)}. Keys that are not here have their defaults.\n"
-    run_dir.recipe.write_text(head + yaml_text(readable(recipe)), encoding="utf-8")
+    run_dir.recipe.write_text(
+        head + yaml_text({**readable(recipe), "pruning": _plain_pruning(recipe)}), encoding="utf-8"
+    )
     return run_dir
 
 
@@ -133,12 +135,18 @@ def comparison_rows(found: dict[str, dict[str, Any]], metric: str) -> list[tuple
 def readable(model: BaseModel) -> dict[str, Any]:
     """Return a recipe without what is as the schema has it by default; a choice keeps its name."""
     fields = type(model).model_fields
-    values = {key: getattr(model, key) for key in fields}
+    values = {key: getattr(model, key) for key in sorted(fields, key=lambda key: key != "name")}
     return {
         key: _plain(value)
         for key, value in values.items()
         if key == "name" or fields[key].is_required() or value != fields[key].default
     }
+
+
+def _plain_pruning(recipe: Recipe) -> dict[str, Any]:
+    """Return all of the pruning, defaults too: it is what this recipe is about."""
+    assert recipe.pruning is not None
+    return recipe.pruning.model_dump(mode="json", exclude={"sha256"})
 
 
 def _plain(value: Any) -> Any:  # Any: a value of the schema, and what YAML can have of it

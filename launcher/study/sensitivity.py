@@ -8,9 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from megabatch.configs.cluster import Cluster
 from megabatch.configs.engines import Ddp
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
+from megabatch.configs.load import layered_tree, validate
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.prepare import check
 from megabatch.launcher.study.page import document, header, table
@@ -22,20 +24,27 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 250.0, 28.0, 125.0
 _STYLE = "\n.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .75rem; }\n"
 
 
-def scan(run_dir: RunDir, job: Job, cluster_job: Job, name: str, keep: Sequence[str]) -> dict[str, Any]:
-    """Return what the ranks found. Raises ConfigError and StudyFailedError."""
+def scan(
+    run_dir: RunDir, job: Job, cluster: str, overrides: Sequence[str], name: str, keep: Sequence[str]
+) -> dict[str, Any]:
+    """Return what the ranks of a cluster found; the overrides are of its keys (`cluster.*`).
+
+    Raises ConfigError and StudyFailedError.
+    """
     if job.recipe.data.validation_split is None:
         problem = "evaluates the validation split, and the recipe of this run has none"
         raise ConfigError([Problem("--sensitivity", problem)])
     if job.recipe.pruning is not None:
         raise ConfigError([Problem("--sensitivity", f"{run_dir.root} is pruned already: name the run it came from")])
-    require_local(cluster_job, "prune --sensitivity")
+    of_cluster = [text.removeprefix("cluster.") for text in overrides]
+    ranks = validate(Cluster, layered_tree(cluster, "clusters", of_cluster, "cluster."))
     recipe = job.recipe.model_copy(update={"averaging": None, "engine": Ddp()})
-    prepared = check(without_tracking(job.model_copy(update={"recipe": recipe, "cluster": cluster_job.cluster}))).job
+    job = without_tracking(job.model_copy(update={"recipe": recipe, "cluster": ranks}))
+    require_local(job, "prune --sensitivity")
     shares = [0.5] if name == "n_of_m" else list(SHARES)
     settings = {"run": str(run_dir.root), "which": "best", "name": name, "shares": shares, "keep": list(keep)}
     with scratch_run() as scratch:
-        return run_study(prepared, scratch, "sensitivity", settings, say_stopping)
+        return run_study(check(job).job, scratch, "sensitivity", settings, say_stopping)
 
 
 def rows(found: dict[str, Any]) -> list[list[str]]:
