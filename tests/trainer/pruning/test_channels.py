@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from megabatch.configs.load import load
 from megabatch.configs.model import GroupNorm
 from megabatch.configs.pruning import Channels
+from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.prepare import job_of
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.models.convnet import convnet
 from megabatch.trainer.network import replace_batch_norms
 from megabatch.trainer.pruning.channels import flops_of, make_plan, plans_of_layers
 from megabatch.trainer.pruning.compare import sizes
-from megabatch.trainer.pruning.plan import Plan, shrink, silenced
+from megabatch.trainer.pruning.plan import Plan, plan_of, shrink, silenced
 
 SIZE = 16
 
@@ -146,14 +150,21 @@ class Blind(Stubborn):
             return super().forward(images)
 
 
+class Failing(Stubborn):
+    @override
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise KeyError("caption")
+
+
 @pytest.mark.parametrize(
     ("network", "settings", "told"),
     [
         (Stubborn(), Channels(), "without some channels this network does not run .I have 16 channels"),
-        (Blind(), Channels(), "torch-pruning cannot follow the channels of this network"),
+        (Failing(), Channels(), "torch-pruning cannot follow the channels of this network .*caption"),
+        (Blind(), Channels(), "no layer has channels that may go"),
         (convnet(10, [8, 16]), Channels(keep=("*",)), "no layer has channels that may go"),
         (convnet(10, [8, 16]), Channels(keep=("conv1",)), "pruning.keep: 'conv1' fits no convolution or linear layer"),
-        (convnet(10, [8, 16]), Channels(flops=0.01), "pruning.flops=0.01: even with all channels gone that may go, 2"),
+        (convnet(10, [8, 16]), Channels(flops=0.01), "pruning.flops=0.01: even with all channels gone that may go, 39"),
     ],
 )
 def test_what_cannot_be_made_smaller_is_told(network: nn.Module, settings: Channels, told: str) -> None:
@@ -163,6 +174,19 @@ def test_what_cannot_be_made_smaller_is_told(network: nn.Module, settings: Chann
 
 def test_a_plan_of_another_network_is_told() -> None:
     plan = make_plan(convnet(10, [8, 16]), Channels(), SIZE)
-    for other in (nn.Linear(2, 2), convnet(10, [4, 16])):
+    for other in (nn.Linear(2, 2), convnet(10, [8, 4])):
         with pytest.raises(TrainingError, match="the plan of removed channels is of another network"):
             shrink(other, plan)
+
+
+def test_a_plan_that_is_gone_or_changed_is_told(tmp_path: Path) -> None:
+    run_dir, text = RunDir(tmp_path), Plan({}, {}, (2, 1), (2, 1)).to_json()
+    hashed = hashlib.sha256(text.encode()).hexdigest()
+    job = job_of(load("digits", "laptop", [f"pruning={{name: channels, sha256: {hashed}}}"]))
+    with pytest.raises(TrainingError, match="nobody knows which channels the network of .* has. Put it back"):
+        plan_of(job, run_dir)
+    run_dir.pruning_plan.write_text(text)
+    assert plan_of(job, run_dir) == Plan({}, {}, (2, 1), (2, 1))
+    run_dir.pruning_plan.write_text(text + " ")
+    with pytest.raises(TrainingError, match="changed since the job was written: put the old file back"):
+        plan_of(job, run_dir)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from megabatch.configs.pruning import Cubic, Inherited, Magnitude, NOfM
 from megabatch.data.steps import Steps
@@ -57,7 +58,7 @@ def test_the_rest_trains_like_a_network_whose_gradient_never_had_the_removed_wei
     reference = network()
     found = magnitude_masks({"0": reference[0].weight.detach(), "3": reference[3].weight.detach()}, 0.5, "global")
     for name, mask in found.items():
-        torch.nn.utils.prune.custom_from_mask(reference[int(name)], "weight", mask)
+        prune.custom_from_mask(reference[int(name)], "weight", mask)
         with torch.no_grad():
             reference[int(name)].weight_orig.mul_(mask)
     train(reference, make(list(reference.parameters())), None, 0, 5)

@@ -1,0 +1,140 @@
+"""Pruned trainings with real ranks: any number of them, killed and gone on with, evaluated, exported, pruned by command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megabatch.configs.load import read_job
+from megabatch.configs.run_dir import RunDir
+from megabatch.trainer import checkpoint
+from support.runs import Workplace, finish, kill_after_step, losses
+
+pytestmark = pytest.mark.processes
+SPLITS = ("data.validation_split=validation", "data.test_split=test")
+CUBIC = (
+    "pruning={name: magnitude, sparsity: 0.7, schedule: {name: cubic, begin: 2 steps, end: 20 steps, every_steps: 3}}"
+)
+MASKED = ("epochs=10", "checkpoint.every_steps=4", "averaging={name: ema, decay: 0.9}", CUBIC)
+STEPS = 30
+
+
+def snapshot(run_dir: RunDir) -> checkpoint.Snapshot:
+    return checkpoint.load(run_dir.checkpoint(STEPS))
+
+
+def bits(found: checkpoint.Snapshot) -> dict[str, bytes]:
+    return {f"{g}/{n}": t.numpy().tobytes() for g, tensors in found.groups().items() for n, t in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(workplace: Workplace) -> RunDir:
+    return workplace.train("masked-alone", 1, *MASKED, "precision=fp64")
+
+
+@pytest.mark.parametrize("engine", ["ddp", "{name: fsdp, min_parameters: 100}"])
+def test_two_ranks_prune_the_same_weights_as_one(workplace: Workplace, alone: RunDir, engine: str) -> None:
+    together = workplace.train(f"masked-{engine[1:5]}", 2, *MASKED, "precision=fp64", f"engine={engine}")
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-9)
+    one, two = snapshot(alone), snapshot(together)
+    assert set(one.masks) == {"0.weight", "3.weight", "9.weight"}
+    assert all(torch.equal(mask, two.masks[name]) for name, mask in one.masks.items())
+    total = sum(mask.numel() for mask in one.masks.values())
+    assert sum(int((~mask).sum()) for mask in one.masks.values()) == round(0.7 * total)
+    for found in (one, two):
+        for name, mask in found.masks.items():
+            momentum = found.optimizer[f"{name}/momentum_buffer"]
+            assert not any(tensor[~mask].any() for tensor in (found.network[name], found.averaged[name], momentum))
+            assert momentum.any()
+
+
+def test_a_run_killed_while_masks_grow_ends_with_the_same_bits(workplace: Workplace) -> None:
+    slow = (*MASKED, "model.name=network:unhurried")
+    whole = workplace.train("masked-left-alone", 2, *slow)
+    killed = workplace.job("masked-killed", 2, *slow)
+    kill_after_step(workplace.start(killed), killed, 10, victim=1)
+    finish(workplace.start(killed), killed)
+    assert losses(killed) == losses(whole)
+    assert bits(snapshot(killed)) == bits(snapshot(whole))
+
+
+@pytest.fixture(scope="module")
+def dense(workplace: Workplace) -> RunDir:
+    return workplace.train("dense", 2, *SPLITS, "epochs=6")
+
+
+@pytest.fixture(scope="module")
+def pruned(workplace: Workplace, dense: RunDir) -> tuple[RunDir, str]:
+    """A run that the command made, and what it printed."""
+    done = workplace.megabatch(
+        "prune", "dense", "--epochs", "2", "--run-dir", "small", "pruning.multiple_of=1", "checkpoint.every_steps=2",
+        "schedule.warmup=0", "cluster.processes_per_node=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return RunDir(workplace.folder / "small"), done.stdout
+
+
+def test_the_command_shows_its_recipe_trains_a_smaller_network_and_compares(
+    workplace: Workplace, dense: RunDir, pruned: tuple[RunDir, str]
+) -> None:
+    run_dir, printed = pruned
+    recipe = run_dir.recipe.read_text()
+    assert printed.index(recipe) < printed.index("plan: ")
+    assert "name: channels\n  flops: 0.5\n" in recipe
+    settings = read_job(run_dir.job).recipe
+    assert (settings.name, settings.epochs, settings.seed) == ("tiny-pruned", 2, 1)
+    found = json.loads((run_dir.root / "pruning.json").read_text())
+    assert found["pruned"]["flops"] <= 0.5 * found["dense"]["flops"]
+    assert found["pruned"]["test"] == json.loads(run_dir.result.read_text())["test"]["top1"]
+    small, whole = (checkpoint.load_network(checkpoint.chosen(run, "last")) for run in (run_dir, dense))
+    assert small["0.weight"].shape[0] == small["1.weight"].shape[0] == small["3.weight"].shape[1] < 6
+    assert whole["0.weight"].shape[0] == 6
+    assert "x 0." in printed.rpartition("operations for an image")[2]
+
+
+def test_a_small_network_is_resumed_evaluated_exported_and_trained_on(
+    workplace: Workplace, pruned: tuple[RunDir, str]
+) -> None:
+    run_dir, _ = pruned
+    shapes = {
+        name: tensor.shape for name, tensor in checkpoint.load_network(checkpoint.chosen(run_dir, "last")).items()
+    }
+    done = workplace.megabatch("eval", "small", "--split", "test")
+    assert done.returncode == 0, done.stderr
+    tested = json.loads(run_dir.evaluation("test", "best").read_text())
+    assert tested["top1"] == json.loads(run_dir.result.read_text())["test"]["top1"]
+    done = workplace.megabatch(
+        "export", "small", "--format", "safetensors", "--checkpoint", "last", "--output", "w.safetensors"
+    )
+    assert done.returncode == 0, done.stderr
+    exported = load_file(workplace.folder / "w.safetensors")
+    assert {name: tensor.shape for name, tensor in exported.items()} == shapes
+    overrides = (*SPLITS, "epochs=2", "checkpoint.every_steps=2", "checkpoint.keep_last=9", "schedule.warmup=0")
+    again = workplace.job("again", 2, *overrides, "model.pretrained=small", "pruning=inherited")
+    shutil.copyfile(run_dir.pruning_plan, again.pruning_plan)
+    workplace.train("again", 2)
+    last = checkpoint.load(again.checkpoint(6))
+    shutil.rmtree(again.checkpoint(6))
+    workplace.train("again", 2)
+    assert bits(checkpoint.load(again.checkpoint(6))) == bits(last)
+    assert {name: tensor.shape for name, tensor in last.network.items()} == shapes
+
+
+def test_a_scan_tells_what_each_layer_alone_can_spare(workplace: Workplace, dense: RunDir) -> None:
+    done = workplace.megabatch("prune", "dense", "--sensitivity", "--name", "magnitude", "--keep", "9")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((dense.root / "sensitivity-magnitude.json").read_text())
+    assert list(found["layers"]) == ["0", "3"]
+    assert found["base"] == json.loads(dense.result.read_text())["best_value"]
+    assert (dense.root / "sensitivity-magnitude.html").exists()
+
+
+def test_the_command_leaves_nothing_behind_where_it_cannot_start(workplace: Workplace, dense: RunDir) -> None:
+    done = workplace.megabatch("prune", "dense", "--run-dir", "new", "--keep", "fc")
+    assert done.returncode == 2
+    assert "pruning.keep: 'fc' fits no convolution or linear layer" in done.stderr
+    assert not (workplace.folder / "new").exists()
