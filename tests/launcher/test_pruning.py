@@ -19,7 +19,7 @@ from megabatch.launcher.cli import app
 from megabatch.launcher.prepare import job_of
 from megabatch.launcher.pruning import new_run_with_plan, with_pruning
 from megabatch.launcher.save_job import write_job
-from megabatch.launcher.study.prune import comparison_rows, readable, source_run
+from megabatch.launcher.study.prune import comparison_rows, pruning_recipe, readable, source_run, train, write_recipe
 from megabatch.launcher.study.sensitivity import page
 
 HASH = "a" * 64
@@ -117,6 +117,17 @@ def test_a_run_without_a_checkpoint_and_one_of_another_folder_are_refused(tmp_pa
         (run_dir.checkpoint(1) / "manifest.json").write_text("{}")
     with pytest.raises(ConfigError, match=f"cd {tmp_path}" if checkpoints else "has no checkpoint yet: train it first"):
         source_run(str(run_dir.root))
+
+
+def test_nothing_stays_behind_where_a_pruned_run_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = RunDir(tmp_path / "run")
+    recipe = pruning_recipe(source, job(tmp_path, None), {"name": "channels", "keep": []}, None, [])
+    assert (recipe.epochs, recipe.seed, recipe.name) == (10, 1, "digits-pruned")
+    run_dir = write_recipe(recipe, source, Path("new"))
+    with pytest.raises(ConfigError, match="run is no run folder and no checkpoint"):
+        train(run_dir, "laptop", [])
+    assert not Path("new").exists()
 
 
 def test_the_comparison_has_differences_of_accuracy_and_ratios_of_sizes() -> None:

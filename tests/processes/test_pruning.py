@@ -19,7 +19,9 @@ SPLITS = ("data.validation_split=validation", "data.test_split=test")
 CUBIC = (
     "pruning={name: magnitude, sparsity: 0.7, schedule: {name: cubic, begin: 2 steps, end: 20 steps, every_steps: 3}}"
 )
-MASKED = ("epochs=10", "checkpoint.every_steps=4", "averaging={name: ema, decay: 0.9}", CUBIC)
+# "unhurried", so that there is time to kill it
+MASKED = ("epochs=10", "checkpoint.every_steps=4", "averaging={name: ema, decay: 0.9}", CUBIC, "precision=fp64",
+          "model.name=network:unhurried")  # fmt: skip
 STEPS = 30
 
 
@@ -33,12 +35,12 @@ def bits(found: checkpoint.Snapshot) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def alone(workplace: Workplace) -> RunDir:
-    return workplace.train("masked-alone", 1, *MASKED, "precision=fp64")
+    return workplace.train("masked-alone", 1, *MASKED)
 
 
 @pytest.mark.parametrize("engine", ["ddp", "{name: fsdp, min_parameters: 100}"])
 def test_two_ranks_prune_the_same_weights_as_one(workplace: Workplace, alone: RunDir, engine: str) -> None:
-    together = workplace.train(f"masked-{engine[1:5]}", 2, *MASKED, "precision=fp64", f"engine={engine}")
+    together = workplace.train(f"masked-{engine[1:5]}", 2, *MASKED, f"engine={engine}")
     assert losses(together) == pytest.approx(losses(alone), rel=1e-9)
     one, two = snapshot(alone), snapshot(together)
     assert set(one.masks) == {"0.weight", "3.weight", "9.weight"}
@@ -52,14 +54,12 @@ def test_two_ranks_prune_the_same_weights_as_one(workplace: Workplace, alone: Ru
             assert momentum.any()
 
 
-def test_a_run_killed_while_masks_grow_ends_with_the_same_bits(workplace: Workplace) -> None:
-    slow = (*MASKED, "model.name=network:unhurried")
-    whole = workplace.train("masked-left-alone", 2, *slow)
-    killed = workplace.job("masked-killed", 2, *slow)
-    kill_after_step(workplace.start(killed), killed, 10, victim=1)
+def test_a_run_killed_while_masks_grow_ends_with_the_same_bits(workplace: Workplace, alone: RunDir) -> None:
+    killed = workplace.job("masked-killed", 1, *MASKED)
+    kill_after_step(workplace.start(killed), killed, 10, victim=0)
     finish(workplace.start(killed), killed)
-    assert losses(killed) == losses(whole)
-    assert bits(snapshot(killed)) == bits(snapshot(whole))
+    assert losses(killed) == losses(alone)
+    assert bits(snapshot(killed)) == bits(snapshot(alone))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def pruned(workplace: Workplace, dense: RunDir) -> tuple[RunDir, str]:
     """A run that the command made, and what it printed."""
     done = workplace.megabatch(
         "prune", "dense", "--epochs", "2", "--run-dir", "small", "pruning.multiple_of=1", "checkpoint.every_steps=2",
-        "schedule.warmup=0", "cluster.processes_per_node=2",
+        "schedule.warmup=0", "cluster.processes_per_node=1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return RunDir(workplace.folder / "small"), done.stdout
@@ -125,16 +125,11 @@ def test_a_small_network_is_resumed_evaluated_exported_and_trained_on(
 
 
 def test_a_scan_tells_what_each_layer_alone_can_spare(workplace: Workplace, dense: RunDir) -> None:
-    done = workplace.megabatch("prune", "dense", "--sensitivity", "--name", "magnitude", "--keep", "9")
+    done = workplace.megabatch(
+        "prune", "dense", "--sensitivity", "--name", "magnitude", "--keep", "9", "cluster.processes_per_node=1"
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads((dense.root / "sensitivity-magnitude.json").read_text())
     assert list(found["layers"]) == ["0", "3"]
     assert found["base"] == json.loads(dense.result.read_text())["best_value"]
     assert (dense.root / "sensitivity-magnitude.html").exists()
-
-
-def test_the_command_leaves_nothing_behind_where_it_cannot_start(workplace: Workplace, dense: RunDir) -> None:
-    done = workplace.megabatch("prune", "dense", "--run-dir", "new", "--keep", "fc")
-    assert done.returncode == 2
-    assert "pruning.keep: 'fc' fits no convolution or linear layer" in done.stderr
-    assert not (workplace.folder / "new").exists()

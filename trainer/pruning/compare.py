@@ -29,7 +29,7 @@ from megabatch.trainer.pruning.channels import flops_of
 from megabatch.trainer.pruning.plan import plan_of
 
 BATCHES = (1, 32)
-_SECONDS = 2.0  # for each batch, both networks together
+_SECONDS = 1.0  # for each batch, both networks together
 _FEWEST = 5
 
 
