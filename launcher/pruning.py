@@ -62,14 +62,17 @@ def _with_hash(job: Job, found: str | None) -> Job:
 
 
 def _pruning_of(checkpoint: Path) -> dict[str, Any] | None:
-    """Return how the run of a checkpoint folder was pruned, as its recipe says; None for a file, or if it was not."""
-    if not checkpoint.is_dir():
+    """Return how the run of a checkpoint, or of a file in one, was pruned, as its recipe says; None if it was not."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if folder is not checkpoint and not (folder / "state.json").exists():
         return None
     try:
-        recipe = json.loads((checkpoint / "state.json").read_text(encoding="utf-8")).get("recipe", {})
+        recipe = json.loads((folder / "state.json").read_text(encoding="utf-8")).get("recipe", {})
     except (OSError, ValueError) as error:
         raise ConfigError([Problem("model.pretrained", f"{checkpoint} is damaged ({error})")]) from None
     found: dict[str, Any] | None = recipe.get("pruning")
+    if folder is not checkpoint and found and not found.get("sha256"):
+        return None  # the weights of a file, without what else belongs to the checkpoint: its zeros are just numbers
     return found
 
 

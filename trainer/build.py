@@ -165,7 +165,7 @@ def _step_parts(
     pruning = masked(recipe.pruning)
     masks = WeightMasks(network, pruning, steps) if pruning is not None else None
     if masks is not None:
-        changes = [*changes, masks.describe()]
+        changes = [*changes, masks.announce()]
     # Described before the optimizer is made, which rewrites the groups it is given.
     description = "\n".join([*changes, describe_parameters(network, groups)])
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)

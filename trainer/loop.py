@@ -115,11 +115,13 @@ def _evaluate_if_due(parts: Parts) -> bool:
     result = parts.evaluate_split(split)
     state.evaluated_step = state.step
     masks = parts.step_parts.masks
-    better = result.better_than(state.best_value, metric) and (masks is None or masks.complete(state.step))
+    complete = masks is None or masks.complete(state.step)  # what is to get sparser yet is no result
+    better = complete and result.better_than(state.best_value, metric)
     if better:
         state.best_step, state.best_value = state.step, result.value(metric)
     parts.trackers.evaluation(result, state)
-    _watch(parts, result)
+    if complete:
+        _watch(parts, result)
     return better
 
 

@@ -48,7 +48,7 @@ def pruning_recipe(
     Optimizer and schedule stay: the learning rate rises to its peak and falls again over the new epochs, which trains
     a pruned network better than its last, small one (Renda et al. 2020; Le and Hua 2021).
     """
-    length = epochs or max(1, -(-job.recipe.epochs // 3))
+    length = max(1, -(-job.recipe.epochs // 3)) if epochs is None else epochs
     values = job.recipe.model_dump(mode="json")
     values |= {
         "name": f"{job.recipe.name[:73]}-pruned", "epochs": length, "seed": job.recipe.seed + 1,

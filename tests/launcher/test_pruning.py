@@ -78,6 +78,18 @@ def test_what_fits_goes_on_with_the_plan_of_its_source(
         with_pruning(settled)
 
 
+@pytest.mark.parametrize(("source", "refused"), [(CHANNELS, True), (MAGNITUDE, False)])
+def test_the_file_of_a_smaller_network_is_refused_and_that_of_one_with_zeros_is_not(
+    tmp_path: Path, source: dict[str, object], refused: bool
+) -> None:
+    wanted = job(tmp_path, source, "model.pretrained=run/checkpoints/step-00000001/model.safetensors")
+    if refused:
+        with pytest.raises(ConfigError, match="has lost channels"):
+            with_pruning(wanted)
+    else:
+        assert with_pruning(wanted) is wanted
+
+
 def test_a_new_run_has_the_plan_beside_the_job_that_names_it(tmp_path: Path) -> None:
     text = '{"tensors":{}}'
     wanted = job(tmp_path, None, "pruning=channels")

@@ -48,6 +48,6 @@ def n_of_m_mask(weight: torch.Tensor, n: int, m: int) -> torch.Tensor:
     """
     last = weight.movedim(1, -1)
     groups = last.reshape(*last.shape[:-1], -1, m)
-    largest = torch.argsort(groups.abs(), dim=-1, descending=True, stable=True)[..., :n]
-    mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, largest, torch.ones_like(largest, dtype=torch.bool))
+    places = torch.argsort(torch.argsort(groups.abs(), dim=-1, descending=True, stable=True), dim=-1)
+    mask = places < n
     return mask.flatten(-2).movedim(-1, 1).contiguous()

@@ -63,6 +63,11 @@ class WeightMasks:
         """Put back what `tensors` gave."""
         self._masks = {name: cut_like(self._weights[name], mask).to(self._device) for name, mask in masks.items()}
 
+    def announce(self) -> str:
+        """Return in words what will be pruned."""
+        total = sum(weight.numel() for weight in self._weights.values())
+        return f"pruning: {self._settings.name}, of {total:,} weights in {len(self._weights)} layers"
+
     def describe(self) -> str:
         """Return in words what is pruned, how much of it is zero, and which layers have nothing left."""
         whole = {name: in_one_piece(mask) for name, mask in self._masks.items()}
