@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from megabatch.configs.job import Job
 from megabatch.configs.load import read_job
+from megabatch.configs.metrics import read_metrics
 from megabatch.configs.run_dir import RunDir
-from megabatch.trainer import checkpoint
+from megabatch.launcher.cli import app
+from megabatch.launcher.study import sensitivity
+from megabatch.trainer import checkpoint, loop
+from megabatch.trainer.pruning.sensitivity import scan
 from support.runs import Workplace, finish, kill_after_step, losses
+from support.training import training
 
 pytestmark = pytest.mark.processes
 SPLITS = ("data.validation_split=validation", "data.test_split=test")
@@ -67,6 +75,19 @@ def dense(workplace: Workplace) -> RunDir:
     return workplace.train("dense", 2, *SPLITS, "epochs=6")
 
 
+def test_an_evaluation_counts_only_when_the_network_is_as_sparse_as_it_gets(
+    workplace: Workplace, dense: RunDir
+) -> None:
+    """Nothing is learned here: the network is only taken apart, so the first evaluation is the best by itself."""
+    still = (*SPLITS, "epochs=4", "optimizer.base_learning_rate=1e-20", "optimizer.weight_decay=0", "model.batch_norm=frozen",
+             "model.pretrained=dense", "pruning={name: magnitude, sparsity: 0.99, schedule: {name: cubic, end: 4, every_steps: 3}}")  # fmt: skip
+    with training(workplace, "taken-apart", *still) as parts:
+        loop.train(parts)
+        values = {line["step"]: line["top1"] for line in read_metrics(parts.run_dir.metrics, "evaluation")}
+        assert max(values.values()) == values[3] > values[12]
+        assert (parts.state.best_step, parts.state.best_value) == (12, values[12])
+
+
 @pytest.fixture(scope="module")
 def pruned(workplace: Workplace, dense: RunDir) -> tuple[RunDir, str]:
     """A run that the command made, and what it printed."""
@@ -103,10 +124,9 @@ def test_a_small_network_is_resumed_evaluated_exported_and_trained_on(
     shapes = {
         name: tensor.shape for name, tensor in checkpoint.load_network(checkpoint.chosen(run_dir, "last")).items()
     }
-    done = workplace.megabatch("eval", "small", "--split", "test")
-    assert done.returncode == 0, done.stderr
-    tested = json.loads(run_dir.evaluation("test", "best").read_text())
-    assert tested["top1"] == json.loads(run_dir.result.read_text())["test"]["top1"]
+    with training(workplace, "small") as parts:
+        parts.step_parts.engine.load_network(checkpoint.load_network(checkpoint.chosen(run_dir, "best")))
+        assert parts.evaluate_split("test").value("top1") == json.loads(run_dir.result.read_text())["test"]["top1"]
     done = workplace.megabatch(
         "export", "small", "--format", "safetensors", "--checkpoint", "last", "--output", "w.safetensors"
     )
@@ -124,12 +144,26 @@ def test_a_small_network_is_resumed_evaluated_exported_and_trained_on(
     assert {name: tensor.shape for name, tensor in last.network.items()} == shapes
 
 
-def test_a_scan_tells_what_each_layer_alone_can_spare(workplace: Workplace, dense: RunDir) -> None:
-    done = workplace.megabatch(
-        "prune", "dense", "--sensitivity", "--name", "magnitude", "--keep", "9", "cluster.processes_per_node=1"
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads((dense.root / "sensitivity-magnitude.json").read_text())
-    assert list(found["layers"]) == ["0", "3"]
-    assert found["base"] == json.loads(dense.result.read_text())["best_value"]
-    assert (dense.root / "sensitivity-magnitude.html").exists()
+def test_a_scan_tells_what_each_layer_alone_can_spare(
+    workplace: Workplace, dense: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command with the ranks in this process."""
+    asked = []
+
+    def run_study(job: Job, run_dir: RunDir, study: str, settings: dict[str, Any], say: object) -> dict[str, Any]:
+        asked.append((study, settings["keep"]))
+        with training(workplace, "dense") as parts:
+            return scan(parts, **settings)
+
+    monkeypatch.chdir(workplace.folder)
+    monkeypatch.setattr(sensitivity, "run_study", run_study)
+    for name, layers in (("magnitude", ["0", "3"]), ("channels", ["3", "0"])):
+        done = CliRunner().invoke(app, ["prune", "dense", "--sensitivity", "--name", name, "--keep", "9"])
+        assert done.exit_code == 0, done.output
+        found = json.loads((dense.root / f"sensitivity-{name}.json").read_text())
+        assert sorted(found["layers"]) == sorted(layers)
+        assert found["base"] == json.loads(dense.result.read_text())["best_value"]
+        assert all(len(values) == 4 for values in found["layers"].values())
+        assert f"{found['layers']['0'][-1]:.4f}" in done.output
+        assert (dense.root / f"sensitivity-{name}.html").exists()
+    assert asked == [("sensitivity", ["9"])] * 2
