@@ -16,6 +16,7 @@ from megabatch.configs.losses import CrossEntropy, Loss
 from megabatch.configs.model import Model
 from megabatch.configs.optimizers import Optimizer
 from megabatch.configs.precision import Fp32, Precision
+from megabatch.configs.pruning import Pruning
 from megabatch.configs.regularization import Regularization
 from megabatch.configs.schedules import Cosine, Schedule
 from megabatch.configs.stability import Stability
@@ -41,6 +42,7 @@ class Recipe(Frozen):
     engine: Engine = Ddp()
     regularization: Regularization = Regularization()
     averaging: Averaging | None = None
+    pruning: Pruning | None = None
     stability: Stability = Stability()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()

@@ -50,6 +50,16 @@ class RunDir:
         return self.root / "pretrained.json"
 
     @property
+    def pruning_plan(self) -> Path:
+        """Return pruning-plan.json, which channels the network has lost."""
+        return self.root / "pruning-plan.json"
+
+    @property
+    def recipe(self) -> Path:
+        """Return the recipe that `megabatch prune` writes."""
+        return self.root / "recipe.yaml"
+
+    @property
     def exports(self) -> Path:
         """Return the folder that `megabatch export` writes to if it is not told another."""
         return self.root / "exports"

@@ -18,7 +18,8 @@ from megabatch.launcher.backends.choose import is_watched
 from megabatch.launcher.known_speed import known_speed
 from megabatch.launcher.preflight import disk_space, room_to_go_on
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
-from megabatch.launcher.save_job import RUNS_FOLDER, find_run, new_run_dir, require_new, saved_job
+from megabatch.launcher.pruning import has_plan, new_run_with_plan
+from megabatch.launcher.save_job import RUNS_FOLDER, find_run, require_new, saved_job
 from megabatch.launcher.starter import Starter
 from megabatch.launcher.supervise import Ending, ExitCode
 
@@ -40,13 +41,17 @@ def _start_new(job: Job, chosen: Path | None, found: dict[str, Any], starter: St
     full = disk_space((chosen or RUNS_FOLDER).absolute(), found["checkpoint_bytes"], kept)
     if full:
         raise ConfigError(Problem("", message) for message in full)
-    return _run(job, new_run_dir(job, chosen), starter)
+    return _run(*new_run_with_plan(job, chosen, found), starter)
 
 
 def dry_run(recipe: str, cluster: str, overrides: Sequence[str], write: Path | None) -> int:
     """Show the plan and the exact command; with `write`, write job.yaml for a start by hand."""
     prepared = prepare(recipe, cluster, overrides)
-    run_dir = new_run_dir(prepared.job, write) if write else RunDir(Path("RUN_DIR"))
+    run_dir = RunDir(Path("RUN_DIR"))
+    if write:
+        found = inspect_model(prepared.job) if has_plan(prepared.job) else {}
+        job, run_dir = new_run_with_plan(prepared.job, write, found)
+        prepared = Prepared(job, prepared.plan)
     _show(prepared, run_dir)
     if write:
         launch.render(prepared.job, run_dir).write_files()

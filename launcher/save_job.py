@@ -47,7 +47,7 @@ def _write_job(job: Job, file: Path) -> None:
 
 def new_run_dir(job: Job, chosen: Path | None) -> RunDir:
     """Make a run folder: the chosen one if it is empty or new, else runs/NAME-DATE-TIME."""
-    folder = chosen or _unused(RUNS_FOLDER / f"{job.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = chosen or unused_folder(job.recipe.name)
     require_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,8 @@ def require_new(folder: Path) -> None:
         raise ConfigError(
             [Problem(str(folder), f"is a run already: `megabatch launch --resume {folder}` goes on with it")]
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    recipe = RunDir(folder).recipe  # it may lie there before the run begins
+    if folder.exists() and (not folder.is_dir() or any(file != recipe for file in folder.iterdir())):
         raise ConfigError([Problem(str(folder), "is not an empty folder: choose another --run-dir")])
 
 
@@ -93,6 +94,11 @@ def find_run(name: str, recipe_name: str | None) -> RunDir:
             return RunDir(job_file.parent.absolute())
     of_recipe = f" of the recipe {recipe_name}" if recipe_name else ""
     raise ConfigError([Problem(str(RUNS_FOLDER.absolute()), f"has no run{of_recipe}: start one without --resume")])
+
+
+def unused_folder(name: str) -> Path:
+    """Return runs/NAME-DATE-TIME, with a number behind it if that is taken."""
+    return _unused(RUNS_FOLDER / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def _unused(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -29,5 +30,14 @@ def agreed(parts: Parts, found: Path | None) -> Path | None:
 def wait_until_seen(folder: Path) -> None:
     """Wait until this host sees a checkpoint that rank 0 has; after a minute whoever reads it says what is missing."""
     deadline = time.monotonic() + _SECONDS_TO_BE_SEEN
-    while not checkpoint.is_seen(folder) and time.monotonic() < deadline:
+    while not _is_seen(folder) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
+
+
+def _is_seen(folder: Path) -> bool:
+    """Return whether every file of a checkpoint is there in its full length."""
+    try:
+        manifest = json.loads((folder / checkpoint.MANIFEST).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == described["bytes"] for name, described in manifest.items())
+    except (OSError, ValueError):
+        return False

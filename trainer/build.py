@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,22 +14,16 @@ import torch
 from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
-from megabatch.configs.norms import SynchronizedNorm
+from megabatch.configs.pruning import masked
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.targets import ClassTarget
-from megabatch.configs.transforms import Transform
 from megabatch.data.arrangement import Arrangement, arrange, changes_of_data, shown_data
-from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import Dataset
-from megabatch.data.draws import Order
 from megabatch.data.errors import DataError
-from megabatch.data.hashing import key
-from megabatch.data.loader import Loader, MicroBatch
+from megabatch.data.loader import MicroBatch
 from megabatch.data.masked import masked_samples
 from megabatch.data.rate import LearningRate, learning_rate_of
-from megabatch.data.read import Reader
-from megabatch.data.requests import Request, evaluation_requests, training_requests
+from megabatch.data.requests import Request, evaluation_requests
 from megabatch.data.steps import Steps, steps_of
 from megabatch.trainer.abilities import require_abilities
 from megabatch.trainer.averaging import WeightAverage
@@ -40,10 +34,12 @@ from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.line_file import LineFile
+from megabatch.trainer.loaders import split_loader, training_data
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
 from megabatch.trainer.outputs import record_outputs
 from megabatch.trainer.precision import precision_policy
+from megabatch.trainer.pruning.sparse import WeightMasks
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.saver import Saver
 from megabatch.trainer.saving_ranks import saving_ranks
@@ -54,8 +50,6 @@ from megabatch.trainer.trackers.base import Trackers
 from megabatch.trainer.trackers.of_run import trackers_of
 from megabatch.trainer.trained_network import trained_network
 from megabatch.trainer.world import World
-
-_LOADING_SHARE = 0.8  # of the time that other ranks wait: the rank that hangs is the one to say why
 
 
 @dataclass
@@ -115,7 +109,7 @@ def build(job: Job, world: World, run_dir: RunDir, stop_requested: Callable[[], 
         rate=learning_rate_of(recipe, steps),
         step_parts=step_parts,
         trackers=trackers,
-        micro_batches_from=_training_data(job, world, arrangement, order, steps, step_parts.engine),
+        micro_batches_from=training_data(job, world, arrangement, order, steps, step_parts.engine),
         evaluate_split=_evaluation(job, world, arrangement, step_parts),
         sample_log=samples,
         bad_steps=BadSteps(recipe.stability, steps, find, LineFile(run_dir.bad_steps), world, step_parts.engine),
@@ -160,6 +154,10 @@ def _step_parts(
         network, recipe.engine, world, example_NCHW, recipe.model.compile, recipe.tracking.noise_scale
     )
     groups = parameter_groups(network, recipe.optimizer)
+    pruning = masked(recipe.pruning)
+    masks = WeightMasks(network, pruning, steps) if pruning is not None else None
+    if masks is not None:
+        changes = [*changes, masks.announce()]
     # Described before the optimizer is made, which rewrites the groups it is given.
     description = "\n".join([*changes, describe_parameters(network, groups)])
     peak = recipe.optimizer.peak_learning_rate(recipe.batch.global_batch)
@@ -185,6 +183,7 @@ def _step_parts(
         stop_requested=stop_requested,
         average=WeightAverage(network, recipe.averaging, steps) if recipe.averaging is not None else None,
         on_micro_batch=on_micro_batch,
+        masks=masks,
     )
     return parts, description
 
@@ -217,33 +216,6 @@ def build_loss(recipe: Recipe, dataset: Dataset) -> Loss:
     return loss
 
 
-def _training_data(
-    job: Job, world: World, arrangement: Arrangement, order: Order, steps: Steps, engine: Engine
-) -> Callable[[int], Iterator[MicroBatch]]:
-    data = job.recipe.data
-    together = engine.same_number_of_passes or isinstance(job.recipe.model.batch_norm, SynchronizedNorm)
-
-    def from_step(step: int) -> Iterator[MicroBatch]:
-        reader = _stream_reader(job, world, arrangement, step) or arrangement.reader(data.train_split)
-        loader = split_loader(job, arrangement, reader, data.train_transforms, job.cluster.loader_threads)
-        return loader.load(training_requests(steps, order, world.rank, world.num_ranks, step, together))
-
-    return from_step
-
-
-def _stream_reader(job: Job, world: World, arrangement: Arrangement, first_step: int) -> Reader | None:
-    """Return what reads this rank's streams from their beginning; each start mixes them in another way."""
-    settings = job.recipe.data.train_stream
-    if settings is None:
-        return None
-    from megabatch.data.stream import StreamReader
-
-    seed = key(job.recipe.seed, first_step)
-    return StreamReader(
-        arrangement.streams, seed, world.rank, world.num_ranks, settings.shuffle_buffer, arrangement.target
-    )
-
-
 def _evaluation(
     job: Job, world: World, arrangement: Arrangement, parts: StepParts
 ) -> Callable[[str], EvaluationResult]:
@@ -264,24 +236,6 @@ def _evaluation(
                 )  # fmt: skip
 
     return evaluate_split
-
-
-def split_loader(
-    job: Job, arrangement: Arrangement, reader: Reader, transforms: Sequence[Transform], threads: int
-) -> Loader:
-    """Return what loads samples of a reader as this job wants them."""
-    data = job.recipe.data
-    return Loader(
-        reader=reader,
-        transform=decoding_chain(transforms, data.image_size, data.max_image_pixels),
-        image_size=data.image_size,
-        num_classes=arrangement.num_classes,
-        seed=job.recipe.seed,
-        threads=threads,
-        skip_errors=data.on_error.name == "skip",
-        outputs=None if isinstance(data.target, ClassTarget) else arrangement.num_outputs,
-        timeout_seconds=_LOADING_SHARE * job.cluster.limits.collective_timeout_seconds,
-    )
 
 
 def _set_determinism(deterministic: bool) -> None:

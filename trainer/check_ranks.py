@@ -25,7 +25,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import arrange
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
-from megabatch.trainer.build import split_loader
+from megabatch.trainer.loaders import split_loader
 from megabatch.trainer.process import write_json
 from megabatch.trainer.provenance import versions
 from megabatch.trainer.world import World

@@ -24,8 +24,9 @@ from megabatch.trainer.sharding import Offsets, Tensors, parts_to_write
 from megabatch.trainer.tensor_files import Described, describe_file, read_tensors, tensor_pieces, write_file
 
 # Tensors are in NAME.safetensors, or in NAME/rank-00000.safetensors and so on where each rank wrote its own.
-_NETWORK, _OPTIMIZER, _AVERAGED = "model", "optimizer", "averaged"  # the last only where weights are averaged
-_STATE, _MANIFEST = "state.json", "manifest.json"
+_NETWORK, _OPTIMIZER = "model", "optimizer"
+_AVERAGED, _MASKS = "averaged", "masks"  # only where weights are averaged, or pruned
+_STATE, MANIFEST = "state.json", "manifest.json"
 _WHOLE: Tensors = {}
 
 DamageOf = Callable[[Path], str | None]
@@ -39,22 +40,26 @@ class Snapshot:
     optimizer: Tensors
     state: dict[str, Any]
     averaged: Tensors = field(default_factory=dict)
+    masks: Tensors = field(default_factory=dict)
     offsets: dict[str, Offsets] | None = None  # where the parts begin, by file, if this is the share of one rank
 
     def share(self, is_main: bool) -> Snapshot:
         """Return what this rank writes, where the tensors are shared out."""
         parts: dict[str, Tensors] = {}
         offsets: dict[str, Offsets] = {}
-        groups = {_NETWORK: self.network, _OPTIMIZER: self.optimizer, _AVERAGED: self.averaged}
-        for group, tensors in groups.items():
+        for group, tensors in self.groups().items():
             parts[group], offsets[group] = parts_to_write(tensors, is_main)
-        return Snapshot(parts[_NETWORK], parts[_OPTIMIZER], self.state, parts[_AVERAGED], offsets)
+        return Snapshot(parts[_NETWORK], parts[_OPTIMIZER], self.state, parts[_AVERAGED], parts[_MASKS], offsets)
+
+    def groups(self) -> dict[str, Tensors]:
+        """Return the tensors by the name of their file."""
+        return {_NETWORK: self.network, _OPTIMIZER: self.optimizer, _AVERAGED: self.averaged, _MASKS: self.masks}
 
 
 def damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None if every file is as it was written."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest.items():
             if describe_file(folder / name) != expected:
                 return f"{name} is not as it was written (size or SHA-256 differ)"
@@ -122,9 +127,11 @@ def load(folder: Path, damage_of: DamageOf = damage, like: Tensors = _WHOLE) -> 
     problem = damage_of(folder)
     if problem:
         raise TrainingError(f"{folder}: {problem}. Use another checkpoint of the run")
-    network, averaged = (read_tensors(_tensor_files(folder, group), like.get) for group in (_NETWORK, _AVERAGED))
+    network, averaged, masks = (
+        read_tensors(_tensor_files(folder, group), like.get) for group in (_NETWORK, _AVERAGED, _MASKS)
+    )
     optimizer = read_tensors(_tensor_files(folder, _OPTIMIZER), lambda path: like.get(path.rpartition("/")[0]))
-    return Snapshot(network, optimizer, read_state(folder), averaged)
+    return Snapshot(network, optimizer, read_state(folder), averaged, masks)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -156,15 +163,6 @@ def newest(run_dir: RunDir, at_most: int | None = None, damage_of: DamageOf = da
             return folder, messages
         messages.append(f"{folder} is damaged ({problem}): falling back to an older checkpoint")
     return None, messages
-
-
-def is_seen(folder: Path) -> bool:
-    """Return whether every file of a checkpoint is there in its full length; on another host that may take a while."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == described["bytes"] for name, described in manifest.items())
-    except (OSError, ValueError):
-        return False
 
 
 def chosen(run_dir: RunDir, which: str) -> Path:
@@ -236,10 +234,9 @@ def _begin(hidden: Path, target: Path, verified: Verified) -> dict[str, Any]:
 
 def _write_files(hidden: Path, snapshot: Snapshot, ranks: SavingRanks) -> dict[str, Described]:
     """Write this rank's files and return the manifest's entry for each of them."""
-    groups = {_NETWORK: snapshot.network, _OPTIMIZER: snapshot.optimizer, _AVERAGED: snapshot.averaged}
     manifest = {}
-    for group, tensors in groups.items():
-        if group == _AVERAGED and not tensors:
+    for group, tensors in snapshot.groups().items():
+        if group in (_AVERAGED, _MASKS) and not tensors:
             continue
         name = f"{group}/rank-{ranks.rank:05d}.safetensors" if ranks.shared else f"{group}.safetensors"
         (hidden / name).parent.mkdir(exist_ok=True)
@@ -252,7 +249,7 @@ def _write_files(hidden: Path, snapshot: Snapshot, ranks: SavingRanks) -> dict[s
 
 
 def _commit(hidden: Path, target: Path, manifest: dict[str, Described]) -> dict[str, Any]:
-    write_file(hidden / _MANIFEST, [_json(manifest)])
+    write_file(hidden / MANIFEST, [_json(manifest)])
     _sync(hidden)
     require_lock()
     if target.exists() or target.is_symlink():  # a damaged one of the same step, found before

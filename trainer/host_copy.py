@@ -25,11 +25,12 @@ class HostCopy:
     @torch.no_grad()
     def take(self, snapshot: Snapshot) -> tuple[Snapshot, Callable[[], None]]:
         """Return the snapshot with its tensors copied, and what waits until the copies are there."""
-        groups = {"network": snapshot.network, "optimizer": snapshot.optimizer, "averaged": snapshot.averaged}
+        groups = snapshot.groups()
         kept: Tensors = {}
-        network, optimizer, averaged = (self._copies(name, tensors, kept) for name, tensors in groups.items())
+        network, optimizer, averaged, masks = (self._copies(name, tensors, kept) for name, tensors in groups.items())
         self._kept = kept
-        return replace(snapshot, network=network, optimizer=optimizer, averaged=averaged), _event(groups)
+        copied = replace(snapshot, network=network, optimizer=optimizer, averaged=averaged, masks=masks)
+        return copied, _event(groups)
 
     def _copies(self, group: str, tensors: Mapping[str, torch.Tensor], kept: Tensors) -> Tensors:
         copies = {}

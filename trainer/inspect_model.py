@@ -25,14 +25,17 @@ from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import steps_of
 from megabatch.trainer.abilities import problems_here
-from megabatch.trainer.build import build_loss, implementation, split_loader
+from megabatch.trainer.build import build_loss, implementation
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.loaders import split_loader
 from megabatch.trainer.network import build_network, unreplaced_activations
 from megabatch.trainer.norms.modes import smallest_group
 from megabatch.trainer.optim.groups import describe_parameters, freeze, parameter_groups
 from megabatch.trainer.optim.library import check_library_optimizer
 from megabatch.trainer.optim.state import optimizer_tensors
 from megabatch.trainer.pretrained.read import weights_to_begin_with
+from megabatch.trainer.pruning.inspect import masks_line
+from megabatch.trainer.pruning.plan import plan_of
 
 _SAMPLES_TRIED = 8
 
@@ -53,9 +56,10 @@ def main(arguments: Sequence[str]) -> int:
 def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
     arrangement = arrange(job)
-    built = build_network(job.recipe, arrangement.num_outputs, weights_to_begin_with(job))
+    built = build_network(job.recipe, arrangement.num_outputs, weights_to_begin_with(job), plan_of(job))
     network = built.network
     freeze(network, job.recipe.optimizer)
+    pruned = masks_line(network, job.recipe, arrangement)
     if isinstance(job.recipe.optimizer, LibraryOptimizer):
         check_library_optimizer(job.recipe.optimizer)
     if isinstance(job.recipe.engine, Fsdp):
@@ -78,7 +82,8 @@ def inspect(job: Job) -> dict[str, Any]:
         "trainable_parameters": sum(parameter.numel() for parameter in trained),
         "groups": description,
         "pretrained": built.began.to_json() if built.began is not None else None,
-        "changes": [*built.changes, *unreplaced_activations(network, job.recipe)],
+        "pruning_plan": built.plan.to_json() if built.plan is not None else None,
+        "changes": [*built.changes, *pruned, *unreplaced_activations(network, job.recipe)],
         "weight_bytes": weights,
         "gradient_bytes": _bytes(trained),
         "optimizer_bytes": optimizer_bytes,

@@ -87,6 +87,8 @@ def _end_epoch(parts: Parts, epoch: int, save_due: bool) -> None:
     state, settings = parts.state, parts.job.recipe.checkpoint
     if parts.job.recipe.tracking.noise_scale:
         _tell_noise_scale(parts)
+    if parts.step_parts.masks is not None:
+        parts.trackers.message(parts.step_parts.masks.describe())
     improved = _evaluate_if_due(parts)
     by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
     due = save_due or by_step or settings.due_after(epoch) or state.step == parts.steps.total
@@ -116,11 +118,14 @@ def _evaluate_if_due(parts: Parts) -> bool:
         return False
     result = parts.evaluate_split(split)
     state.evaluated_step = state.step
-    better = result.better_than(state.best_value, metric)
+    masks = parts.step_parts.masks
+    complete = masks is None or masks.complete(state.step)  # what is to get sparser yet is no result
+    better = complete and result.better_than(state.best_value, metric)
     if better:
         state.best_step, state.best_value = state.step, result.value(metric)
     parts.trackers.evaluation(result, state)
-    _watch(parts, result)
+    if complete:
+        _watch(parts, result)
     return better
 
 
@@ -165,7 +170,8 @@ def save(parts: Parts) -> None:
         **provenance(parts.job, parts.run_dir),
     }
     averaged = work.average.tensors() if work.average is not None else {}
-    snapshot = Snapshot(network, tensors, state, averaged)
+    masks = work.masks.tensors() if work.masks is not None else {}
+    snapshot = Snapshot(network, tensors, state, averaged, masks)
     parts.saver.save(parts.state, snapshot, keep_rule(parts))
 
 
@@ -241,3 +247,5 @@ def put_back(parts: Parts, snapshot: Snapshot) -> None:
     parts.state = TrainState.from_json(snapshot.state["training"])
     if work.average is not None:
         work.average.load(snapshot.averaged, parts.state.average_updates)
+    if work.masks is not None:
+        work.masks.load(snapshot.masks)

@@ -1,8 +1,8 @@
 """Builds the network of a recipe: loads it, then changes in it what the recipe asks for, and says what was changed.
 
-In this order: activations, norms, dropout and stochastic depth, weights, residual blocks, pretrained weights, whose
-statistics batch norm uses. All of it is a function of recipe, seed and those weights. The launcher's inspection and the
-ranks build with the same function.
+In this order: activations, norms, dropout and stochastic depth, weights, residual blocks, pretrained weights, removed
+channels, whose statistics batch norm uses. All of it is a function of recipe, seed, plan and those weights. The
+launcher's inspection and the ranks build with the same function.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from megabatch.configs.errors import nearest
 from megabatch.configs.model import Activation, GroupNorm, LayerNorm, LeakyRelu
 from megabatch.configs.precision import Fp8
+from megabatch.configs.pruning import Channels
 from megabatch.configs.recipe import Recipe
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.fp8 import announce_fp8
@@ -30,6 +31,8 @@ from megabatch.trainer.models.residual import zero_residual_blocks
 from megabatch.trainer.norms.modes import announce_precise, set_batch_norm
 from megabatch.trainer.pretrained.load import Began, load_weights
 from megabatch.trainer.pretrained.read import Weights
+from megabatch.trainer.pruning.channels import make_plan
+from megabatch.trainer.pruning.plan import Plan, shrink
 
 # By name, as timm has activations of its own. Sigmoid and tanh are not among them: in most networks they are gates.
 _REPLACED = frozenset(
@@ -45,12 +48,14 @@ class Built:
     network: nn.Module
     changes: tuple[str, ...]
     began: Began | None = None
+    plan: Plan | None = None
 
 
-def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = None) -> Built:
+def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = None, plan: Plan | None = None) -> Built:
     """Return the recipe's network on the CPU, in float32. Raises TrainingError for what the model does not have.
 
-    `weights` are those that `model.pretrained` names; None if there are none, or if a checkpoint will be loaded.
+    `weights` are those that `model.pretrained` names; None if there are none, or if a checkpoint will be loaded. `plan`
+    is that of removed channels; where the recipe asks for one and there is none yet, it is made from the weights.
     """
     settings, regularization = recipe.model, recipe.regularization
     torch.manual_seed(recipe.seed)
@@ -70,10 +75,17 @@ def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = No
         changes.append(initialize_weights(network, settings.initialization, settings.activation, recipe.seed))
     if settings.zero_init_residual:
         changes.append(zero_residual_blocks(network))
+    if plan is not None and not isinstance(recipe.pruning, Channels):
+        shrink(network, plan)  # the weights are those of the small network
     began = None
     if weights is not None:
         began = load_weights(network, weights)
         changes += began.lines()
+    if isinstance(recipe.pruning, Channels):
+        plan = plan or make_plan(network, recipe.pruning, recipe.data.image_size)
+        shrink(network, plan)
+    if plan is not None:
+        changes.append(plan.line())
     if settings.batch_norm is not None:
         resumed = settings.pretrained is not None and weights is None
         changes.append(set_batch_norm(network, settings.batch_norm, statistics_follow=resumed))
@@ -81,7 +93,7 @@ def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = No
         changes.append(checkpoint_activations(network, settings.checkpoint_activations))
     if isinstance(recipe.precision, Fp8):
         changes.append(announce_fp8(network, num_classes))
-    return Built(network, tuple(changes), began)
+    return Built(network, tuple(changes), began, plan)
 
 
 def replace_activations(network: nn.Module, settings: Activation, image_size: int) -> str:

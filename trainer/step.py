@@ -31,6 +31,7 @@ from megabatch.trainer.losses import Loss
 from megabatch.trainer.noise_scale import NoiseAverages, squared_norm
 from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
+from megabatch.trainer.pruning.sparse import WeightMasks
 from megabatch.trainer.seeding import NetworkSeed
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.update_ratio import update_ratio
@@ -84,6 +85,7 @@ class StepParts:
     average: WeightAverage | None
     on_micro_batch: Callable[[Request], None]
     save_due: Callable[[], bool] | None = None  # only where the recipe saves by time
+    masks: WeightMasks | None = None  # only where the recipe prunes weights
 
     @cached_property
     def finishes_gradient(self) -> bool:
@@ -122,6 +124,8 @@ def take_step(
         parts.ledger.add(sums.skipped, recipe.data.train_split, request)
     if recipe.tracking.noise_scale and not num_skipped and math.isfinite(loss):
         _measure_noise(parts, sums, request, state.noise)
+    if parts.masks is not None:
+        parts.masks.mask_gradients()
     gradient_norm = _finish_gradient(parts, request, num_skipped) if num_skipped or parts.finishes_gradient else None
     known = gradient_norm if parts.precision.scaler is None else None  # loss scaling leaves out overflows itself
     harm = harm_of(recipe.stability, state.guard, request.step, loss, known)
@@ -130,6 +134,9 @@ def take_step(
         parts.precision.pass_over()
         parts.engine.pass_over()
         parts.batch_norm.undo()
+    if parts.masks is not None:
+        averaged = parts.average.tensors() if parts.average is not None else {}
+        parts.masks.after_step(request.step + 1, parts.optimizer, averaged)
     for parameter in parts.parameters:
         parameter.grad = None
     seconds = time.perf_counter() - started

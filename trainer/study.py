@@ -1,6 +1,7 @@
-"""What ranks do beside training and evaluating: a range test, memory probes, a soup. The launcher asks by a JSON file.
+"""What ranks do beside training and evaluating: a range test, memory probes, a soup, a scan before pruning.
 
-The ranks start, join and fail as in a training, so every study runs through the same step and the same evaluation.
+The launcher asks by a JSON file. The ranks start, join and fail as in a training, so every study runs through the same
+step and the same evaluation.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def _result(parts: Parts, study: str, settings: dict[str, Any]) -> dict[str, Any
         from megabatch.trainer.tune_batch import probe
 
         return probe(parts, **settings)
+    if study == "sensitivity":
+        from megabatch.trainer.pruning.sensitivity import scan
+
+        return scan(parts, **settings)
     assert study == "soup"
     from megabatch.trainer.soup import cook
 

@@ -15,12 +15,13 @@ from megabatch.launcher.refusals.deepspeed import DEEPSPEED
 from megabatch.launcher.refusals.engines import ENGINES
 from megabatch.launcher.refusals.machine import MACHINE
 from megabatch.launcher.refusals.norms import NORMS
+from megabatch.launcher.refusals.pruning import PRUNING
 from megabatch.launcher.refusals.table import Refusal, used_splits
 from megabatch.launcher.refusals.targets import TARGETS
 
 __all__ = ["TABLE", "Refusal", "refusals", "used_splits"]
 
-TABLE: tuple[Refusal, ...] = (*DATA, *TARGETS, *BATCH, *NORMS, *COURSE, *ENGINES, *DEEPSPEED, *MACHINE)
+TABLE: tuple[Refusal, ...] = (*DATA, *TARGETS, *BATCH, *NORMS, *PRUNING, *COURSE, *ENGINES, *DEEPSPEED, *MACHINE)
 
 
 def refusals(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:

@@ -12,6 +12,7 @@ import typer
 
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
+from megabatch.configs.pruning import plan_hash
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.prepare import check
 from megabatch.launcher.save_job import find_run, require_new, saved_job
@@ -36,6 +37,8 @@ def cook(
     hidden = output.absolute().with_name(f".{output.name}.{os.getpid()}")
     hidden.mkdir(parents=True)
     try:
+        if runs[0].pruning_plan.exists():
+            shutil.copyfile(runs[0].pruning_plan, RunDir(hidden).pruning_plan)
         settings = {"runs": [str(run.root) for run in runs], "which": which, "greedy": greedy, "batch_norm": batch_norm}
         found = run_study(job, RunDir(hidden), "soup", settings, _say_stopping)
         (hidden / "study.json").unlink()
@@ -84,6 +87,7 @@ def _must_agree(job: Job) -> dict[str, Any]:
     return {
         "model.name": recipe["model"]["name"],
         "model.options": recipe["model"]["options"],
+        "pruning": plan_hash(job.recipe.pruning),
         "data": job.data_fingerprint[:12],
         **{f"data.{place}": recipe["data"][place] for place in places},
     }

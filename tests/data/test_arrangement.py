@@ -238,7 +238,7 @@ def test_the_fingerprint_covers_what_is_chosen_and_not_where_the_files_lie(folde
 
 
 def test_the_loader_reads_what_the_order_says(folder: Path) -> None:
-    from megabatch.trainer.build import split_loader
+    from megabatch.trainer.loaders import split_loader
 
     with_all = job(folder, *both("0.5", "0.5"), "data.repeats=2", "data.sampling=class_balanced")
     mixed = arrange(with_all)

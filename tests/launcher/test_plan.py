@@ -211,6 +211,16 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["model.batch_norm=synchronized", "tracking.noise_scale=true"], described(1000), "tracking.noise_scale with "
          "model.batch_norm=synchronized on 2 ranks: it compares gradients of samples that know nothing of each other. "
          "Instead: tracking.noise_scale=false, or another model.batch_norm"),
+        (["pruning=channels"], described(1000), "pruning.name=channels without model.pretrained: which channels matter, or "
+         "are gone, is read from weights that were trained. Instead: model.pretrained=RUN_DIR, or pruning.name=magnitude"),
+        ([ZERO_0, "pruning={name: magnitude, sparsity: 0.5}"], described(1000), "pruning of weights with engine=deepspeed: it "
+         "steps on flat copies of the weights of its own, and what is zero in the network would grow again from them. "
+         "Instead: engine=ddp or engine=fsdp, or pruning.name=channels"),
+        (["precision=fp8", "cluster.device=cuda", "pruning=n_of_m"], described(1000), "pruning.name=n_of_m with precision=fp8: "
+         "the two were never run together. Instead: precision=bf16"),
+        (["pruning={name: magnitude, sparsity: 0.5, schedule: {name: cubic, begin: 2, end: 31}}"], described(1000),
+         "pruning.schedule from epoch 2 to 31, in a training of 30 epochs: the network would never get as sparse as the "
+         "recipe says. Instead: pruning.schedule={name: cubic, begin: 0, end: 15}"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`, `{name: ssh, ...}` or `{name: torchrun, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "

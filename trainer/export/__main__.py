@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ from megabatch.trainer.export.compare import TOLERANCE, compare, images_of
 from megabatch.trainer.export.formats import Format, Predict, format_of
 from megabatch.trainer.export.network import network_of
 from megabatch.trainer.outputs import read_outputs
+from megabatch.trainer.pruning.plan import plan_of
 
 
 def main() -> int:
@@ -59,7 +60,8 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
     torch.set_num_threads(job.cluster.threads_per_process)
     folder = checkpoint.chosen(run_dir, which)
     averaged = weights == "averaged" and checkpoint.read_state(folder)["training"]["average_updates"] > 0
-    card = card_of(job, read_outputs(run_dir, job), folder.name, "averaged" if averaged else "raw")
+    kind: Literal["averaged", "raw"] = "averaged" if averaged else "raw"
+    card = card_of(job, read_outputs(run_dir, job), folder.name, kind, plan_of(job, run_dir))
     used.refuse(card)
     target = output or _default_target(run_dir, card, "-raw" if weights == "raw" else "", used.SUFFIX)
     _require_new(target, used.SUFFIX)

@@ -14,6 +14,7 @@ from megabatch.configs.load import validate
 from megabatch.configs.model import Model
 from megabatch.configs.yaml_tree import Tree
 from megabatch.trainer.outputs import Outputs
+from megabatch.trainer.pruning.plan import Plan
 
 KEY = "megabatch"  # of the metadata of safetensors and ONNX files
 FILE = "megabatch.json"  # in the archive of TorchScript and of exported programs, and in the folder of timm
@@ -39,6 +40,7 @@ class Card:
     versions: dict[str, str]
     input: str = "float32 images (N, 3, image_size, image_size), RGB, scaled as `normalize` says; any N"
     output: str = "float32 (N, outputs): logits of classes, or numbers; names has theirs in this order"
+    pruning: dict[str, Any] | None = None  # the plan of removed channels (trainer/pruning/plan.py)
     format: Literal["megabatch-model-1"] = "megabatch-model-1"
 
     @property
@@ -57,7 +59,9 @@ class Card:
         return cls(**{**values, "names": tuple(values["names"])})
 
 
-def card_of(job: Job, outputs: Outputs, checkpoint: str, weights: Literal["averaged", "raw"]) -> Card:
+def card_of(
+    job: Job, outputs: Outputs, checkpoint: str, weights: Literal["averaged", "raw"], plan: Plan | None = None
+) -> Card:
     """Return the card of a checkpoint of a run."""
     recipe = job.recipe
     values = recipe.model_dump(mode="json")
@@ -76,5 +80,6 @@ def card_of(job: Job, outputs: Outputs, checkpoint: str, weights: Literal["avera
         outputs=outputs.number,
         names=outputs.names,
         trained_in=recipe.precision.name,
+        pruning=asdict(plan) if plan is not None else None,
         versions={"megabatch": version("megabatch"), "torch": torch.__version__},
     )

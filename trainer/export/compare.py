@@ -11,9 +11,10 @@ from megabatch.configs.normalization import Auto
 from megabatch.data.arrangement import arrange
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
-from megabatch.trainer.build import implementation, split_loader
+from megabatch.trainer.build import implementation
 from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.export.formats import Predict
+from megabatch.trainer.loaders import split_loader
 
 TOLERANCE = 1e-4  # of the largest output: other kernels add floats in another order
 _IMAGES = 32

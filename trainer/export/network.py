@@ -8,6 +8,7 @@ from torch import nn
 from megabatch.trainer.export.card import Card
 from megabatch.trainer.models.load import load_model
 from megabatch.trainer.network import replace_activations, replace_batch_norms
+from megabatch.trainer.pruning.plan import Plan, shrink
 
 Tensors = dict[str, torch.Tensor]
 
@@ -20,6 +21,8 @@ def network_of(card: Card, tensors: Tensors) -> nn.Module:
         replace_activations(network, settings.activation, card.image_size)
     if settings.replace_batch_norm is not None:
         replace_batch_norms(network, settings.replace_batch_norm)
+    if card.pruning is not None:
+        shrink(network, Plan(**card.pruning))
     network.load_state_dict(tensors)
     return network.float().eval().requires_grad_(False)
 

@@ -29,6 +29,8 @@ def refuse(card: Card) -> None:
         _refuse(
             f"model.{changed[0]} changes timm's {model['name'].removeprefix('timm/')}, and config.json cannot say so"
         )
+    if card.pruning is not None:
+        _refuse("the network has lost channels, and config.json cannot say which")
     if card.normalize["name"] != "fixed":
         _refuse(f"timm scales pixels with a fixed mean and deviation, not as data.normalize: {card.normalize['name']}")
 

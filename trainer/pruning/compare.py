@@ -1,0 +1,97 @@
+"""`python -m megabatch.trainer.pruning.compare DENSE_RUN PRUNED_RUN`: sizes and times of two networks, as JSON.
+
+The launcher runs this in a process of its own after a pruned run. Times are those of this CPU, one thread, the two
+networks in turn, so that whatever else the machine does slows both.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from megabatch.configs.load import read_job
+from megabatch.configs.run_dir import RunDir
+from megabatch.trainer import checkpoint
+from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.export.card import card_of
+from megabatch.trainer.export.network import network_of
+from megabatch.trainer.outputs import read_outputs
+from megabatch.trainer.pruning.channels import flops_of
+from megabatch.trainer.pruning.plan import plan_of
+
+BATCHES = (1, 32)
+_SECONDS = 1.0  # for each batch, both networks together
+_FEWEST = 5
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what was measured."""
+    runs = [RunDir(Path(folder)) for folder in arguments]
+    torch.set_num_threads(1)
+    try:
+        print(json.dumps(compare(*runs)))
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def compare(dense: RunDir, pruned: RunDir) -> dict[str, dict[str, Any]]:
+    """Return sizes and times of the best checkpoint of both runs. Raises TrainingError if one has none."""
+    networks = {"dense": _network(dense), "pruned": _network(pruned)}
+    size = read_job(pruned.job).recipe.data.image_size
+    found = {name: sizes(network, size) for name, network in networks.items()}
+    for batch in BATCHES:
+        times = seconds_in_turn(list(networks.values()), torch.zeros(batch, 3, size, size))
+        for values, seconds in zip(found.values(), times, strict=True):
+            values[f"milliseconds_{batch}"] = 1000 * seconds
+    return found
+
+
+def sizes(network: nn.Module, image_size: int) -> dict[str, Any]:
+    """Return parameters, those that are not zero, operations for one image, and the bytes of a safetensors file."""
+    parameters = list(network.parameters())
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "nonzero": sum(int(parameter.count_nonzero()) for parameter in parameters),
+        "flops": flops_of(network, image_size),
+        "bytes": len(save(tensors)),
+    }
+
+
+@torch.no_grad()
+def seconds_in_turn(networks: Sequence[nn.Module], images_NCHW: torch.Tensor) -> list[float]:
+    """Return the median time of a forward pass of each network."""
+    times: list[list[float]] = [[] for _ in networks]
+    for network in networks:
+        network(images_NCHW)
+    until = time.perf_counter() + _SECONDS
+    while time.perf_counter() < until or len(times[-1]) < _FEWEST:
+        for network, own in zip(networks, times, strict=True):
+            started = time.perf_counter()
+            network(images_NCHW)
+            own.append(time.perf_counter() - started)
+    return [statistics.median(own) for own in times]
+
+
+def _network(run_dir: RunDir) -> nn.Module:
+    job = read_job(run_dir.job)
+    if job.working_folder not in sys.path:
+        sys.path.insert(0, job.working_folder)
+    folder = checkpoint.chosen(run_dir, "best")
+    card = card_of(job, read_outputs(run_dir, job), folder.name, "averaged", plan_of(job, run_dir))
+    return network_of(card, checkpoint.load_network(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
