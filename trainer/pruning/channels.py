@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils.flop_counter import FlopCounterMode
 
 from megabatch.configs.pruning import Channels
 from megabatch.trainer.errors import TrainingError, first_line
@@ -65,6 +64,8 @@ def plans_of_layers(
 
 def flops_of(network: nn.Module, image_size: int) -> int:
     """Return the floating point operations for one image, as torch counts them: multiplying and adding are two."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes a second to import, and few need it
+
     training = network.training
     device = next(network.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
