@@ -13,6 +13,7 @@ from megabatch.configs.pretrained import StartingWeights
 
 # `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
+ModelName = Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
 
 
 class Sigmoid(Choice):
@@ -99,7 +100,7 @@ class Model(Frozen):
     computed again in the backward pass instead of kept.
     """
 
-    name: Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
+    name: ModelName
     options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's model
     activation: Activation | None = None
     replace_batch_norm: ReplaceBatchNorm | None = None

@@ -36,6 +36,7 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
+from megabatch.trainer.distillation.distill import Distiller
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
@@ -185,6 +186,7 @@ def _step_parts(
         stop_requested=stop_requested,
         average=WeightAverage(network, recipe.averaging, steps) if recipe.averaging is not None else None,
         on_micro_batch=on_micro_batch,
+        distiller=Distiller(job, arrangement.num_outputs, precision) if recipe.distillation is not None else None,
     )
     return parts, description
 

@@ -26,6 +26,7 @@ from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import steps_of
 from megabatch.trainer.abilities import problems_here
 from megabatch.trainer.build import build_loss, implementation, split_loader
+from megabatch.trainer.distillation.teachers import load_teachers
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.network import build_network, unreplaced_activations
 from megabatch.trainer.norms.modes import smallest_group
@@ -54,7 +55,7 @@ def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
     arrangement = arrange(job)
     built = build_network(job.recipe, arrangement.num_outputs, weights_to_begin_with(job))
-    network = built.network
+    network, teachers = built.network, load_teachers(job, arrangement.num_outputs)
     freeze(network, job.recipe.optimizer)
     if isinstance(job.recipe.optimizer, LibraryOptimizer):
         check_library_optimizer(job.recipe.optimizer)
@@ -78,9 +79,14 @@ def inspect(job: Job) -> dict[str, Any]:
         "trainable_parameters": sum(parameter.numel() for parameter in trained),
         "groups": description,
         "pretrained": built.began.to_json() if built.began is not None else None,
-        "changes": [*built.changes, *unreplaced_activations(network, job.recipe)],
+        "changes": [
+            *built.changes,
+            *unreplaced_activations(network, job.recipe),
+            *(teacher.line() for teacher in teachers),
+        ],
         "weight_bytes": weights,
         "gradient_bytes": _bytes(trained),
+        "teacher_bytes": sum(_bytes(teacher.network.state_dict().values()) for teacher in teachers),
         "optimizer_bytes": optimizer_bytes,
         "device_bytes": _device_bytes(job),
         "checkpoint_bytes": weights + optimizer_bytes,

@@ -24,6 +24,7 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.batch_augment.chain import BatchTransform
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.clipping import add_penalties, clip
+from megabatch.trainer.distillation.distill import Distiller
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.guard import harm_of
 from megabatch.trainer.ledger import Ledger
@@ -55,6 +56,7 @@ class StepReport(NamedTuple):
     passed_over: str | None = None
     update_ratio: float | None = None
     save_due: bool = False
+    distillation_loss: float | None = None
     micro_batch_losses: Sequence[torch.Tensor] = ()  # of this rank: their shares of the loss
 
     @property
@@ -84,6 +86,7 @@ class StepParts:
     average: WeightAverage | None
     on_micro_batch: Callable[[Request], None]
     save_due: Callable[[], bool] | None = None  # only where the recipe saves by time
+    distiller: Distiller | None = None
 
     @cached_property
     def finishes_gradient(self) -> bool:
@@ -136,7 +139,8 @@ def take_step(
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
         seconds, sums.data_wait_seconds, num_skipped, stop_requested,
-        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio, save_due, sums.losses,
+        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio, save_due,
+        _distillation_loss(parts, request, num_skipped), sums.losses,
     )  # fmt: skip
 
 
@@ -191,13 +195,27 @@ def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor
         images_NCHW, targets = parts.augment(images_NCHW, targets, stream)
     with parts.engine.accumulating(last=request.last):
         with parts.precision.autocast():
-            losses_N = parts.loss(parts.engine(images_NCHW), targets)
+            outputs_NK = parts.engine(images_NCHW)
+            losses_N = parts.loss(outputs_NK, targets)
+            if parts.distiller is not None:
+                losses_N = parts.distiller.mixed(losses_N, outputs_NK, images_NCHW)
         if micro_batch.all_count:
             factors_N = _equal_factors(losses_N.shape[0], request.step_samples, losses_N.dtype, parts.device)
         else:
             factors_N = micro_batch.weights_N.to(losses_N, non_blocking=True) / request.step_samples
+        if parts.distiller is not None:
+            parts.distiller.collect(factors_N)
         parts.engine.backward(parts.precision, losses_N, factors_N)
     return losses_N.detach().dot(factors_N)
+
+
+def _distillation_loss(parts: StepParts, request: Request, num_skipped: int) -> float | None:
+    """Return the mean distance to the teachers in the steps that are logged; the sum over the ranks is made then."""
+    if parts.distiller is None:
+        return None
+    wanted = (request.step + 1) % parts.job.recipe.tracking.every_steps == 0
+    mean = parts.distiller.of_step(parts.engine.sum_over_ranks, wanted)
+    return None if mean is None else mean * _factor(request.step_samples, num_skipped)
 
 
 @lru_cache(maxsize=32)

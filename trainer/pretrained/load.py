@@ -49,7 +49,7 @@ class Began:
 
 
 @torch.no_grad()
-def load_weights(network: nn.Module, weights: Weights) -> Began:
+def load_weights(network: nn.Module, weights: Weights, key: str = "model.pretrained") -> Began:
     """Copy every tensor that fits in name and shape, whatever its dtype. Raises TrainingError if no weight does.
 
     A bias or a norm alone is no weight: another model with the same number of classes would have one that fits.
@@ -59,7 +59,7 @@ def load_weights(network: nn.Module, weights: Weights) -> Began:
     parameters = dict(network.named_parameters())
     fitting = [name for name in found.pairs if name in parameters]
     if not any(parameters[name].dim() > 1 for name in fitting):
-        raise TrainingError(_nothing_fits(weights, own, found))
+        raise TrainingError(f"{key}: {_nothing_fits(weights, own, found)}")
     for name, its in found.pairs.items():
         own[name].copy_(weights.tensors[its])
     return Began(
@@ -86,7 +86,7 @@ def _nothing_fits(weights: Weights, own: dict[str, torch.Tensor], found: Match) 
     else:
         there, here = ([name for name in tensors if tensors[name].dim() > 1] for tensors in (weights.tensors, own))
         why = f"no weight has the same name. There: {_first(there)}. Here: {_first(here)}"
-    return f"model.pretrained: nothing of {weights.origin} fits this network: {why}. Is it of another model?"
+    return f"nothing of {weights.origin} fits this network: {why}. Is it of another model?"
 
 
 def _both(one: OtherShape) -> str:
