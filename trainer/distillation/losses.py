@@ -40,7 +40,7 @@ def distance(form: Form, outputs_NK: Tensor, taught_NK: Tensor, temperature: flo
     softened_NK = outputs_NK / temperature
     if form == "sigmoid":
         crossed_NK = functional.binary_cross_entropy_with_logits(softened_NK, taught_NK, reduction="none")
-        entropy_NK = torch.special.entr(taught_NK) + torch.special.entr(1 - taught_NK)
+        entropy_NK: Tensor = torch.special.entr(taught_NK) + torch.special.entr(1 - taught_NK)
         return (crossed_NK - entropy_NK).mean(dim=1) * (temperature * temperature)
     log_NK = functional.log_softmax(softened_NK, dim=1)
     return functional.kl_div(log_NK, taught_NK, reduction="none").sum(dim=1) * (temperature * temperature)
