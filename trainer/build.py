@@ -43,6 +43,7 @@ from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
+from megabatch.trainer.optim.thaw import thaw_of
 from megabatch.trainer.outputs import record_outputs
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.sample_log import SampleLog
@@ -187,6 +188,7 @@ def _step_parts(
         average=WeightAverage(network, recipe.averaging, steps) if recipe.averaging is not None else None,
         on_micro_batch=on_micro_batch,
         distiller=Distiller(job, arrangement.num_outputs, precision) if recipe.distillation is not None else None,
+        thaw=thaw_of(optimizer, steps),
     )
     return parts, description
 

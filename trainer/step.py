@@ -30,6 +30,7 @@ from megabatch.trainer.guard import harm_of
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.noise_scale import NoiseAverages, squared_norm
+from megabatch.trainer.optim.thaw import Thaw
 from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
 from megabatch.trainer.seeding import NetworkSeed
@@ -87,6 +88,7 @@ class StepParts:
     on_micro_batch: Callable[[Request], None]
     save_due: Callable[[], bool] | None = None  # only where the recipe saves by time
     distiller: Distiller | None = None
+    thaw: Thaw | None = None
 
     @cached_property
     def finishes_gradient(self) -> bool:
@@ -125,6 +127,8 @@ def take_step(
         parts.ledger.add(sums.skipped, recipe.data.train_split, request)
     if recipe.tracking.noise_scale and not num_skipped and math.isfinite(loss):
         _measure_noise(parts, sums, request, state.noise)
+    if parts.thaw is not None:
+        parts.thaw.hold_back(request.step)
     gradient_norm = _finish_gradient(parts, request, num_skipped) if num_skipped or parts.finishes_gradient else None
     known = gradient_norm if parts.precision.scaler is None else None  # loss scaling leaves out overflows itself
     harm = harm_of(recipe.stability, state.guard, request.step, loss, known)
@@ -133,6 +137,8 @@ def take_step(
         parts.precision.pass_over()
         parts.engine.pass_over()
         parts.batch_norm.undo()
+    if parts.thaw is not None:
+        parts.thaw.show_all()
     for parameter in parts.parameters:
         parameter.grad = None
     seconds = time.perf_counter() - started
