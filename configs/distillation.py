@@ -10,7 +10,7 @@ from megabatch.configs.base import Frozen, PositiveFloat
 from megabatch.configs.losses import BinaryCrossEntropy, Focal, Huber, Loss, MeanAbsoluteError, MeanSquaredError
 from megabatch.configs.model import Activation, Model, ModelName, OptionName, ReplaceBatchNorm
 from megabatch.configs.normalization import Auto, Normalization
-from megabatch.configs.pretrained import Pretrained, source_only
+from megabatch.configs.pretrained import WeightsSource, source_only
 from megabatch.configs.targets import LabelsTarget, NumbersTarget, Target
 
 Form = Literal["softmax", "sigmoid", "squared_error"]
@@ -35,7 +35,7 @@ class TeacherNetwork(Frozen):
         return cls(**{key: getattr(model, key) for key in cls.model_fields})
 
 
-class Teacher(Pretrained):
+class Teacher(WeightsSource):
     """A run folder, one of its checkpoints, or a file of weights with `model`, the network that it fits.
 
     A run says itself how its network is built and how pixels are scaled for it: the launcher writes both into job.yaml.

@@ -9,11 +9,11 @@ from typing import TypeVar
 from megabatch.configs.best_checkpoint import best_checkpoint
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
-from megabatch.configs.pretrained import SUFFIXES, Pretrained
+from megabatch.configs.pretrained import SUFFIXES, WeightsSource
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 
 _KEY = "model.pretrained"
-Weights = TypeVar("Weights", bound=Pretrained)
+Weights = TypeVar("Weights", bound=WeightsSource)
 
 
 def with_pretrained(job: Job) -> Job:
@@ -72,7 +72,7 @@ def _checkpoint(folder: Path) -> tuple[Path, Path]:
     return chosen, chosen / "manifest.json"
 
 
-def _require_weights(file: Path, settings: Pretrained) -> None:
+def _require_weights(file: Path, settings: WeightsSource) -> None:
     if not file.is_file():
         raise ValueError(f"{file}: no such file or folder. Paths start at the folder of the launch")
     if file.name != "manifest.json" and file.suffix not in SUFFIXES:

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded
-from megabatch.configs.pretrained import Pretrained
+from megabatch.configs.pretrained import WeightsSource
 from megabatch.configs.targets import METRICS, described_outputs, main_metric_in
 from megabatch.configs.yaml_tree import KeyPath, Tree
 from megabatch.data.arrangement import shown_data
@@ -88,7 +88,7 @@ def _start_rows(job: Job) -> list[tuple[str, str]]:
     return rows
 
 
-def _hashed(weights: Pretrained) -> str:
+def _hashed(weights: WeightsSource) -> str:
     return f"{weights.source}, SHA-256 {weights.sha256[:12]}..." if weights.sha256 else weights.source
 
 

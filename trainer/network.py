@@ -74,7 +74,8 @@ def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = No
         changes.append(zero_residual_blocks(network))
     began = None
     if weights is not None:
-        began = load_weights(network, weights)
+        left_out = settings.pretrained.leave_out if settings.pretrained is not None else ()
+        began = load_weights(network, weights, leave_out=left_out)
         changes += began.lines()
     resumed = settings.pretrained is not None and weights is None
     if settings.batch_norm is not None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from megabatch.configs.job import Job
-from megabatch.configs.pretrained import Pretrained
+from megabatch.configs.pretrained import Pretrained, WeightsSource
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
@@ -46,7 +46,7 @@ def weights_to_begin_with(job: Job, run_dir: RunDir | None = None) -> Weights | 
     return read_weights(settings, Path(job.working_folder), "model.pretrained")
 
 
-def read_weights(settings: Pretrained, folder: Path, key: str) -> Weights:
+def read_weights(settings: WeightsSource, folder: Path, key: str) -> Weights:
     """Return the weights of a file or of a checkpoint; `key` is what messages call it.
 
     Raises TrainingError for what is gone, cannot be read, or is not what it was when the job was written.
@@ -61,7 +61,7 @@ def read_weights(settings: Pretrained, folder: Path, key: str) -> Weights:
     return Weights(tensors, settings.source + (f" ({inside})" if inside else ""))
 
 
-def _require_unchanged(path: Path, settings: Pretrained, key: str) -> None:
+def _require_unchanged(path: Path, settings: WeightsSource, key: str) -> None:
     """Raise TrainingError if the bytes are not those that the launcher saw: a job may wait long before it starts."""
     with (path / "manifest.json" if path.is_dir() else path).open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
