@@ -1,6 +1,11 @@
-"""Parameters frozen for two epochs, on any ranks and engine, and gone on with from before and after that step."""
+"""Parameters frozen for two epochs, on any ranks and engine, and gone on with from before and after that step.
+
+And a head trained alone, for other classes than those of the weights below it.
+"""
 
 from __future__ import annotations
+
+import shutil
 
 import pytest
 import torch
@@ -62,3 +67,28 @@ def test_a_run_goes_on_from_either_side_of_the_step_with_the_same_bits(
     for before, now in ((ends[0].network, ends[1].network), (ends[0].optimizer, ends[1].optimizer)):
         assert before.keys() == now.keys()
         assert all(torch.equal(before[name], now[name]) for name in now)
+
+
+def test_a_head_for_other_classes_goes_on_with_the_same_bits_and_moves_nothing_else(workplace: Workplace) -> None:
+    with training(workplace, "first", "data.classes=[class0, class1]", "epochs=3") as parts:
+        loop.train(parts)
+    probe = (
+        "data.classes=[class2, class0]", "model.train={name: head, match: '9.*'}", "checkpoint.every_steps=1",
+        "model.pretrained={source: first, leave_out: ['9.*']}", "checkpoint.keep_last=20", "epochs=3",
+    )  # fmt: skip
+    with training(workplace, "probe", *probe) as parts:
+        new_head = parts.step_parts.engine.network.state_dict()["9.weight"].clone()
+        loop.train(parts)
+    alone, resumed = parts.run_dir, workplace.job("probe-resumed", 1, *probe)
+    shutil.copytree(alone.checkpoint(2), resumed.checkpoint(2))
+    with training(workplace, "probe-resumed") as parts:
+        assert parts.state.step == 2
+        loop.train(parts)
+    last = checkpoint.newest(alone)[0]
+    assert last is not None
+    ends = [checkpoint.load_network(run_dir.checkpoints / last.name) for run_dir in (alone, resumed)]
+    before = checkpoint.load_network(checkpoint.chosen(RunDir(workplace.folder / "first"), "last"))
+    assert all(torch.equal(ends[0][name], tensor) for name, tensor in ends[1].items())
+    assert {name for name, tensor in ends[0].items() if not torch.equal(tensor, before[name])} == {"9.weight", "9.bias"}
+    assert not torch.equal(new_head, before["9.weight"])
+    assert not torch.equal(new_head, ends[0]["9.weight"])
