@@ -4,9 +4,10 @@ megabatch data import cifar10-jpeg.zip data/cifar10 --split train=0.9,validation
 python benchmarks/transfer.py data/cifar10 FOLDER [--recipe cifar10-laptop] [--share 0.1] [--seeds 3]
 
 A network is trained on the first half of the classes. Then, on `--share` of the training samples of the other half:
-from scratch, from those weights, with all but the head frozen for the first half of the epochs, and the head alone.
-Each cell is a run of `megabatch launch` with one rank in FOLDER/NAME; one that is finished is not run again. Prints a
-table of test accuracies, their mean and range over the seeds, and writes FOLDER/results.json.
+from scratch, from those weights, with all but the head frozen for the first half of the epochs, and the head alone. In
+the last two the head has ten times the learning rate. Each cell is a run of `megabatch launch` with one rank in
+FOLDER/NAME; one that is finished is not run again. Prints a table of test accuracies, their mean and range over the
+seeds, and writes FOLDER/results.json.
 """
 
 from __future__ import annotations
@@ -47,14 +48,15 @@ def main() -> None:
 
 def _cells(arguments: argparse.Namespace) -> dict[str, tuple[str, ...]]:
     """Return what each row of the table asks for, beside the data; FIRST stands for the run on the first half."""
-    later = f"optimizer.groups=[{{match: '{arguments.head}'}}, {{match: '*', frozen_until: {arguments.epochs / 2}}}]"
+    head = f"{{match: '{arguments.head}', learning_rate_factor: 10}}"
+    later = f"optimizer.groups=[{head}, {{match: '*', frozen_until: {arguments.epochs / 2}}}]"
     probe = f"model.train={{name: head, match: '{arguments.head}'}}"
     start = f"model.pretrained={{source: FIRST, leave_out: ['{arguments.head}']}}"
     return {
         "from scratch": (),
         "from the first half": (start,),
         "the same, all but the head frozen for half of the epochs": (start, later),
-        "the head alone": (start, probe),
+        "the head alone": (start, probe, f"optimizer.groups=[{head}]"),
     }
 
 

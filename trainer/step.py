@@ -141,12 +141,13 @@ def take_step(
         parts.thaw.show_all()
     for parameter in parts.parameters:
         parameter.grad = None
+    distance = parts.distiller.of_step(request.step, parts.engine.sum_over_ranks) if parts.distiller else None
     seconds = time.perf_counter() - started
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
         seconds, sums.data_wait_seconds, num_skipped, stop_requested,
         state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio, save_due,
-        _distillation_loss(parts, request, num_skipped), sums.losses,
+        distance and distance * _factor(request.step_samples, num_skipped), sums.losses,
     )  # fmt: skip
 
 
@@ -213,15 +214,6 @@ def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor
             parts.distiller.collect(factors_N)
         parts.engine.backward(parts.precision, losses_N, factors_N)
     return losses_N.detach().dot(factors_N)
-
-
-def _distillation_loss(parts: StepParts, request: Request, num_skipped: int) -> float | None:
-    """Return the mean distance to the teachers in the steps that are logged; the sum over the ranks is made then."""
-    if parts.distiller is None:
-        return None
-    wanted = (request.step + 1) % parts.job.recipe.tracking.every_steps == 0
-    mean = parts.distiller.of_step(parts.engine.sum_over_ranks, wanted)
-    return None if mean is None else mean * _factor(request.step_samples, num_skipped)
 
 
 @lru_cache(maxsize=32)

@@ -53,7 +53,8 @@ def _never_thawed(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterato
     draws = samples_drawn(recipe, dataset)
     for rule in recipe.optimizer.groups if draws else ():
         if rule.frozen_until is not None and steps_of(recipe, draws).in_epochs(rule.frozen_until) >= recipe.epochs:
-            yield f"optimizer.groups: {rule.match} has frozen_until={rule.frozen_until}, and epochs={recipe.epochs}"
+            length = rule.frozen_until if isinstance(rule.frozen_until, str) else f"{rule.frozen_until:g}"
+            yield f"optimizer.groups: {rule.match} has frozen_until={length}, and epochs={recipe.epochs}"
 
 
 COURSE: tuple[Refusal, ...] = (

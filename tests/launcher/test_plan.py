@@ -241,7 +241,8 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["distillation={teachers: [a], share: 1}", "regularization.label_smoothing=0.1"], described(1000),
          "distillation.share=1 with regularization.label_smoothing=0.1: that loss has no part in the training. Instead: "
          "distillation.share below 1, or leave it out"),
-        (["distillation={teachers: [a], share: 1}", "loss={name: cross_entropy, class_weights: balanced}"], described(1000),
+        (["distillation={teachers: [a], share: 1}", "loss={name: cross_entropy, class_weights: balanced}",
+          "regularization.label_smoothing=0"], described(1000),
          "distillation.share=1 with loss.class_weights: that loss has no part in the training. Instead: "
          "distillation.share below 1, or leave it out"),
         (["optimizer.groups=[{match: a, frozen_until: 9}, {match: b, frozen_until: 3}]", "epochs=9"], described(1000),

@@ -58,10 +58,10 @@ class Distiller:
         assert self._distances_N is not None
         self._sums.append(self._distances_N.double() @ factors_N.double())
 
-    def of_step(self, sum_over_ranks: Callable[[Tensor], None], wanted: bool) -> float | None:
-        """Return the mean distance over the step if it is wanted, on all ranks together, and begin the next step."""
+    def of_step(self, step: int, sum_over_ranks: Callable[[Tensor], None]) -> float | None:
+        """Return the sum of what was collected, over all ranks, in a step that is logged; begin the next step."""
         sums, self._sums = self._sums, []
-        if not wanted:
+        if (step + 1) % self._job.recipe.tracking.every_steps:
             return None
         total = torch.stack(sums).sum()
         sum_over_ranks(total)
