@@ -57,14 +57,16 @@ OnError = Annotated[StopOnError | SkipErrors, Field(discriminator="name"), Befor
 class Data(Frozen):
     """Which shards, which of their samples, and what becomes of an image on its way into a batch.
 
-    Several data sets are given as `sources` instead of `path`. `subset` is a file with one key of a training sample a
-    line; `mask` one with the keys to leave out; `repeats` is how often each sample comes, side by side, in an epoch.
+    Several data sets are given as `sources` instead of `path`. `classes` names those to keep, as if there were no
+    others: output 0 is the first of them. `subset` is a file with one key of a training sample a line; `mask` one with
+    the keys to leave out; `repeats` is how often each sample comes, side by side, in an epoch.
     """
 
     path: EnvironmentText | None = None
     sources: tuple[Source, ...] = ()
     train_stream: TrainStream | None = None
     target: Target = ClassTarget()
+    classes: tuple[str, ...] = ()
     image_size: PositiveInt
     subset: EnvironmentText | None = None
     mask: EnvironmentText | None = None
@@ -91,9 +93,18 @@ class Data(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _classes_are_those_of_the_target(self) -> Self:
+        if self.classes and not isinstance(self.target, ClassTarget):
+            raise ValueError("classes chooses by the class of a sample: leave it out with another target")
+        twice = [name for number, name in enumerate(self.classes) if name in self.classes[:number]]
+        if twice:
+            raise ValueError(f"classes: {twice[0]} comes twice")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_is_chosen_of_a_stream(self) -> Self:
         chosen = {
-            "sources": self.sources, "subset": self.subset, "hash_split": self.hash_split,
+            "sources": self.sources, "classes": self.classes, "subset": self.subset, "hash_split": self.hash_split,
             "sampling": not isinstance(self.sampling, Uniform), "repeats": self.repeats > 1,
         }  # fmt: skip
         wrong = [name for name, used in chosen.items() if used]

@@ -49,7 +49,8 @@ def decisive(recipe: dict[str, Any]) -> dict[str, Any]:
     for file in ("subset", "mask"):  # the data fingerprint has what they choose
         data.pop(file, None)
     data.get("sampling", {}).pop("file", None)
-    pretrained = recipe.get("model", {}).get("pretrained")
-    if pretrained is not None and pretrained["sha256"]:
-        pretrained.pop("source")
+    teachers = (recipe.get("distillation") or {}).get("teachers", ())
+    for weights in (recipe.get("model", {}).get("pretrained"), *teachers):
+        if weights is not None and weights["sha256"]:
+            weights.pop("source")
     return recipe

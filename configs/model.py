@@ -10,9 +10,11 @@ from megabatch.configs.base import Choice, Frozen, NonNegativeFloat, PositiveInt
 from megabatch.configs.initialization import Default, Initialization
 from megabatch.configs.norms import BatchNorm, FrozenNorm, PreciseStatistics
 from megabatch.configs.pretrained import StartingWeights
+from megabatch.configs.trained_part import TrainAll, TrainedPart, TrainHead
 
 # `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
+ModelName = Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
 
 
 class Sigmoid(Choice):
@@ -94,12 +96,13 @@ class Model(Frozen):
 
     What follows changes any of them: `activation` and `replace_batch_norm` replace modules, `initialization` draws the
     weights anew, `zero_init_residual` starts every residual block as the identity, `pretrained` begins with the weights
-    of another training. `batch_norm` says whose statistics the batch norms normalize with, `precise_statistics` which
-    ones an evaluation uses. `checkpoint_activations` has patterns of module names (`layer?.*`) whose insides are
-    computed again in the backward pass instead of kept.
+    of another training, and with `train: head` nothing but the head is trained from there. `batch_norm` says whose
+    statistics the batch norms normalize with, `precise_statistics` which ones an evaluation uses.
+    `checkpoint_activations` has patterns of module names (`layer?.*`) whose insides are computed again in the backward
+    pass instead of kept.
     """
 
-    name: Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
+    name: ModelName
     options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's model
     activation: Activation | None = None
     replace_batch_norm: ReplaceBatchNorm | None = None
@@ -108,6 +111,7 @@ class Model(Frozen):
     initialization: Initialization = Default()
     zero_init_residual: bool = False
     pretrained: StartingWeights | None = None
+    train: TrainedPart = TrainAll()
     channels_last: bool = False
     compile: Compile | None = None
     checkpoint_activations: tuple[str, ...] = ()
@@ -123,6 +127,18 @@ class Model(Frozen):
             )
         if self.pretrained is not None and self.pretrained.source == "timm" and library != "timm":
             raise ValueError(f"pretrained: timm is for models of timm, not {self.name}: write timm:NAME or a file")
+        return self
+
+    @model_validator(mode="after")
+    def _a_head_on_trained_features(self) -> Self:
+        if not isinstance(self.train, TrainHead):
+            return self
+        if self.pretrained is None and "checkpoint_path" not in self.options:
+            raise ValueError("train: head needs a network that is trained already: write pretrained")
+        if not isinstance(self.batch_norm, FrozenNorm | None) or self.precise_statistics is not None:
+            raise ValueError(
+                "train: head keeps the statistics of batch norms: leave batch_norm and precise_statistics out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,14 +12,8 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _TIMM = "timm"
 
 
-class Pretrained(Frozen):
-    """A file (.safetensors; .pt, .pth or .bin without Python objects), a run folder or one of its checkpoints, or timm.
-
-    Of a run folder the best checkpoint is taken, with averaged weights where it has some. `timm` stands for timm's own
-    weights of `model.name`, `timm:NAME` for those of another model or tag; both are fetched from the internet. The
-    launcher writes into job.yaml which checkpoint it is, and the SHA-256 of the file or of the checkpoint's manifest.
-    `pretrained: SOURCE` is short for `pretrained: {source: SOURCE}`.
-    """
+class WeightsSource(Frozen):
+    """Weights somewhere: a file, a run folder or one of its checkpoints, or timm; and the SHA-256 that they have."""
 
     source: Annotated[str, Field(min_length=1)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -41,6 +35,20 @@ class Pretrained(Frozen):
         if self.of_timm and self.sha256 is not None:
             raise ValueError("sha256 is that of a file, and timm chooses its files itself: leave it out")
         return self
+
+
+class Pretrained(WeightsSource):
+    """Where the weights are from that a training begins with.
+
+    A file (.safetensors; .pt, .pth or .bin without Python objects), a run folder or one of its checkpoints, or timm. Of
+    a run folder the best checkpoint is taken, with averaged weights where it has some. `timm` stands for timm's own
+    weights of `model.name`, `timm:NAME` for those of another model or tag; both are fetched from the internet. The
+    launcher writes into job.yaml which checkpoint it is, and the SHA-256 of the file or of the checkpoint's manifest.
+    `pretrained: SOURCE` is short for `pretrained: {source: SOURCE}`. `leave_out` has patterns of names in this network
+    that begin as new all the same: a head for other classes.
+    """
+
+    leave_out: tuple[str, ...] = ()
 
 
 def source_only(value: Any) -> Any:  # Any: whatever stands in the YAML file

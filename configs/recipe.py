@@ -10,6 +10,7 @@ from megabatch.configs.averaging import Averaging
 from megabatch.configs.base import Frozen, NonNegativeInt, PositiveInt
 from megabatch.configs.batch import Batch
 from megabatch.configs.data import Data
+from megabatch.configs.distillation import Distillation
 from megabatch.configs.engines import Ddp, Engine
 from megabatch.configs.evaluation import Checkpoint, Evaluation
 from megabatch.configs.losses import CrossEntropy, Loss
@@ -36,6 +37,7 @@ class Recipe(Frozen):
     model: Model
     batch: Batch
     loss: Loss = CrossEntropy()
+    distillation: Distillation | None = None
     optimizer: Optimizer
     schedule: Schedule = Cosine()
     precision: Precision = Fp32()

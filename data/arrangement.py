@@ -22,6 +22,7 @@ from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
 from megabatch.configs.targets import ClassTarget, LabelsTarget, NumbersTarget, num_outputs
+from megabatch.data.classes import RelabellingReader, new_labels, with_classes
 from megabatch.data.dataset import Dataset, Shard, Split, fingerprint
 from megabatch.data.draws import Order, RepeatedOrder
 from megabatch.data.errors import DataError
@@ -50,6 +51,7 @@ class Arrangement:
     datasets: tuple[Dataset, ...]
     parts: dict[str, tuple[Part, ...]]
     streams: tuple[str, ...] = ()
+    new_labels: Mapping[int, int] | None = None  # of the classes that data.classes keeps
 
     @property
     def num_classes(self) -> int:
@@ -98,7 +100,10 @@ class Arrangement:
         if name not in self.parts:
             raise DataError(f"split {name!r} is a stream (data.train_stream), which has no samples by id")
         readers = [SplitReader(part.dataset.folder, part.split, self.target) for part in self.parts[name]]
-        return readers[0] if len(readers) == 1 else JoinedReader(readers)
+        return self._relabelled(readers[0] if len(readers) == 1 else JoinedReader(readers))
+
+    def _relabelled(self, reader: Reader) -> Reader:
+        return reader if self.new_labels is None else RelabellingReader(reader, self.new_labels)
 
     def sample_ids(self, name: str) -> NDArray[np.int64]:
         """Return the ids of the samples that the recipe takes of a split, sorted."""
@@ -135,7 +140,7 @@ class Arrangement:
         sampling = self.recipe.data.sampling
         if isinstance(sampling, ClassBalanced):
             _require_classes(parts, "data.sampling is class_balanced")
-        reader = JoinedReader([SplitReader(part.dataset.folder, part.split) for part in parts])
+        reader = self._relabelled(JoinedReader([SplitReader(part.dataset.folder, part.split) for part in parts]))
         labels = np.fromiter((reader.read(number).label for number in sample_ids.tolist()), np.int64, len(sample_ids))
         if isinstance(sampling, ClassBalanced):
             return class_balanced(sample_ids, labels, seed)
@@ -192,7 +197,11 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
     datasets = tuple(open_dataset(location, folder, job.cluster.cache, progress) for location in job.data_locations)
     if not isinstance(job.recipe.data.target, NumbersTarget):
         _require_same_classes(datasets)
-    parts = recipe_parts(job.recipe.data, datasets, folder)
+    chosen = job.recipe.data.classes
+    labels = new_labels(datasets[0], chosen) if chosen else None
+    if labels is not None:
+        datasets = tuple(with_classes(dataset, chosen, labels) for dataset in datasets)
+    parts = recipe_parts(job.recipe.data, datasets, folder, labels or ())
     train = job.recipe.data.train_split
     streams: tuple[str, ...] = ()
     if job.recipe.data.train_stream is not None:
@@ -203,7 +212,7 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
         if not any(part.dataset is dataset for part in parts[train]):
             raise DataError(f"{dataset.shown}: has no split {train!r} to train on, as other sources have: leave it out")
     _require_targets(job.recipe.data, parts)
-    return Arrangement(job.recipe, folder, datasets, parts, streams)
+    return Arrangement(job.recipe, folder, datasets, parts, streams, labels)
 
 
 def changes_of_data(job: Job, contents: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from megabatch.configs.data import Data
 from megabatch.configs.sampling import HashSplit
+from megabatch.data.classes import of_classes
 from megabatch.data.dataset import Dataset, Split
 from megabatch.data.errors import DataError
 from megabatch.data.order import starts
@@ -57,8 +58,10 @@ def first_ids(parts: Sequence[Part]) -> list[int]:
     return list(accumulate((part.split.samples for part in parts[:-1]), initial=0))
 
 
-def recipe_parts(data: Data, datasets: Sequence[Dataset], folder: Path) -> dict[str, tuple[Part, ...]]:
-    """Return what each split is made of, by the name that the recipe uses for it.
+def recipe_parts(
+    data: Data, datasets: Sequence[Dataset], folder: Path, labels: Collection[int] = ()
+) -> dict[str, tuple[Part, ...]]:
+    """Return what each split is made of, by the name that the recipe uses for it; only samples with one of `labels`.
 
     Files named in the recipe are looked up from `folder`. Raises DataError for what does not fit the data.
     """
@@ -78,6 +81,8 @@ def recipe_parts(data: Data, datasets: Sequence[Dataset], folder: Path) -> dict[
     def conditions(name: str, of: str, bounds: tuple[int, int] | None) -> Iterator[NDArray[np.bool_]]:
         if bounds is not None:
             yield hashed_into(hashes(of), bounds)
+        if labels:
+            yield of_classes([dataset for dataset in datasets if of in dataset.split_names], of, labels)
         if data.subset is not None and name == data.train_split:
             yield listed(keys(of), folder / data.subset, of)
         if of in excluded:

@@ -56,6 +56,7 @@ def _what_sets_the_speed(job: Job) -> dict[str, Any]:  # Any: plain values of th
         "model": recipe.model.model_copy(update={"pretrained": None}), "batch": recipe.batch,
         "precision": recipe.precision, "engine": recipe.engine, "size": recipe.data.image_size,
         "transforms": recipe.data.train_transforms, "nodes": cluster.nodes, "ranks": cluster.processes_per_node,
+        "teachers": recipe.distillation and [teacher.model for teacher in recipe.distillation.teachers],
         "device": cluster.device, "threads": (cluster.threads_per_process, cluster.loader_threads),
     }  # fmt: skip
 

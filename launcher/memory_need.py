@@ -22,7 +22,7 @@ _PARTS = ("weight_bytes", "gradient_bytes", "optimizer_bytes")
 
 
 def state_bytes(found: dict[str, Any], recipe: Recipe, cluster: Cluster) -> int:
-    """Return the bytes of weights, gradients and optimizer state that one rank keeps on its device."""
+    """Return the bytes of weights, gradients, optimizer state and teachers that one rank keeps on its device."""
     engine = recipe.engine
     shared = 3 if isinstance(engine, Fsdp) else engine.stage if isinstance(engine, DeepSpeed) else 0
     elsewhere = isinstance(engine, DeepSpeed) and engine.offload_optimizer is not None and cluster.device == "cuda"
@@ -32,7 +32,8 @@ def state_bytes(found: dict[str, Any], recipe: Recipe, cluster: Cluster) -> int:
 def _state_bytes(found: dict[str, Any], shared: int, num_ranks: int) -> int:
     """Return the same where the last `shared` of weights, gradients and optimizer state are cut among the ranks."""
     whole, cut = _PARTS[: 3 - shared], _PARTS[3 - shared :]
-    return int(sum(found[part] for part in whole) + sum(-(-found[part] // num_ranks) for part in cut))
+    teachers = found.get("teacher_bytes", 0)  # whole on every rank
+    return int(teachers + sum(found[part] for part in whole) + sum(-(-found[part] // num_ranks) for part in cut))
 
 
 def does_not_fit(job: Job, found: dict[str, Any]) -> list[str]:

@@ -37,6 +37,7 @@ from megabatch.launcher.refusals import refusals
 from megabatch.launcher.save_job import write_job
 from megabatch.launcher.secret_values import secret_problems
 from megabatch.launcher.starter import Starter
+from megabatch.launcher.teachers import with_teachers
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def check(job: Job) -> Prepared:
         arrangement = _arrange(job)
         job = _with_statistics(with_engine_file(job), arrangement)
         dataset = arrangement.whole
+        job = with_teachers(job, dataset.classes)
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
         problems = [*(Problem("", message) for message in (*wrong, *world)), *accelerate_problems(job, os.environ)]

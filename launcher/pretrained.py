@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TypeVar
 
 from megabatch.configs.best_checkpoint import best_checkpoint
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
-from megabatch.configs.pretrained import SUFFIXES, Pretrained
+from megabatch.configs.pretrained import SUFFIXES, WeightsSource
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
+
+_KEY = "model.pretrained"
+Weights = TypeVar("Weights", bound=WeightsSource)
 
 
 def with_pretrained(job: Job) -> Job:
@@ -24,17 +28,29 @@ def with_pretrained(job: Job) -> Job:
     path = Path(job.working_folder) / settings.source
     if not path.exists() and job.data_fingerprint:
         return job
-    chosen, hashed = _checkpoint(path) if path.is_dir() else (path, path)
-    _require_weights(hashed, settings)
-    found = _sha256(hashed)
-    if settings.sha256 not in (None, found):
-        raise _problem(
-            f"{settings.source} is not what it was: its SHA-256 is {found}, model.pretrained.sha256 is "
-            f"{settings.sha256}. Put the old file back, or start a new run with this one"
-        )
-    source = settings.source if chosen == path else str(Path(settings.source) / chosen.relative_to(path))
-    model = job.recipe.model.model_copy(update={"pretrained": Pretrained(source=source, sha256=found)})
+    model = job.recipe.model.model_copy(update={"pretrained": settled(settings, job.working_folder, _KEY)})
     return job.model_copy(update={"recipe": job.recipe.model_copy(update={"model": model})})
+
+
+def settled(settings: Weights, working_folder: str, key: str) -> Weights:
+    """Return the settings with the checkpoint that a run folder stands for, and the SHA-256.
+
+    Raises ConfigError, under the key of the recipe, if there is no such thing or if it has another SHA-256.
+    """
+    try:
+        path = Path(working_folder) / settings.source
+        chosen, hashed = _checkpoint(path) if path.is_dir() else (path, path)
+        _require_weights(hashed, settings)
+        found = _sha256(hashed)
+        if settings.sha256 not in (None, found):
+            raise ValueError(
+                f"{settings.source} is not what it was: its SHA-256 is {found}, {key}.sha256 is "
+                f"{settings.sha256}. Put the old file back, or start a new run with this one"
+            )
+    except ValueError as error:
+        raise ConfigError([Problem(key, str(error))]) from None
+    source = settings.source if chosen == path else str(Path(settings.source) / chosen.relative_to(path))
+    return settings.model_copy(update={"source": source, "sha256": found})
 
 
 def _checkpoint(folder: Path) -> tuple[Path, Path]:
@@ -42,25 +58,25 @@ def _checkpoint(folder: Path) -> tuple[Path, Path]:
     if (folder / "manifest.json").is_file():
         return folder, folder / "manifest.json"
     if not RunDir(folder).job.is_file():
-        raise _problem(
+        raise ValueError(
             f"{folder} is no run folder and no checkpoint. Of another folder name the file: {_files(folder)}"
         )
     complete = sorted(RunDir(folder).checkpoints.glob(f"{CHECKPOINT_PREFIX}*/manifest.json"))
     if not complete:
-        raise _problem(f"{folder} has no checkpoint yet: train it first, or name another source")
+        raise ValueError(f"{folder} has no checkpoint yet: train it first, or name another source")
     newest = complete[-1].parent
     try:
         chosen = best_checkpoint(RunDir(folder), newest)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise _problem(f"{newest} is damaged ({error}): name another checkpoint of the run") from None
+        raise ValueError(f"{newest} is damaged ({error}): name another checkpoint of the run") from None
     return chosen, chosen / "manifest.json"
 
 
-def _require_weights(file: Path, settings: Pretrained) -> None:
+def _require_weights(file: Path, settings: WeightsSource) -> None:
     if not file.is_file():
-        raise _problem(f"{file}: no such file or folder. Paths start at the folder of the launch")
+        raise ValueError(f"{file}: no such file or folder. Paths start at the folder of the launch")
     if file.name != "manifest.json" and file.suffix not in SUFFIXES:
-        raise _problem(f"{settings.source}: weights are in a file of type {', '.join(SUFFIXES)}, or in a run folder")
+        raise ValueError(f"{settings.source}: weights are in a file of type {', '.join(SUFFIXES)}, or in a run folder")
 
 
 def _sha256(file: Path) -> str:
@@ -68,13 +84,9 @@ def _sha256(file: Path) -> str:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise _problem(f"{file} cannot be read: {error.strerror}") from None
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _files(folder: Path) -> str:
     found = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
     return ", ".join(found) or f"it has none of type {', '.join(SUFFIXES)}"
-
-
-def _problem(message: str) -> ConfigError:
-    return ConfigError([Problem("model.pretrained", message)])

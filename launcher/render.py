@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded
+from megabatch.configs.pretrained import WeightsSource
 from megabatch.configs.targets import METRICS, described_outputs, main_metric_in
 from megabatch.configs.yaml_tree import KeyPath, Tree
 from megabatch.data.arrangement import shown_data
@@ -79,11 +80,16 @@ def _names(*choices: Any) -> str:  # Any: transforms and normalizations, which a
 
 
 def _start_rows(job: Job) -> list[tuple[str, str]]:
-    pretrained = job.recipe.model.pretrained
-    if pretrained is None:
-        return []
-    hashed = f", SHA-256 {pretrained.sha256[:12]}..." if pretrained.sha256 else ""
-    return [("begins with", f"the weights of {pretrained.source}{hashed}")]
+    pretrained, distillation = job.recipe.model.pretrained, job.recipe.distillation
+    rows = [("begins with", f"the weights of {_hashed(pretrained)}")] if pretrained is not None else []
+    if distillation is not None:
+        teachers = " and ".join(_hashed(teacher) for teacher in distillation.teachers)
+        rows.append(("learns from", f"{teachers}: {distillation.share:g} of the loss"))
+    return rows
+
+
+def _hashed(weights: WeightsSource) -> str:
+    return f"{weights.source}, SHA-256 {weights.sha256[:12]}..." if weights.sha256 else weights.source
 
 
 def _batch_rows(plan: Plan) -> list[tuple[str, str]]:
@@ -158,7 +164,7 @@ def _model_rows(job: Job, model: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _state(job: Job, model: dict[str, Any]) -> str:
-    whole = sum(model[part] for part in ("weight_bytes", "gradient_bytes", "optimizer_bytes"))
+    whole = sum(model.get(f"{part}_bytes", 0) for part in ("weight", "gradient", "optimizer", "teacher"))
     of_rank = state_bytes(model, job.recipe, job.cluster)
     shared = f" ({_size(whole)} in all; engine {job.recipe.engine.name} shares them out)" if of_rank < whole else ""
     return f"{_size(of_rank)} for weights, gradients and optimizer{shared}"

@@ -30,6 +30,7 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
+from megabatch.trainer.distillation.distill import Distiller
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
@@ -37,6 +38,7 @@ from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.loaders import split_loader, training_data
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
+from megabatch.trainer.optim.thaw import thaw_of
 from megabatch.trainer.outputs import record_outputs
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.pruning.sparse import WeightMasks
@@ -184,6 +186,8 @@ def _step_parts(
         average=WeightAverage(network, recipe.averaging, steps) if recipe.averaging is not None else None,
         on_micro_batch=on_micro_batch,
         masks=masks,
+        distiller=Distiller(job, arrangement.num_outputs, precision) if recipe.distillation is not None else None,
+        thaw=thaw_of(optimizer, steps),
     )
     return parts, description
 

@@ -26,6 +26,7 @@ from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import steps_of
 from megabatch.trainer.abilities import problems_here
 from megabatch.trainer.build import build_loss, implementation
+from megabatch.trainer.distillation.teachers import load_teachers
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.loaders import split_loader
 from megabatch.trainer.network import build_network, unreplaced_activations
@@ -57,7 +58,7 @@ def inspect(job: Job) -> dict[str, Any]:
     """Return parameters, bytes and problems of the job's model on the job's data."""
     arrangement = arrange(job)
     built = build_network(job.recipe, arrangement.num_outputs, weights_to_begin_with(job), plan_of(job))
-    network = built.network
+    network, teachers = built.network, load_teachers(job, arrangement.num_outputs)
     freeze(network, job.recipe.optimizer)
     pruned = masks_line(network, job.recipe, arrangement)
     if isinstance(job.recipe.optimizer, LibraryOptimizer):
@@ -83,9 +84,15 @@ def inspect(job: Job) -> dict[str, Any]:
         "groups": description,
         "pretrained": built.began.to_json() if built.began is not None else None,
         "pruning_plan": built.plan.to_json() if built.plan is not None else None,
-        "changes": [*built.changes, *pruned, *unreplaced_activations(network, job.recipe)],
+        "changes": [
+            *built.changes,
+            *pruned,
+            *unreplaced_activations(network, job.recipe),
+            *(teacher.line() for teacher in teachers),
+        ],
         "weight_bytes": weights,
         "gradient_bytes": _bytes(trained),
+        "teacher_bytes": sum(_bytes(teacher.network.state_dict().values()) for teacher in teachers),
         "optimizer_bytes": optimizer_bytes,
         "device_bytes": _device_bytes(job),
         "checkpoint_bytes": weights + optimizer_bytes,

@@ -21,8 +21,10 @@ from megabatch.configs.model import Activation, GroupNorm, LayerNorm, LeakyRelu
 from megabatch.configs.precision import Fp8
 from megabatch.configs.pruning import Channels
 from megabatch.configs.recipe import Recipe
+from megabatch.configs.trained_part import TrainHead
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.fp8 import announce_fp8
+from megabatch.trainer.head import train_head_only
 from megabatch.trainer.models.functional import called_activations
 from megabatch.trainer.models.initialize import initialize_weights
 from megabatch.trainer.models.load import load_model
@@ -79,16 +81,19 @@ def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = No
         shrink(network, plan)  # the weights are those of the small network
     began = None
     if weights is not None:
-        began = load_weights(network, weights)
+        left_out = settings.pretrained.leave_out if settings.pretrained is not None else ()
+        began = load_weights(network, weights, leave_out=left_out)
         changes += began.lines()
     if isinstance(recipe.pruning, Channels):
         plan = plan or make_plan(network, recipe.pruning, recipe.data.image_size)
         shrink(network, plan)
     if plan is not None:
         changes.append(plan.line())
+    resumed = settings.pretrained is not None and weights is None
     if settings.batch_norm is not None:
-        resumed = settings.pretrained is not None and weights is None
         changes.append(set_batch_norm(network, settings.batch_norm, statistics_follow=resumed))
+    if isinstance(settings.train, TrainHead):
+        changes += train_head_only(network, recipe, settings.train, statistics_follow=resumed)
     if settings.checkpoint_activations:
         changes.append(checkpoint_activations(network, settings.checkpoint_activations))
     if isinstance(recipe.precision, Fp8):

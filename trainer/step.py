@@ -24,11 +24,13 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.batch_augment.chain import BatchTransform
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.clipping import add_penalties, clip
+from megabatch.trainer.distillation.distill import Distiller
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.guard import harm_of
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss
 from megabatch.trainer.noise_scale import NoiseAverages, squared_norm
+from megabatch.trainer.optim.thaw import Thaw
 from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
 from megabatch.trainer.pruning.sparse import WeightMasks
@@ -56,6 +58,7 @@ class StepReport(NamedTuple):
     passed_over: str | None = None
     update_ratio: float | None = None
     save_due: bool = False
+    distillation_loss: float | None = None
     micro_batch_losses: Sequence[torch.Tensor] = ()  # of this rank: their shares of the loss
 
     @property
@@ -86,6 +89,8 @@ class StepParts:
     on_micro_batch: Callable[[Request], None]
     save_due: Callable[[], bool] | None = None  # only where the recipe saves by time
     masks: WeightMasks | None = None  # only where the recipe prunes weights
+    distiller: Distiller | None = None
+    thaw: Thaw | None = None
 
     @cached_property
     def finishes_gradient(self) -> bool:
@@ -126,6 +131,8 @@ def take_step(
         _measure_noise(parts, sums, request, state.noise)
     if parts.masks is not None:
         parts.masks.mask_gradients()
+    if parts.thaw is not None:
+        parts.thaw.hold_back(request.step)
     gradient_norm = _finish_gradient(parts, request, num_skipped) if num_skipped or parts.finishes_gradient else None
     known = gradient_norm if parts.precision.scaler is None else None  # loss scaling leaves out overflows itself
     harm = harm_of(recipe.stability, state.guard, request.step, loss, known)
@@ -134,16 +141,20 @@ def take_step(
         parts.precision.pass_over()
         parts.engine.pass_over()
         parts.batch_norm.undo()
+    if parts.thaw is not None:
+        parts.thaw.show_all()
     if parts.masks is not None:
         averaged = parts.average.tensors() if parts.average is not None else {}
         parts.masks.after_step(request.step + 1, parts.optimizer, averaged)
     for parameter in parts.parameters:
         parameter.grad = None
+    distance = parts.distiller.of_step(request.step, parts.engine.sum_over_ranks) if parts.distiller else None
     seconds = time.perf_counter() - started
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
         seconds, sums.data_wait_seconds, num_skipped, stop_requested,
-        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio, save_due, sums.losses,
+        state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio, save_due,
+        distance and distance * _factor(request.step_samples, num_skipped), sums.losses,
     )  # fmt: skip
 
 
@@ -198,11 +209,16 @@ def _forward_backward(parts: StepParts, micro_batch: MicroBatch) -> torch.Tensor
         images_NCHW, targets = parts.augment(images_NCHW, targets, stream)
     with parts.engine.accumulating(last=request.last):
         with parts.precision.autocast():
-            losses_N = parts.loss(parts.engine(images_NCHW), targets)
+            outputs_NK = parts.engine(images_NCHW)
+            losses_N = parts.loss(outputs_NK, targets)
+            if parts.distiller is not None:
+                losses_N = parts.distiller.mixed(losses_N, outputs_NK, images_NCHW)
         if micro_batch.all_count:
             factors_N = _equal_factors(losses_N.shape[0], request.step_samples, losses_N.dtype, parts.device)
         else:
             factors_N = micro_batch.weights_N.to(losses_N, non_blocking=True) / request.step_samples
+        if parts.distiller is not None:
+            parts.distiller.collect(factors_N)
         parts.engine.backward(parts.precision, losses_N, factors_N)
     return losses_N.detach().dot(factors_N)
 

@@ -12,6 +12,7 @@ from megabatch.launcher.refusals.batch import BATCH
 from megabatch.launcher.refusals.course import COURSE
 from megabatch.launcher.refusals.data import DATA
 from megabatch.launcher.refusals.deepspeed import DEEPSPEED
+from megabatch.launcher.refusals.distillation import DISTILLATION
 from megabatch.launcher.refusals.engines import ENGINES
 from megabatch.launcher.refusals.machine import MACHINE
 from megabatch.launcher.refusals.norms import NORMS
@@ -21,7 +22,9 @@ from megabatch.launcher.refusals.targets import TARGETS
 
 __all__ = ["TABLE", "Refusal", "refusals", "used_splits"]
 
-TABLE: tuple[Refusal, ...] = (*DATA, *TARGETS, *BATCH, *NORMS, *PRUNING, *COURSE, *ENGINES, *DEEPSPEED, *MACHINE)
+TABLE: tuple[Refusal, ...] = (
+    *DATA, *TARGETS, *DISTILLATION, *BATCH, *NORMS, *PRUNING, *COURSE, *ENGINES, *DEEPSPEED, *MACHINE,
+)  # fmt: skip
 
 
 def refusals(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> list[str]:

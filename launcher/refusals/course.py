@@ -49,6 +49,14 @@ def _no_trust_ratios(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iter
         yield f"tracking.trust_ratios_every_steps is set, and optimizer is {recipe.optimizer.name}"
 
 
+def _never_thawed(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    draws = samples_drawn(recipe, dataset)
+    for rule in recipe.optimizer.groups if draws else ():
+        if rule.frozen_until is not None and steps_of(recipe, draws).in_epochs(rule.frozen_until) >= recipe.epochs:
+            length = rule.frozen_until if isinstance(rule.frozen_until, str) else f"{rule.frozen_until:g}"
+            yield f"optimizer.groups: {rule.match} has frozen_until={length}, and epochs={recipe.epochs}"
+
+
 COURSE: tuple[Refusal, ...] = (
     Refusal(
         "A warmup longer than the training",
@@ -79,5 +87,11 @@ COURSE: tuple[Refusal, ...] = (
         "only LARS and LAMB, those of this program, have them",
         lambda r, c, d: "tracking.trust_ratios_every_steps=null, or optimizer lars or lamb",
         _no_trust_ratios,
+    ),
+    Refusal(
+        "Parameters that are frozen until the training is over",
+        "they would never be trained",
+        lambda r, c, d: "an earlier frozen_until, or frozen: true",
+        _never_thawed,
     ),
 )

@@ -43,6 +43,11 @@ def _float64(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str
         yield "precision=fp64 and engine=deepspeed"
 
 
+def _thawed(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if _stage(recipe) is not None and any(rule.frozen_until is not None for rule in recipe.optimizer.groups):
+        yield "optimizer.groups has frozen_until, and engine=deepspeed"
+
+
 def _scaled_shards(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
     if _stage(recipe) and isinstance(recipe.precision, Fp16):
         yield f"precision=fp16 and {_shown(recipe)}"
@@ -127,6 +132,12 @@ DEEPSPEED: tuple[Refusal, ...] = (
         "it sums no float64 gradients over the ranks, and from stage 1 on keeps the weights to update in float32",
         lambda r, c, d: f"precision=fp32, or {_OTHER_ENGINE}",
         _float64,
+    ),
+    Refusal(
+        "Parameters frozen for a while with DeepSpeed",
+        "it steps with all gradients that it has summed, so those of frozen ones cannot be held back",
+        lambda r, c, d: f"frozen: true, or {_OTHER_ENGINE}",
+        _thawed,
     ),
     Refusal(
         "float16 with ZeRO stages 1 to 3",

@@ -246,6 +246,21 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
           "data.batch_transforms=[mixup, cutmix]"], described(1000), "data.batch_transforms has cutmix, and data.target is "
          "numbers: a number of an image does not go by the area that is left of it. Instead: mixup, which mixes the "
          "numbers as it does the images"),
+        (["distillation.teachers=[a]", "loss=mean_squared_error"], described(1000), "distillation.temperature=4 with "
+         "loss=mean_squared_error: there is no softmax or sigmoid to soften. Instead: distillation.temperature=1"),
+        (["distillation={teachers: [a], share: 1}", "regularization.label_smoothing=0.1"], described(1000),
+         "distillation.share=1 with regularization.label_smoothing=0.1: that loss has no part in the training. Instead: "
+         "distillation.share below 1, or leave it out"),
+        (["distillation={teachers: [a], share: 1}", "loss={name: cross_entropy, class_weights: balanced}",
+          "regularization.label_smoothing=0"], described(1000),
+         "distillation.share=1 with loss.class_weights: that loss has no part in the training. Instead: "
+         "distillation.share below 1, or leave it out"),
+        (["optimizer.groups=[{match: a, frozen_until: 9}, {match: b, frozen_until: 3}]", "epochs=9"], described(1000),
+         "optimizer.groups: a has frozen_until=9, and epochs=9: they would never be trained. Instead: an earlier "
+         "frozen_until, or frozen: true"),
+        ([ZERO_0, "optimizer.groups=[{match: a, frozen_until: 3 steps}]"], described(1000), "optimizer.groups has "
+         "frozen_until, and engine=deepspeed: it steps with all gradients that it has summed, so those of frozen ones "
+         "cannot be held back. Instead: frozen: true, or engine=ddp"),
         (["engine=fsdp", "tracking.noise_scale=true"], described(1000), "tracking.noise_scale with engine=fsdp: it compares "
          "a rank's own gradient with that of all ranks, and with FSDP no rank has a whole one. Instead: "
          "tracking.noise_scale=false, or engine=ddp"),

@@ -39,6 +39,7 @@ class _Treatment(NamedTuple):
     exempt: bool
     factor: float
     weight_decay: float
+    frozen_until: float | str | None = None
 
 
 def freeze(network: nn.Module, settings: OptimizerBase) -> None:
@@ -56,11 +57,20 @@ def freeze(network: nn.Module, settings: OptimizerBase) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise TrainingError("optimizer.groups freezes every parameter: nothing is left to train")
+    if all(
+        _frozen_at_first(name, settings) for name, parameter in network.named_parameters() if parameter.requires_grad
+    ):
+        raise TrainingError("optimizer.groups freezes every parameter at first: nothing is left to train before")
 
 
 def rule_of(name: str, settings: OptimizerBase) -> GroupRule | None:
     """Return the first rule that fits a parameter's name."""
     return next((rule for rule in settings.groups if fnmatchcase(name, rule.match)), None)
+
+
+def _frozen_at_first(name: str, settings: OptimizerBase) -> bool:
+    rule = rule_of(name, settings)
+    return rule is not None and rule.frozen_until is not None
 
 
 def _fits_nothing(pattern: str, names: list[str]) -> str:
@@ -112,7 +122,7 @@ def _treatment(exempt: bool, rule: GroupRule | None, layer_factor: float, settin
     if rule is None:
         return _Treatment(exempt, layer_factor, decay)
     own_decay = decay if rule.weight_decay is None else rule.weight_decay
-    return _Treatment(exempt, layer_factor * rule.learning_rate_factor, own_decay)
+    return _Treatment(exempt, layer_factor * rule.learning_rate_factor, own_decay, rule.frozen_until)
 
 
 def _group(treatment: _Treatment, parameters: list[tuple[str, nn.Parameter]], settings: OptimizerBase) -> Group:
@@ -121,6 +131,8 @@ def _group(treatment: _Treatment, parameters: list[tuple[str, nn.Parameter]], se
         "weight_decay": treatment.weight_decay,
         "learning_rate_factor": treatment.factor,
     }
+    if treatment.frozen_until is not None:
+        group["frozen_until"] = treatment.frozen_until
     if isinstance(settings, Lars | Lamb):
         group["adapt"] = settings.adapt_bias_and_norm or not treatment.exempt
     return group
@@ -148,6 +160,9 @@ def _describe(group: Group) -> str:
     factor = group.get("learning_rate_factor", 1.0)
     if factor != 1.0:
         treatment = f"learning rate x {factor:.4g}, {treatment}"
+    if "frozen_until" in group:
+        length = group["frozen_until"]
+        treatment = f"frozen for {length if isinstance(length, str) else f'{length:g} epochs'}, then {treatment}"
     return f"{treatment}: {_count(entry[1] if isinstance(entry, tuple) else entry for entry in group['params'])}"
 
 

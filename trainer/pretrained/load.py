@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 
+from megabatch.configs.errors import nearest
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.pretrained.match import Match, OtherShape, match
 from megabatch.trainer.pretrained.read import Weights
@@ -29,6 +31,7 @@ class Began:
     other_shape: tuple[OtherShape, ...]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, shapes with their names."""
@@ -36,12 +39,13 @@ class Began:
 
     def lines(self) -> list[str]:
         """Return it in words, with the first few names of each kind."""
-        here = len(self.loaded) + len(self.other_shape) + len(self.missing)
+        here = len(self.loaded) + len(self.other_shape) + len(self.missing) + len(self.left_out)
         names = [f"prefix {self.removed_prefix} left out"] * bool(self.removed_prefix)
         names += [f"prefix {self.added_prefix} put before its names"] * bool(self.added_prefix)
         return [
             f"pretrained: {len(self.loaded):,} of {here:,} tensors, {self.parameters_loaded:,} of {self.parameters:,} "
             + f"parameters, from {', '.join([self.origin, *names])}",
+            *_listed("left out, as leave_out says", self.left_out),
             *_listed("left out, as the shape is another", (_both(one) for one in self.other_shape)),
             *_listed("not there, so as they were", self.missing),
             *_listed("there, but not in this network", self.unused),
@@ -49,18 +53,23 @@ class Began:
 
 
 @torch.no_grad()
-def load_weights(network: nn.Module, weights: Weights) -> Began:
+def load_weights(
+    network: nn.Module, weights: Weights, key: str = "model.pretrained", leave_out: tuple[str, ...] = ()
+) -> Began:
     """Copy every tensor that fits in name and shape, whatever its dtype. Raises TrainingError if no weight does.
 
+    `leave_out` has patterns of names of the network; what they fit stays as it is, even if it would fit.
     A bias or a norm alone is no weight: another model with the same number of classes would have one that fits.
     """
     own = network.state_dict()
     found = match(_shapes(weights.tensors), _shapes(own))
     parameters = dict(network.named_parameters())
-    fitting = [name for name in found.pairs if name in parameters]
+    left_out = _matching(leave_out, list(own), key)
+    pairs = {name: its for name, its in found.pairs.items() if name not in left_out}
+    fitting = [name for name in pairs if name in parameters]
     if not any(parameters[name].dim() > 1 for name in fitting):
-        raise TrainingError(_nothing_fits(weights, own, found))
-    for name, its in found.pairs.items():
+        raise TrainingError(f"{key}: {_nothing_fits(weights, own, found)}")
+    for name, its in pairs.items():
         own[name].copy_(weights.tensors[its])
     return Began(
         weights.origin,
@@ -68,11 +77,20 @@ def load_weights(network: nn.Module, weights: Weights) -> Began:
         sum(parameters[name].numel() for name in fitting),
         found.removed,
         found.added,
-        found.pairs,
-        found.other_shape,
-        found.missing,
+        pairs,
+        tuple(one for one in found.other_shape if one.name not in left_out),
+        tuple(name for name in found.missing if name not in left_out),
         found.unused,
+        left_out,
     )
+
+
+def _matching(patterns: tuple[str, ...], names: list[str], key: str) -> tuple[str, ...]:
+    """Return the names that any of the patterns fits. Raises TrainingError for a pattern that fits none."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise TrainingError(f"{key}.leave_out: {pattern!r} fits nothing of the network. {nearest(pattern, names)}")
+    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
@@ -86,7 +104,7 @@ def _nothing_fits(weights: Weights, own: dict[str, torch.Tensor], found: Match) 
     else:
         there, here = ([name for name in tensors if tensors[name].dim() > 1] for tensors in (weights.tensors, own))
         why = f"no weight has the same name. There: {_first(there)}. Here: {_first(here)}"
-    return f"model.pretrained: nothing of {weights.origin} fits this network: {why}. Is it of another model?"
+    return f"nothing of {weights.origin} fits this network: {why}. Is it of another model?"
 
 
 def _both(one: OtherShape) -> str:

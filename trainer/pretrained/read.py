@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from megabatch.configs.job import Job
-from megabatch.configs.pretrained import Pretrained
+from megabatch.configs.pretrained import Pretrained, WeightsSource
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
@@ -43,25 +43,33 @@ def weights_to_begin_with(job: Job, run_dir: RunDir | None = None) -> Weights | 
         return None
     if settings.of_timm:
         return _from_timm(settings, job.recipe)
-    path = Path(job.working_folder) / settings.source
+    return read_weights(settings, Path(job.working_folder), "model.pretrained")
+
+
+def read_weights(settings: WeightsSource, folder: Path, key: str) -> Weights:
+    """Return the weights of a file or of a checkpoint; `key` is what messages call it.
+
+    Raises TrainingError for what is gone, cannot be read, or is not what it was when the job was written.
+    """
+    path = folder / settings.source
     if not path.exists():
-        raise TrainingError(f"model.pretrained: {path} is not there any more: put it back")
-    _require_unchanged(path, settings)
+        raise TrainingError(f"{key}: {path} is not there any more: put it back")
+    _require_unchanged(path, settings, key)
     if path.is_dir():
         return Weights(checkpoint.load_network(path), settings.source)
-    tensors, inside = tensors_in(_read(path), path)
+    tensors, inside = tensors_in(_read(path, key), path, key)
     return Weights(tensors, settings.source + (f" ({inside})" if inside else ""))
 
 
-def _require_unchanged(path: Path, settings: Pretrained) -> None:
+def _require_unchanged(path: Path, settings: WeightsSource, key: str) -> None:
     """Raise TrainingError if the bytes are not those that the launcher saw: a job may wait long before it starts."""
     with (path / "manifest.json" if path.is_dir() else path).open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if settings.sha256 not in (None, found):
-        raise TrainingError(f"model.pretrained: {path} changed since the job was written. Launch again")
+        raise TrainingError(f"{key}: {path} changed since the job was written. Launch again")
 
 
-def _read(path: Path) -> Any:  # Any: whatever somebody saved
+def _read(path: Path, key: str) -> Any:  # Any: whatever somebody saved
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -70,7 +78,7 @@ def _read(path: Path) -> Any:  # Any: whatever somebody saved
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TrainingError(
-            f"model.pretrained: {path} cannot be read: it is damaged, or has Python objects beside its tensors, and to "
+            f"{key}: {path} cannot be read: it is damaged, or has Python objects beside its tensors, and to "
             "load those is to run code. Where you trust it, write its weights alone: "
             "safetensors.torch.save_file(network.state_dict(), FILE)"
         ) from error
@@ -78,10 +86,10 @@ def _read(path: Path) -> Any:  # Any: whatever somebody saved
         problem = first_line(error)
         if "TorchScript" in problem:
             problem = "it is a TorchScript program, not weights (megabatch export --format safetensors writes those)"
-        raise TrainingError(f"model.pretrained: {path} cannot be read: {problem}") from error
+        raise TrainingError(f"{key}: {path} cannot be read: {problem}") from error
 
 
-def tensors_in(loaded: Any, path: Path) -> tuple[Tensors, str]:
+def tensors_in(loaded: Any, path: Path, key: str = "model.pretrained") -> tuple[Tensors, str]:
     """Return the tensors by name, and under which key of the file they were ("" at its top). Raises TrainingError."""
     inside = ""
     if isinstance(loaded, Mapping):
@@ -91,7 +99,7 @@ def tensors_in(loaded: Any, path: Path) -> tuple[Tensors, str]:
     tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, torch.Tensor)}
     if not tensors:
         raise TrainingError(
-            f"model.pretrained: {path} has no tensors by name, at its top or under {', '.join(_INSIDE)}. Write a "
+            f"{key}: {path} has no tensors by name, at its top or under {', '.join(_INSIDE)}. Write a "
             "state_dict: safetensors.torch.save_file(network.state_dict(), FILE)"
         )
     return tensors, inside

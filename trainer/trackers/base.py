@@ -93,6 +93,7 @@ def step_values(report: StepReport, state: TrainState) -> dict[str, Any]:
     seldom = {
         "gradient_norm": finite(report.gradient_norm), "noise_scale": report.noise_scale,
         "passed_over": report.passed_over, "update_ratio": report.update_ratio,
+        "distillation_loss": finite(report.distillation_loss),
     }  # fmt: skip
     return values | {name: value for name, value in seldom.items() if value is not None}
 

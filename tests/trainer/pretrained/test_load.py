@@ -234,3 +234,19 @@ def test_frozen_batch_norm_takes_the_statistics_of_the_weights(tmp_path: Path) -
     without = recipe.model_copy(update={"model": recipe.model.model_copy(update={"pretrained": None})})
     with pytest.raises(TrainingError, match=r"Load trained weights \(model.pretrained\)"):
         build_network(without, 10)
+
+
+def test_what_is_left_out_begins_as_new_though_it_would_fit() -> None:
+    network, source = other_resnet(), other_resnet()
+    new = [torch.nn.init.normal_(network.get_parameter(name)).clone() for name in ("fc.weight", "fc.bias")]
+    began = load_weights(network, Weights(source.state_dict(), "there"), leave_out=("fc.*",))
+    assert began.left_out == ("fc.weight", "fc.bias")
+    assert [torch.equal(network.get_parameter(name), old) for name, old in zip(began.left_out, new, strict=True)] == [
+        True, True,
+    ]  # fmt: skip
+    assert same_state(network, source, leaving_out=began.left_out)
+    assert "  left out, as leave_out says: fc.weight, fc.bias" in began.lines()
+    with pytest.raises(
+        TrainingError, match=r"leave_out: 'fc.wight' fits nothing of the network. Did you mean fc.weight"
+    ):
+        load_weights(network, Weights(source.state_dict(), "there"), leave_out=("fc.wight",))

@@ -1,0 +1,78 @@
+"""Teachers: trained networks whose predictions a training follows beside its own targets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from megabatch.configs.base import Frozen, PositiveFloat
+from megabatch.configs.losses import BinaryCrossEntropy, Focal, Huber, Loss, MeanAbsoluteError, MeanSquaredError
+from megabatch.configs.model import Activation, Model, ModelName, OptionName, ReplaceBatchNorm
+from megabatch.configs.normalization import Auto, Normalization
+from megabatch.configs.pretrained import WeightsSource, source_only
+from megabatch.configs.targets import LabelsTarget, NumbersTarget, Target
+
+Form = Literal["softmax", "sigmoid", "squared_error"]
+
+
+class TeacherNetwork(Frozen):
+    """What builds a teacher: the keys of `model` that make a network what it is."""
+
+    name: ModelName
+    options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's model
+    activation: Activation | None = None
+    replace_batch_norm: ReplaceBatchNorm | None = None
+
+    @property
+    def model(self) -> Model:
+        """Return it as a recipe has it."""
+        return Model(**dict(self))
+
+    @classmethod
+    def of(cls, model: Model) -> TeacherNetwork:
+        """Return what builds the network of a recipe."""
+        return cls(**{key: getattr(model, key) for key in cls.model_fields})
+
+
+class Teacher(WeightsSource):
+    """A run folder, one of its checkpoints, or a file of weights with `model`, the network that it fits.
+
+    A run says itself how its network is built and how pixels are scaled for it: the launcher writes both into job.yaml.
+    Of a file you write them; without `normalize` it is `data.normalize`. `weight` is its share among several teachers.
+    """
+
+    weight: PositiveFloat = 1.0
+    model: TeacherNetwork | None = None
+    normalize: Normalization | None = None
+
+    @model_validator(mode="after")
+    def _is_a_network_of_known_classes(self) -> Self:
+        if self.of_timm:
+            raise ValueError("timm's weights are for classes of their own: fine-tune them first, and name that run")
+        if isinstance(self.normalize, Auto):
+            raise ValueError(
+                "normalize: auto is for data.normalize: write the numbers that the teacher was trained with"
+            )
+        return self
+
+
+class Distillation(Frozen):
+    """The loss is `share * T**2 * KL(teachers || student) + (1 - share) * loss` (Hinton, Vinyals and Dean 2015).
+
+    Both distributions are softened: softmax of logits / T, T the temperature; that of several teachers is their
+    weighted mean. docs/distillation.md has the formulas for other losses and targets.
+    """
+
+    teachers: Annotated[tuple[Annotated[Teacher, BeforeValidator(source_only)], ...], Field(min_length=1)]
+    temperature: PositiveFloat = 4.0
+    share: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+
+def form_of(target: Target, loss: Loss) -> Form:
+    """Return how outputs are compared with the teachers': as the recipe's loss reads them."""
+    if isinstance(target, NumbersTarget) or isinstance(loss, MeanSquaredError | Huber | MeanAbsoluteError):
+        return "squared_error"
+    if isinstance(target, LabelsTarget) or isinstance(loss, BinaryCrossEntropy | Focal):
+        return "sigmoid"
+    return "softmax"
