@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Which tests; three processes, as many tests wait: for Slurm, for a lost host, for a rank that hangs.
+# Which tests.
 MARKS ?= not slow and not matrix
 .PHONY: demo test test-slow test-matrix lint clean
 
@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 	cd demo && ../$(BIN)/megabatch launch digits
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "$(MARKS)" --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest -m "$(MARKS)" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile

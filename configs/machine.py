@@ -9,7 +9,7 @@ from typing import Any
 
 NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")  # of the driver, so that nothing has to be imported to count them
 AUTO = "auto"
-_KEYS = ("device", "processes_per_node", "threads_per_process", "loader_threads")
+AUTOMATIC = ("device", "processes_per_node", "threads_per_process", "loader_threads")
 _ON_THIS_MACHINE = ("local", "accelerate", "deepspeed")
 _CUDA_THREADS = 4  # for what a rank computes beside its GPU; the other cores load data
 
@@ -34,7 +34,7 @@ def automatic_key_for_others(values: Mapping[str, Any]) -> str | None:
     backend = values.get("backend", "local")
     name = backend.get("name") if isinstance(backend, Mapping) else backend
     here = name in _ON_THIS_MACHINE and values.get("nodes", 1) == 1
-    return None if here else next((key for key in _KEYS if values.get(key) == AUTO), None)
+    return None if here else next((key for key in AUTOMATIC if values.get(key) == AUTO), None)
 
 
 def with_numbers(values: Mapping[str, Any], gpus: int, cores: int) -> dict[str, Any]:
@@ -64,4 +64,4 @@ def with_numbers(values: Mapping[str, Any], gpus: int, cores: int) -> dict[str, 
         "device": device, "processes_per_node": processes, "threads_per_process": threads,
         "loader_threads": loader_threads,
     }  # fmt: skip
-    return {**values, **{key: found[key] for key in _KEYS if values.get(key) == AUTO}}
+    return {**values, **{key: found[key] for key in AUTOMATIC if values.get(key) == AUTO}}

@@ -18,7 +18,7 @@ from megabatch.configs.run_dir import RunDir
 from support.late_folder import in_late_view, late_view
 from support.runs import Workplace, environment, finish, losses, trained_samples, wait_for_step
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.matrix]
 # Without the look at the start, which would wait for the folder first.
 RECIPE = (
     "cluster.check_at_start=false", "epochs=20", "checkpoint.every_epochs=20", "checkpoint.every_steps=4",

@@ -162,16 +162,17 @@ def test_a_run_folder_in_use_is_refused(workplace: Workplace) -> None:
     wait_for_step(run_dir, 2, process)
     job = run_dir.job.read_bytes()
     resumed = workplace.megabatch("launch", "--resume", "busy", "cluster.processes_per_node=1")
+    world = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29765"}
     by_hand = subprocess.run(
         [sys.executable, "-m", "megabatch.trainer", str(run_dir.job)],
-        cwd=workplace.folder, env={**environment(), "WORLD_SIZE": "2"}, capture_output=True, text=True, check=False,
+        cwd=workplace.folder, env={**environment(), **world}, capture_output=True, text=True, check=False,
     )  # fmt: skip
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=300)
     for second in (resumed, by_hand):
         assert second.returncode == 2
         assert "two jobs must not write to one run folder" in second.stderr
     assert run_dir.job.read_bytes() == job
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=300)
     assert process.returncode == 3
     assert not run_dir.failures()
 

@@ -22,7 +22,10 @@ def final_weights(run_dir: RunDir) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in {**snapshot.network, **snapshot.optimizer}.items()}
 
 
-@pytest.mark.parametrize(("world", "kills"), [(1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("world", "kills"),
+    [pytest.param(1, 1, marks=pytest.mark.matrix), pytest.param(2, 1, marks=pytest.mark.matrix), (3, 2)],
+)
 def test_a_run_killed_ends_with_the_same_bits_as_one_left_alone(workplace: Workplace, world: int, kills: int) -> None:
     alone = workplace.train(f"alone-{world}", world, *OVERRIDES)
     killed = workplace.job(f"killed-{world}", world, *OVERRIDES)

@@ -19,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.load import Loaded, load, read_job
+from megabatch.configs.machine import AUTO, AUTOMATIC
 from megabatch.data.arrangement import Arrangement
 from megabatch.data.dataset import Dataset, Shard, Split, read_dataset, write_dataset
 from megabatch.data.decode import EncodedImage, decode_image
@@ -112,6 +113,8 @@ def _require_all_used(written: Any, used: Any, place: str) -> None:
             _require_all_used(*pair, f"{place}.{number}")
     elif isinstance(written, str) and isinstance(used, dict):
         assert written == used["name"], f"{place}: {written} became {used}"
+    elif written == AUTO and place.removeprefix(".") in AUTOMATIC:
+        return  # what this machine has
     elif isinstance(written, str | bool | int | float | None) and not (
         isinstance(written, str) and "${env:" in written
     ):

@@ -28,9 +28,9 @@ class SparsitySchedule:
         Zhu and Gupta 2017, equation 1, with s_i = 0: `s_t = s_f + (s_i - s_f) * (1 - (t - t_0) / (n * dt)) ** 3` for
         t = t_0, t_0 + dt, ..., t_0 + n * dt. One shot is the update at its only t.
 
-        >>> schedule = SparsitySchedule(final=0.8, begin=10, end=31, every=10)
+        >>> schedule = SparsitySchedule(final=0.5, begin=10, end=31, every=10)
         >>> [schedule.due(step) for step in (9, 10, 15, 20, 30, 40)]
-        [None, 0.0, None, 0.7, 0.8, None]
+        [None, 0.0, None, 0.4375, 0.5, None]
         """
         if self.begin == self.end:
             return self.final if step == self.end else None
