@@ -4,8 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Which tests.
-MARKS ?= not slow and not matrix
 .PHONY: demo test test-slow test-matrix lint clean
 
 demo: $(VENV)/installed
@@ -16,7 +14,7 @@ demo: $(VENV)/installed
 	cd demo && ../$(BIN)/megabatch launch digits
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "$(MARKS)" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not matrix" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile

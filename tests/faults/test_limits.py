@@ -28,6 +28,7 @@ def in_a_shell(workplace: Workplace, before: str, command: list[str]) -> subproc
     )
 
 
+@pytest.mark.matrix
 def test_training_needs_no_shared_memory_whatever_the_engine(workplace: Workplace) -> None:
     """/dev/shm of 64 KiB, as containers have it: threads load, so nothing of a batch goes through it."""
     if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0:

@@ -18,6 +18,7 @@ from support.runs import Workplace
 pytestmark = pytest.mark.processes
 
 
+@pytest.mark.matrix
 def test_a_run_harmed_at_random_moments_ends_with_the_same_bits_as_one_left_alone(workplace: Workplace) -> None:
     report = Soak(workplace, seed=3, ranks=2, engine="ddp").harm(2)
     assert sum(report.harms.values()) == 2

@@ -42,6 +42,7 @@ def test_accelerate_launch_and_its_engine_give_the_bits_of_torchrun_and_ddp(
     assert trained_samples(run_dir) == trained_samples(with_ddp)
 
 
+@pytest.mark.matrix
 def test_a_run_of_accelerate_killed_and_resumed_has_the_bits_of_one_left_alone(
     workplace: Workplace, with_ddp: RunDir
 ) -> None:

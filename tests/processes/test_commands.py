@@ -211,6 +211,7 @@ def test_parameters_without_a_gradient_are_told_at_the_start_with_the_remedy(wor
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.matrix
 def test_a_rank_that_is_stopped_ends_the_job_and_is_named(workplace: Workplace) -> None:
     run_dir = RunDir(workplace.folder / "stalled")
     process = launch(workplace, "recipe.yaml", *LONG, "cluster.limits.silent_seconds=3", "--run-dir", "stalled")

@@ -78,6 +78,7 @@ def test_mixed_batches_and_strong_augmentation_agree_between_worlds(workplace: W
     assert losses(workplace.train("unmixed", 1, *unmixed))[:3] != pytest.approx(runs[1][:3], rel=1e-3)
 
 
+@pytest.mark.matrix
 def test_accelerate_launch_starts_the_same_training(workplace: Workplace, float64_runs: dict[int, RunDir]) -> None:
     import subprocess
     import sys

@@ -204,6 +204,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.matrix
 def test_every_optimizer_that_is_not_refused_steps_as_on_whole_parameters(tmp_path: Path) -> None:
     script = tmp_path / "steps.py"
     script.write_text(OPTIMIZER_STEPS)

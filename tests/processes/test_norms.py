@@ -82,6 +82,7 @@ def test_synchronized_ranks_are_one_process_with_all_of_their_samples(
     assert evaluations(without)[0] != pytest.approx(evaluations(one)[0], rel=1e-3)
 
 
+@pytest.mark.matrix
 def test_killed_and_resumed_they_end_with_the_same_bits(workplace: Workplace, synchronized: RunDir) -> None:
     overrides = (*SHORT, model(batch_norm="synchronized", precise_statistics=PRECISE), "checkpoint.every_steps=4")
     run_dir = workplace.job("norms-killed", 3, *overrides)

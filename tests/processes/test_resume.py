@@ -65,6 +65,7 @@ def test_fsdp_killed_ends_with_the_same_bits_and_goes_on_as_ddp_from_there(workp
     assert final_weights(killed) == final_weights(alone)
 
 
+@pytest.mark.matrix
 def test_a_run_goes_from_one_engine_to_another_and_back(workplace: Workplace) -> None:
     overrides = (*OVERRIDES, "precision=fp64", "optimizer={name: lamb, base_learning_rate: 0.02, scaling: none}")
     alone = workplace.train("engines-alone", 1, *overrides)
@@ -96,6 +97,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_result_is_the_same(w
     assert "falling back to an older checkpoint" in hurt.metrics.read_text()
 
 
+@pytest.mark.matrix
 def test_the_loss_scale_of_fp16_goes_on_where_it_was(workplace: Workplace) -> None:
     """The scale doubles every 7 steps and halves on overflow, so a resume that forgot it would end with another one."""
     scaled = (*OVERRIDES, "precision={name: fp16, initial_scale: 1024, growth_interval: 7}")
@@ -132,6 +134,7 @@ def test_a_plateau_and_the_early_end_come_after_the_same_steps_though_killed_bet
     assert len(losses(killed)) == 27
 
 
+@pytest.mark.matrix
 def test_a_growing_batch_goes_on_in_the_middle_on_another_number_of_ranks(workplace: Workplace) -> None:
     """The batch grows within an epoch (after 152 samples) and at the start of one; the kill lies between."""
     ramp = "batch.ramp=[{samples: 145, global_batch: 36}, {epoch: 30, global_batch: 50}]"

@@ -85,6 +85,7 @@ def test_bad_targets_stand_in_the_ledger(runs: dict[str, list[RunDir]]) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.matrix
 def test_a_killed_run_of_mixed_labels_goes_on_exactly(place: Workplace) -> None:
     long = (*LABELS, "epochs=20", "checkpoint.every_steps=4")
     alone = place.train("alone", 1, *long)
