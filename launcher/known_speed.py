@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -29,9 +30,9 @@ def known_speed(job: Job, runs: Path) -> Speed | None:
     for run_dir in _candidates(job, runs):
         try:
             same = _what_sets_the_speed(read_job(run_dir.job)) == wanted
-        except ConfigError:  # of another version
+            seen = [line["samples_per_second"] for line in tail(run_dir.metrics) if line.get("kind") == "step"]
+        except (ConfigError, OSError):  # of another version, or somebody else's
             continue
-        seen = [line["samples_per_second"] for line in tail(run_dir.metrics) if line.get("kind") == "step"]
         if same and seen:
             return Speed(median(seen), run_dir.root)
     return None
@@ -39,15 +40,23 @@ def known_speed(job: Job, runs: Path) -> Speed | None:
 
 def _candidates(job: Job, runs: Path) -> Iterator[RunDir]:
     """Return the newest run folders whose job.yaml has the name of the model in it."""
-    files = sorted(runs.glob("*/metrics.jsonl"), key=lambda file: file.stat().st_mtime, reverse=True)
-    found = 0
-    for file in files:
-        run_dir = RunDir(file.parent)
-        if run_dir.job.is_file() and job.recipe.model.name in run_dir.job.read_text(encoding="utf-8", errors="replace"):
-            yield run_dir
-            found += 1
-        if found == _NEWEST:
-            return
+    files = sorted(runs.glob("*/metrics.jsonl"), key=_changed, reverse=True)
+    named = (RunDir(file.parent) for file in files if _names(RunDir(file.parent).job, job.recipe.model.name))
+    yield from islice(named, _NEWEST)
+
+
+def _changed(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:  # removed at this moment
+        return 0.0
+
+
+def _names(file: Path, model: str) -> bool:
+    try:
+        return model in file.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # somebody else's run, or none
+        return False
 
 
 def _what_sets_the_speed(job: Job) -> dict[str, Any]:  # Any: plain values of the schema
@@ -59,18 +68,3 @@ def _what_sets_the_speed(job: Job) -> dict[str, Any]:  # Any: plain values of th
         "teachers": recipe.distillation and [teacher.model for teacher in recipe.distillation.teachers],
         "device": cluster.device, "threads": (cluster.threads_per_process, cluster.loader_threads),
     }  # fmt: skip
-
-
-def in_words(seconds: float) -> str:
-    """Return a time as a person says it.
-
-    >>> in_words(75.2), in_words(9000), in_words(0.4)
-    ('1 min 15 s', '2 h 30 min', '0.4 s')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes_left} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

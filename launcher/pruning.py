@@ -40,6 +40,16 @@ def has_plan(job: Job) -> bool:
     return isinstance(job.recipe.pruning, Channels) or plan_hash(job.recipe.pruning) is not None
 
 
+def require_no_plan(job: Job, command: str) -> None:
+    """Raise ConfigError for a network that has lost channels, with a command whose runs get no plan of them."""
+    if has_plan(job):
+        problem = (
+            "the channels that are left are in a plan in the "
+            f"run folder, and `megabatch {command}` makes none. Leave pruning out, or write name: magnitude"
+        )
+        raise ConfigError([Problem("pruning", problem)])
+
+
 def new_run_with_plan(job: Job, chosen: Path | None, found: dict[str, Any]) -> tuple[Job, RunDir]:
     """Make a run folder with the plan that the inspection of the model found, if any; return the job with its hash."""
     text: str | None = found.get("pruning_plan")

@@ -10,13 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from megabatch.configs.durations import duration
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded
 from megabatch.configs.pretrained import WeightsSource
 from megabatch.configs.targets import METRICS, described_outputs, main_metric_in
 from megabatch.configs.yaml_tree import KeyPath, Tree
 from megabatch.data.arrangement import shown_data
-from megabatch.launcher.known_speed import Speed, in_words
+from megabatch.launcher.known_speed import Speed
 from megabatch.launcher.memory_need import state_bytes
 from megabatch.launcher.plan import Plan
 
@@ -48,8 +49,8 @@ def plan_json(plan: Plan, model: dict[str, Any] | None, speed: Speed | None) -> 
 
 
 def _time(plan: Plan, speed: Speed) -> str:
-    epoch = in_words(plan.samples_per_epoch / speed.samples_per_second)
-    whole = in_words(plan.samples_in_all / speed.samples_per_second)
+    epoch = duration(plan.samples_per_epoch / speed.samples_per_second)
+    whole = duration(plan.samples_in_all / speed.samples_per_second)
     known = f"{speed.samples_per_second:,.0f} samples/s as in {speed.run}"
     return f"{epoch} of training steps an epoch, {whole} in all, at {known}"
 

@@ -15,6 +15,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import arrange
 from megabatch.launcher import launch, render
 from megabatch.launcher.backends.choose import is_watched
+from megabatch.launcher.from_here import from_here
 from megabatch.launcher.known_speed import known_speed
 from megabatch.launcher.preflight import disk_space, room_to_go_on
 from megabatch.launcher.prepare import Prepared, inspect_model, prepare
@@ -90,7 +91,7 @@ def evaluate_run(which: str, split: str, checkpoint: str, weights: str) -> int:
     if ending.code == ExitCode.DONE and is_watched(job):
         render.print_evaluation(launch.read_result(result))
     elif ending.code == ExitCode.DONE:
-        typer.echo(f"when it has run, the result is in {_short(result)}")
+        typer.echo(f"when it has run, the result is in {from_here(result)}")
     return _told(ending)
 
 
@@ -100,11 +101,13 @@ def _run(job: Job, run_dir: RunDir, starter: Starter | None = None) -> int:
     if ending.code == ExitCode.DONE and is_watched(job) and not launch.is_finished(run_dir):
         ending = Ending(ExitCode.STOPPED, "")
     if ending.code == ExitCode.STOPPED:
-        typer.echo(f"stopped. Go on with: megabatch launch --resume {_short(run_dir.root)}")
+        typer.echo(f"stopped. Go on with: megabatch launch --resume {from_here(run_dir.root)}")
     elif ending.code == ExitCode.DONE and is_watched(job):
         _summary(run_dir)
     elif ending.code == ExitCode.FAILED and any(run_dir.checkpoints.glob("step-*")):
-        typer.echo(f"go on from the last checkpoint with: megabatch launch --resume {_short(run_dir.root)}", err=True)
+        typer.echo(
+            f"go on from the last checkpoint with: megabatch launch --resume {from_here(run_dir.root)}", err=True
+        )
     return _told(ending)
 
 
@@ -115,7 +118,7 @@ def _told(ending: Ending) -> int:
 
 
 def _summary(run_dir: RunDir) -> None:
-    render.print_summary(launch.read_result(run_dir.result), _short(run_dir.root))
+    render.print_summary(launch.read_result(run_dir.result), from_here(run_dir.root))
 
 
 def _show(prepared: Prepared, run_dir: RunDir) -> None:
@@ -126,8 +129,3 @@ def _show(prepared: Prepared, run_dir: RunDir) -> None:
 
 def _say(text: str) -> None:
     typer.echo(text)
-
-
-def _short(folder: Path) -> str:
-    """Return the path from here where that is shorter."""
-    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

@@ -21,10 +21,12 @@ import torch
 import torch.distributed as dist
 
 from megabatch.configs.job import Job
+from megabatch.configs.new_file import write_new
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import arrange
 from megabatch.data.errors import DataError
 from megabatch.data.requests import evaluation_requests
+from megabatch.trainer.gathered import gathered_json
 from megabatch.trainer.loaders import split_loader
 from megabatch.trainer.process import write_json
 from megabatch.trainer.provenance import versions
@@ -44,7 +46,7 @@ def tell(job: Job, world: World, run_dir: RunDir, request_file: Path) -> None:
     facts = {**facts_of(world, run_dir, _ROUNDS), **speed_of(world, _ROUNDS)}
     if request["data"]:
         facts |= _images(job, world)
-    told = told_to_main(facts, world)
+    told = gathered_json(facts, world.num_ranks)
     if world.is_main:
         write_json(run_dir.study_result, {"ranks": told})
 
@@ -83,7 +85,7 @@ def _shared_folder(world: World, run_dir: RunDir) -> dict[str, Any]:
     """Write a file beside the job on every rank. Rank 0 looks for those of all, the others for that of rank 0."""
     own, error = _file_of(world.rank, run_dir), ""
     try:
-        own.write_text(str(world.rank), encoding="utf-8")
+        write_new(own, str(world.rank))
     except OSError as raised:
         error = str(raised.strerror)
     dist.barrier()
@@ -170,16 +172,3 @@ def _images(job: Job, world: World) -> dict[str, Any]:
     except (DataError, OSError) as error:
         return {"data_error": str(error)}
     return {"images_per_second": len(chosen) / (time.perf_counter() - began)}
-
-
-def told_to_main(facts: dict[str, Any], world: World) -> list[dict[str, Any]]:
-    """Return what every rank has, in their order, on rank 0, and nothing on the others."""
-    store = dist.distributed_c10d._get_default_store()  # takes text of any length
-    store.set(_key(world.rank), json.dumps(facts))
-    told = [json.loads(store.get(_key(rank))) for rank in range(world.num_ranks)] if world.is_main else []
-    dist.barrier()  # rank 0 has the store: it must not leave before all have told
-    return told
-
-
-def _key(rank: int) -> str:
-    return f"megabatch/check/{rank}"

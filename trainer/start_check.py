@@ -6,18 +6,16 @@ one is named. `megabatch check` looks longer, and before a job has waited in a q
 
 from __future__ import annotations
 
-import json
-
 import torch.distributed as dist
 
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.node_facts import Finding, judge
 from megabatch.configs.run_dir import RunDir
-from megabatch.trainer.check_ranks import facts_of, speed_of, told_to_main
+from megabatch.trainer.check_ranks import facts_of, speed_of
 from megabatch.trainer.errors import TrainingError
+from megabatch.trainer.gathered import gathered_json
 from megabatch.trainer.world import World
 
-_KEY = "megabatch/start"
 _SUM_ROUNDS = 1
 _SPEED_ROUNDS = 2
 
@@ -31,16 +29,13 @@ def require_fit_nodes(world: World, cluster: Cluster, run_dir: RunDir) -> None:
     if not cluster.check_at_start or world.num_ranks == 1:
         return
     speed = speed_of(world, _SPEED_ROUNDS) if cluster.nodes > 2 else {}  # of two, neither is the usual one
-    told = told_to_main({**facts_of(world, run_dir, _SUM_ROUNDS), **speed}, world)
-    store = dist.distributed_c10d._get_default_store()
+    facts = {**facts_of(world, run_dir, _SUM_ROUNDS), **speed}
+    found = judge(gathered_json(facts, world.num_ranks), cluster.device)  # the same on every rank
+    unfit = [finding for finding in found if finding.unfit]
     if world.is_main:
-        found = judge(told, cluster.device)
         for finding in found:
             if not finding.unfit:
                 print(f"warning: {finding.told}", flush=True)
-        store.set(_KEY, json.dumps([finding for finding in found if finding.unfit]))
-    unfit = [Finding(*values) for values in json.loads(store.get(_KEY))]
-    dist.barrier()  # rank 0 has the store: it must not leave before all have read
     if unfit:
         _end(unfit, world)
 

@@ -24,6 +24,7 @@ from megabatch.launcher import launch
 from megabatch.launcher.plan import Plan
 from megabatch.launcher.preflight import disk_space
 from megabatch.launcher.prepare import Prepared, inspect_models, prepare
+from megabatch.launcher.pruning import require_no_plan
 from megabatch.launcher.study.matrix import Cell
 from megabatch.launcher.study.process import require_local
 from megabatch.launcher.supervise import Ending, ExitCode
@@ -81,6 +82,7 @@ def _prepare_all(recipe: str, cluster: str, overrides: Sequence[str], cells: Seq
     for cell in cells:
         try:
             prepared[cell] = prepare(recipe, cluster, [*overrides, *cell.overrides])
+            require_no_plan(prepared[cell].job, "ablate")
         except ConfigError as error:
             if cell == cells[0]:
                 raise  # every other cell would tell the same

@@ -14,6 +14,7 @@ from typing import Any
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.command import child_environment, rank_command
+from megabatch.launcher.pruning import require_no_plan
 from megabatch.launcher.save_job import write_job
 from megabatch.launcher.study.memory import available_bytes
 from megabatch.launcher.study.process import (
@@ -58,6 +59,7 @@ class BatchSizes:
 def measure(job: Job, most: int, seconds: float, memory_limit: int | None) -> BatchSizes:
     """Try sizes up to `most`. Raises StudyFailedError, also where not even one image fits."""
     require_local(job, "tune batch")
+    require_no_plan(job, "tune batch")
     limit = memory_limit if memory_limit is not None else _own_share(job)
     job = _alone(without_tracking(job))
     probes = {probe.micro_batch: probe for probe in _probe(job, doubling(most), seconds, limit)}

@@ -16,6 +16,7 @@ from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.schedules import Constant
 from megabatch.launcher.prepare import Prepared
+from megabatch.launcher.pruning import require_no_plan
 from megabatch.launcher.study.process import require_local, run_study, say_stopping, scratch_run, without_tracking
 
 SAFE_PART = 10.0
@@ -41,6 +42,7 @@ class LrRange:
 def run_range_test(prepared: Prepared, low: float, high: float, steps: int) -> dict[str, Any]:
     """Run the test; return the rates, the losses and why it ended."""
     require_local(prepared.job, "tune lr")
+    require_no_plan(prepared.job, "tune lr")
     job = _long_enough(without_tracking(prepared.job), steps, prepared.plan.steps_per_epoch)
     with scratch_run() as run_dir:
         return run_study(job, run_dir, "lr", {"low": low, "high": high, "steps": steps}, say_stopping)

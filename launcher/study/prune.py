@@ -20,6 +20,7 @@ from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.yaml_tree import Tree
 from megabatch.launcher import launch, run_commands
 from megabatch.launcher.command import child_environment
+from megabatch.launcher.from_here import from_here
 from megabatch.launcher.render import yaml_text
 from megabatch.launcher.save_job import find_run, require_new, saved_job, unused_folder
 from megabatch.launcher.study.process import StudyFailedError
@@ -54,7 +55,7 @@ def pruning_recipe(
         "name": f"{job.recipe.name[:73]}-pruned", "epochs": length, "seed": job.recipe.seed + 1,
         "pruning": {**pruning, **_default_schedule(pruning, length)},
     }  # fmt: skip
-    values["model"]["pretrained"] = {"source": _from_here(source.root)}
+    values["model"]["pretrained"] = {"source": from_here(source.root)}
     warmup = values["schedule"].get("warmup")
     if isinstance(warmup, int | float):
         values["schedule"]["warmup"] = min(warmup, length / 4)
@@ -76,7 +77,7 @@ def write_recipe(recipe: Recipe, source: RunDir, chosen: Path | None) -> RunDir:
     require_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
     run_dir = RunDir(folder)
-    head = f"# Written by megabatch prune from {_from_here(source.job)}. Keys that are not here have their defaults.\n"
+    head = f"# Written by megabatch prune from {from_here(source.job)}. Keys that are not here have their defaults.\n"
     run_dir.recipe.write_text(
         head + yaml_text({**readable(recipe), "pruning": _plain_pruning(recipe)}), encoding="utf-8"
     )
@@ -155,8 +156,3 @@ def _plain(value: Any) -> Any:  # Any: a value of the schema, and what YAML can 
     if isinstance(value, dict):
         return {key: _plain(child) for key, child in value.items()}
     return [_plain(child) for child in value] if isinstance(value, list | tuple) else value
-
-
-def _from_here(path: Path) -> str:
-    absolute = path.absolute()
-    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner
@@ -16,9 +17,14 @@ from megabatch.configs.pruning import Inherited, plan_hash
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.cli import app
-from megabatch.launcher.prepare import job_of
-from megabatch.launcher.pruning import new_run_with_plan, with_pruning
+from megabatch.launcher.plan import Plan
+from megabatch.launcher.prepare import Prepared, job_of
+from megabatch.launcher.pruning import new_run_with_plan, require_no_plan, with_pruning
 from megabatch.launcher.save_job import write_job
+from megabatch.launcher.study import ablation
+from megabatch.launcher.study.batch_size import measure
+from megabatch.launcher.study.lr_range import run_range_test
+from megabatch.launcher.study.matrix import Cell
 from megabatch.launcher.study.prune import comparison_rows, pruning_recipe, readable, source_run, train, write_recipe
 from megabatch.launcher.study.sensitivity import page
 
@@ -55,6 +61,27 @@ def test_a_pruned_source_and_a_recipe_that_does_not_fit_it_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         with_pruning(job(tmp_path, source, *([override] if override else [])))
+
+
+@pytest.mark.parametrize("command", ["tune lr", "tune batch", "ablate"])
+def test_commands_whose_runs_get_no_plan_refuse_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def call(found: Job) -> object:
+        prepared = Prepared(found, cast(Plan, None))
+        monkeypatch.setattr(ablation, "prepare", lambda recipe, cluster, overrides: prepared)
+        if command == "tune lr":
+            return run_range_test(prepared, 0.1, 1.0, 10)
+        if command == "tune batch":
+            return measure(found, 8, 1.0, None)
+        return ablation.plan_ablation("recipe", "cluster", [], [Cell(())], 1, None)
+
+    to_prune = job(tmp_path / "a", None, "pruning=channels")
+    inherits = job(tmp_path / "b", CHANNELS, f"pruning={{name: inherited, sha256: {HASH}}}")
+    for refused in (to_prune, inherits):
+        with pytest.raises(ConfigError, match=f"`megabatch {command}` makes none. Leave pruning out"):
+            call(refused)
+    require_no_plan(job(tmp_path / "c", None, "pruning={name: magnitude, sparsity: 0.5}"), command)
 
 
 @pytest.mark.parametrize(

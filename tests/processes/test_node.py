@@ -101,6 +101,19 @@ def test_two_nodes_train_as_two_ranks_of_one(workplace: Workplace, alone: RunDir
     assert trained_samples(run_dir) == trained_samples(alone)
 
 
+def test_what_a_rank_started_does_not_outlive_the_node(workplace: Workplace) -> None:
+    (workplace.folder / "with_child.py").write_text(
+        "import subprocess\nfrom pathlib import Path\nfrom network import small\n\n"
+        "def network(num_classes):\n"
+        "    child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "    Path('child.pid').write_text(str(child.pid))\n"
+        "    return small(num_classes)\n"
+    )
+    run_dir = workplace.job("with-child", 1, "epochs=1", "schedule.warmup=0", "model.name='with_child:network'")
+    finish(workplace.start(run_dir), run_dir)
+    wait_until_gone([int((workplace.folder / "child.pid").read_text())], 5)
+
+
 def test_a_mistake_is_not_repeated_by_a_restart(workplace: Workplace) -> None:
     run_dir = workplace.job("mistake", 1, "cluster.backend={name: local, max_restarts: 3}")
     run_dir.job.write_text(re.sub(r"data_fingerprint: .*", "data_fingerprint: other", run_dir.job.read_text()))

@@ -52,3 +52,24 @@ def test_a_log_is_begun_anew_when_it_is_large_and_a_reader_misses_nothing(tmp_pa
     assert 200 < aside.stat().st_size < 220
     assert log.stat().st_size < 220
     assert list(Reader(lambda: [("", log)]).new_lines())[-1] == "a child"
+
+
+_LEFT_ALONE = """
+import os, sys, time
+from pathlib import Path
+from megabatch.trainer import rank_log
+
+log = Path(sys.argv[1])
+rank_log.MOST_BYTES, rank_log._LOOK_SECONDS = 200, 0.01
+rank_log.redirect_output(log, terminal=True)
+deadline = time.monotonic() + 60
+while not log.with_name("rank-00000.log.1").exists() and time.monotonic() < deadline:
+    os.write(2, b"a line\\n")
+    time.sleep(0.001)
+"""
+
+
+def test_a_rank_looks_after_its_log_by_itself(tmp_path: Path) -> None:
+    log = tmp_path / "rank-00000.log"
+    subprocess.run([sys.executable, "-c", _LEFT_ALONE, str(log)], check=True, timeout=120)
+    assert log.with_name("rank-00000.log.1").exists()

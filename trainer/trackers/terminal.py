@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from megabatch.configs.durations import duration
 from megabatch.configs.targets import METRICS
 from megabatch.data.steps import Steps
 from megabatch.trainer.evaluate import EvaluationResult
@@ -88,17 +89,3 @@ class TerminalTracker:
             *([f"{self._data_wait:.0%} of the time waits for data"] if self._data_wait >= _WORTH_TELLING else []),
         ]
         return Text("  ".join(parts), no_wrap=True, overflow="ellipsis")
-
-
-def duration(seconds: float) -> str:
-    """Return a time span as a person says it.
-
-    >>> duration(75), duration(5), duration(7300)
-    ('1m 15s', '5s', '2h 01m')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
