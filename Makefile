@@ -14,10 +14,10 @@ demo: $(VENV)/installed
 	cd demo && ../$(BIN)/megabatch launch digits
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow and not matrix" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not matrix" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-matrix: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m matrix
