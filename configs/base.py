@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 LARGEST = 2**63 - 1  # what an int64 of numpy and torch holds
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
@@ -20,6 +21,22 @@ class EnvironmentAllowed:
 
 EnvironmentText = Annotated[str, EnvironmentAllowed()]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def _all_finite(value: Any) -> Any:  # Any: what YAML can say
+    """Refuse nan and inf, which the JSON of a job cannot carry."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number that can be used here")
+    for inside in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _all_finite(inside)
+    return value
+
+
+# Keyword arguments of somebody else's function. `{width:3}` without a space is a key "width:3" in YAML; timm would
+# ignore it without a word.
+Options = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")], Any], AfterValidator(_all_finite)  # Any: what they take
+]
 
 
 class Frozen(BaseModel):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from megabatch.configs.base import Frozen, PositiveFloat
+from megabatch.configs.base import Frozen, Options, PositiveFloat
 from megabatch.configs.losses import BinaryCrossEntropy, Focal, Huber, Loss, MeanAbsoluteError, MeanSquaredError
-from megabatch.configs.model import Activation, Model, ModelName, OptionName, ReplaceBatchNorm
+from megabatch.configs.model import Activation, Model, ModelName, ReplaceBatchNorm
 from megabatch.configs.normalization import Auto, Normalization
 from megabatch.configs.pretrained import WeightsSource, source_only
 from megabatch.configs.targets import LabelsTarget, NumbersTarget, Target
@@ -20,7 +20,7 @@ class TeacherNetwork(Frozen):
     """What builds a teacher: the keys of `model` that make a network what it is."""
 
     name: ModelName
-    options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's model
+    options: Options = {}  # the keyword arguments of somebody else's model
     activation: Activation | None = None
     replace_batch_norm: ReplaceBatchNorm | None = None
 

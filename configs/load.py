@@ -112,7 +112,7 @@ def _with_bases(file: Path, kind: str, seen: tuple[Path, ...]) -> Tree:
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise ConfigError([Problem(where, f"base: {base!r}: write the name or path of one file")])
+        raise ConfigError([Problem(where, f"base: {shortened(repr(base))}: write the name or path of one file")])
     if file.resolve() in seen or len(seen) >= MAX_BASES:
         raise ConfigError([Problem(where, f"base: {shortened(base)} leads back to this file: break the circle")])
     try:

@@ -7,12 +7,11 @@ Each is smoothed by `regularization.label_smoothing`, except for a loss of the u
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from megabatch.configs.base import Choice, Fraction, NonNegativeFloat, PositiveFloat, name_only
-from megabatch.configs.model import OptionName
+from megabatch.configs.base import Choice, Fraction, NonNegativeFloat, Options, PositiveFloat, name_only
 
 
 class CrossEntropy(Choice):
@@ -86,7 +85,7 @@ class Custom(Choice):
     implementation: ClassVar[str] = "megabatch.trainer.losses:custom"
     name: Literal["custom"] = "custom"
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-    options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's function
+    options: Options = {}  # the keyword arguments of somebody else's function
 
 
 Loss = Annotated[

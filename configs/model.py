@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from megabatch.configs.base import Choice, Frozen, NonNegativeFloat, PositiveInt, name_only
+from megabatch.configs.base import Choice, Frozen, NonNegativeFloat, Options, PositiveInt, name_only
 from megabatch.configs.initialization import Default, Initialization
 from megabatch.configs.norms import BatchNorm, FrozenNorm, PreciseStatistics
 from megabatch.configs.pretrained import StartingWeights
 from megabatch.configs.trained_part import TrainAll, TrainedPart, TrainHead
 
-# `{width:3}` without a space is a key "width:3" in YAML; timm would ignore it without a word.
-OptionName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 ModelName = Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
 
 
@@ -103,7 +101,7 @@ class Model(Frozen):
     """
 
     name: ModelName
-    options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's model
+    options: Options = {}  # the keyword arguments of somebody else's model
     activation: Activation | None = None
     replace_batch_norm: ReplaceBatchNorm | None = None
     batch_norm: BatchNorm | None = None

@@ -9,8 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from megabatch.configs.base import Choice, NonNegativeFloat, PositiveFloat, PositiveInt, name_only
-from megabatch.configs.model import OptionName
+from megabatch.configs.base import Choice, NonNegativeFloat, Options, PositiveFloat, PositiveInt, name_only
 from megabatch.configs.parameter_groups import GroupRule
 
 Scaling = Literal["none", "linear", "sqrt"]
@@ -140,7 +139,7 @@ class LibraryOptimizer(OptimizerBase):
 
     implementation: ClassVar[str] = "megabatch.trainer.optim.library:library_optimizer"
     name: str
-    options: dict[OptionName, Any] = {}  # Any: the keyword arguments of somebody else's optimizer
+    options: Options = {}  # the keyword arguments of somebody else's optimizer
 
 
 class TorchOptimizer(LibraryOptimizer):

@@ -97,6 +97,12 @@ OF_YAML = [
     _with("nothing for a number", "epochs: 2", "epochs:", "x.yaml:2:1: epochs: None: should be"),
     _with("a missing section", 'model: {name: "network:small"}\n', "", "x.yaml:1:1: model: missing. Add it"),
     _with("not a number", "0.05", ".nan", "base_learning_rate: nan: should be"),
+    _with(
+        "an option that is not a number",
+        '"network:small"',
+        '"network:small", options: {widths: [8, .inf]}',
+        "inf is no number that can be used here",
+    ),
     _with("an infinite number", "0.05", ".inf", "base_learning_rate: inf: should be a finite number"),
     _with("a negative batch", "global_batch: 20", "global_batch: -20", "global_batch: -20: should be greater than 0"),
     _with("a batch of 0", "global_batch: 20", "global_batch: 0", "global_batch: 0: should be greater than 0"),
