@@ -69,11 +69,11 @@ def _tell_plan(planned: Ablation) -> None:
 def _submit_all(planned: Ablation) -> int:
     """Report on the runs that are finished, and submit the others as one array; return the exit code."""
     from megabatch.launcher import launch
-    from megabatch.launcher.study import ablation as study
     from megabatch.launcher.study.array import submit_array
+    from megabatch.launcher.study.runs import held
     from megabatch.launcher.supervise import ExitCode
 
-    with study.held(planned.folder):
+    with held(planned.folder):
         left = [run for run in planned.runs if not launch.is_finished(run.run_dir)]
         if len(left) < len(planned.runs):
             _report(planned, {})
@@ -88,16 +88,16 @@ def _submit_all(planned: Ablation) -> int:
 def _train_all(planned: Ablation) -> int:
     """Train every run that is not finished; report; return the exit code."""
     from megabatch.launcher import launch
-    from megabatch.launcher.study import ablation as study
+    from megabatch.launcher.study.runs import held, train
     from megabatch.launcher.supervise import ExitCode
 
     failures: dict[Path, str] = {}
-    with study.held(planned.folder):
+    with held(planned.folder):
         for number, run in enumerate(planned.runs, start=1):
             if launch.is_finished(run.run_dir):
                 continue
             typer.echo(f"\n[{number} of {len(planned.runs)}] {run.cell.label}, seed {run.seed}")
-            ending = study.train(run)
+            ending = train(run.job, run.run_dir)
             if ending.code == ExitCode.STOPPED:
                 _report(planned, failures)
                 typer.echo("stopped. The same command goes on where this one ended")

@@ -6,20 +6,14 @@ is kept; what was interrupted goes on from its last checkpoint, as `megabatch la
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
-from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.run_lock import RunFolderError, RunFolderInUseError, require_free, take
 from megabatch.launcher import launch
 from megabatch.launcher.plan import Plan
 from megabatch.launcher.preflight import disk_space
@@ -27,9 +21,7 @@ from megabatch.launcher.prepare import Prepared, inspect_models, prepare
 from megabatch.launcher.pruning import require_no_plan
 from megabatch.launcher.study.matrix import Cell
 from megabatch.launcher.study.process import require_local
-from megabatch.launcher.supervise import Ending, ExitCode
-
-_SECONDS_BETWEEN_LOOKS = 1.0
+from megabatch.launcher.study.runs import require_same
 
 
 @dataclass(frozen=True)
@@ -136,70 +128,4 @@ def inspect_cells(ablation: Ablation) -> None:
 def require_unchanged(ablation: Ablation) -> None:
     """Raise ConfigError if a run in the folder was begun with another recipe or other data than it has now."""
     for run in ablation.runs:
-        if not run.run_dir.job.is_file():
-            continue
-        before = read_job(run.run_dir.job)
-        if before.fingerprint() != run.job.fingerprint():
-            seen = f"cell {run.cell.label} was begun with {_changed(before, run.job)}"
-            remedy = "Runs of two recipes cannot be compared: put it back, or choose another --folder"
-            raise ConfigError([Problem(str(ablation.folder), f"{seen}. {remedy}")])
-
-
-def _changed(before: Job, now: Job) -> str:
-    """Return which keys differ, in words."""
-    old, new = _leaves(before.recipe.model_dump(mode="json")), _leaves(now.recipe.model_dump(mode="json"))
-    keys = [
-        key for key in {**old, **new} if old.get(key) != new.get(key) and key.split(".")[0] not in ("name", "tracking")
-    ]
-    told = [f"{key} {old.get(key)}, which is {new.get(key)} now" for key in keys]
-    return "; ".join(told) or "other data"
-
-
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {
-            k: v for key, child in value.items() for k, v in _leaves(child, f"{path}.{key}" if path else key).items()
-        }
-    return {path: value}
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Take the folder of the ablation for this process. Raises ConfigError if another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = take(folder / "ablation.lock")
-    except RunFolderError as error:
-        raise ConfigError([Problem("", str(error))]) from None
-    try:
-        yield
-    finally:
-        lock.close()
-
-
-def train(run: Run) -> Ending:
-    """Begin the run, or go on with it from its last checkpoint; return how it ended."""
-    _wait_until_free(run.run_dir)
-    if launch.is_finished(run.run_dir):
-        return Ending(ExitCode.DONE, "")
-    run.run_dir.root.mkdir(parents=True, exist_ok=True)
-    ending = launch.start(run.job, run.run_dir, typer.echo)
-    if ending.code == ExitCode.DONE and not launch.is_finished(run.run_dir):
-        return Ending(ExitCode.STOPPED, "")
-    return ending
-
-
-def _wait_until_free(run_dir: RunDir) -> None:
-    """Ranks outlive a launcher that was killed outright: let them finish their run."""
-    told = False
-    while True:
-        try:
-            require_free(run_dir.lock)
-            return
-        except RunFolderInUseError as error:
-            if not told:
-                typer.echo(
-                    f"{error.args[0].partition(':')[0]} still, left over from a killed command: waiting for its end"
-                )
-            told = True
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        require_same(run.job, run.run_dir, f"cell {run.cell.label}", ablation.folder)

@@ -102,7 +102,9 @@ def compared(dense: RunDir, pruned: RunDir, job: Job) -> dict[str, dict[str, Any
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment(job))
     if done.returncode != 0:
         raise StudyFailedError(Ending(ExitCode.FAILED, f"the networks could not be compared:\n{done.stderr.strip()}"))
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, dict[str, Any]] = dict(
+        zip(("dense", "pruned"), json.loads(done.stdout.splitlines()[-1]), strict=True)
+    )
     for values, run in zip(found.values(), (dense, pruned), strict=True):
         result = launch.read_result(run.result)
         values["validation"] = result.get("best_value")

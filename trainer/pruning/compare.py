@@ -1,7 +1,7 @@
-"""`python -m megabatch.trainer.pruning.compare DENSE_RUN PRUNED_RUN`: sizes and times of two networks, as JSON.
+"""`python -m megabatch.trainer.pruning.compare RUN_DIR...`: sizes and times of the networks of runs, as JSON.
 
-The launcher runs this in a process of its own after a pruned run. Times are those of this CPU, one thread, the two
-networks in turn, so that whatever else the machine does slows both.
+The launcher runs this in a process of its own, after a pruned run and after a study. Times are those of this CPU, one
+thread, the networks in turn, so that whatever else the machine does slows all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from megabatch.trainer.pruning.channels import flops_of
 from megabatch.trainer.pruning.plan import plan_of
 
 BATCHES = (1, 32)
-_SECONDS = 1.0  # for each batch, both networks together
+_SECONDS = 0.5  # for each batch and network
 _FEWEST = 5
 
 
@@ -38,21 +38,21 @@ def main(arguments: Sequence[str]) -> int:
     runs = [RunDir(Path(folder)) for folder in arguments]
     torch.set_num_threads(1)
     try:
-        print(json.dumps(compare(*runs)))
+        print(json.dumps(compare(runs)))
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def compare(dense: RunDir, pruned: RunDir) -> dict[str, dict[str, Any]]:
-    """Return sizes and times of the best checkpoint of both runs. Raises TrainingError if one has none."""
-    networks = {"dense": _network(dense), "pruned": _network(pruned)}
-    size = read_job(pruned.job).recipe.data.image_size
-    found = {name: sizes(network, size) for name, network in networks.items()}
+def compare(runs: Sequence[RunDir]) -> list[dict[str, Any]]:
+    """Return sizes and times of the best checkpoint of each run. Raises TrainingError if one has none."""
+    networks = [_network(run) for run in runs]
+    size = read_job(runs[0].job).recipe.data.image_size
+    found = [sizes(network, size) for network in networks]
     for batch in BATCHES:
-        times = seconds_in_turn(list(networks.values()), torch.zeros(batch, 3, size, size))
-        for values, seconds in zip(found.values(), times, strict=True):
+        times = seconds_in_turn(networks, torch.zeros(batch, 3, size, size))
+        for values, seconds in zip(found, times, strict=True):
             values[f"milliseconds_{batch}"] = 1000 * seconds
     return found
 
@@ -75,7 +75,7 @@ def seconds_in_turn(networks: Sequence[nn.Module], images_NCHW: torch.Tensor) ->
     times: list[list[float]] = [[] for _ in networks]
     for network in networks:
         network(images_NCHW)
-    until = time.perf_counter() + _SECONDS
+    until = time.perf_counter() + _SECONDS * len(networks)
     while time.perf_counter() < until or len(times[-1]) < _FEWEST:
         for network, own in zip(networks, times, strict=True):
             started = time.perf_counter()

@@ -12,7 +12,7 @@ from megabatch.configs.job import Job
 from megabatch.configs.load import load
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import take
-from megabatch.launcher.study.ablation import _changed, _wait_until_free, held
+from megabatch.launcher.study.runs import _changed, _wait_until_free, held
 
 
 def job(*overrides: str) -> Job:
