@@ -67,7 +67,7 @@ def sign_test(only_first: int, only_second: int) -> float:
     (0.109375, 1.0)
     """
     total, fewer = only_first + only_second, min(only_first, only_second)
-    return min(1.0, 2 * sum(math.comb(total, count) for count in range(fewer + 1)) / 2**total)
+    return min(1.0, float(2 * sum(math.comb(total, count) for count in range(fewer + 1)) / 2**total))
 
 
 def gain_of(differences: Sequence[float] | Array) -> tuple[float, float]:
