@@ -75,7 +75,8 @@ def read_options(options: dict[str, Any]) -> EnsembleOptions:  # Any: what stand
 
 def ensemble_model(options: EnsembleOptions) -> Model:
     """Return the network as a recipe has it."""
-    return Model(name=MODEL, options=options.model_dump(mode="json", exclude_none=True))
+    values = options.model_dump(mode="json", exclude_none=True)
+    return Model(name=MODEL, options={key: value for key, value in values.items() if value is not False})
 
 
 def with_weights(job: Job, weights: Sequence[float]) -> Job:

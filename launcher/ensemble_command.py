@@ -99,10 +99,10 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 def _cost(sizes: list[dict[str, Any]]) -> list[str]:
     *members, whole = sizes
-    each = sum(member["milliseconds_1"] for member in members) / len(members)
+    each = ", ".join(f"{member['milliseconds_1']:.2f}" for member in members)
     return [
-        f"{whole['parameters']:,} parameters; one image takes {whole['milliseconds_1']:.2f} ms, and {each:.2f} ms in a "
-        "member (CPU, one thread)"
+        f"{whole['parameters']:,} parameters; one image takes {whole['milliseconds_1']:.2f} ms on one CPU thread, in the "
+        f"members {each} ms"
     ]
 
 

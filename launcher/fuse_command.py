@@ -12,12 +12,12 @@ from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, fail, o
 
 def fuse(
     run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR", help="Folder that `megabatch ensemble` has written.")],
+    share_until: Annotated[
+        str, typer.Option(metavar="LAYER", help="The last layer that all members share: layer2, 3, stages.1.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Further changes of the recipe.")
     ] = None,
-    share_until: Annotated[
-        str, typer.Option(metavar="LAYER", help="The last layer that all members share: layer2, 3, stages.1.")
-    ] = "",
     learn_weights: Annotated[
         bool, typer.Option("--learn-weights", help="Train also how much each member counts.")
     ] = False,
@@ -33,10 +33,6 @@ def fuse(
     from megabatch.launcher.study import prune
     from megabatch.launcher.table import print_table
 
-    if not share_until:
-        fail(
-            "--share-until is missing: name the last layer that members share (its name is on the left in error lists)"
-        )
     wrong = [text for text in overrides or [] if "=" not in text]
     if wrong:
         fail(f"{wrong[0]} is no override: write key=value")

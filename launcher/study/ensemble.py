@@ -75,12 +75,14 @@ def _job_of(members: Sequence[Found], settings: Settings) -> Job:
     """Return a job that evaluates the ensemble: the first run's, without what is about its one network."""
     job = members[0].job
     recipe, weights = job.recipe, settings.weights
+    scaling = recipe.data.normalize
+    networks = tuple(as_member(member, scaling) for member in members)
     options = EnsembleOptions(
-        members=tuple(as_member(member) for member in members),
+        members=networks,
         weights=None if isinstance(weights, str) else weights,
         average=settings.average,
         form=form_of(recipe.data.target, recipe.loss),
-        normalize=recipe.data.normalize,
+        normalize=scaling if any(network.normalize for network in networks) else None,
     )
     changes = {
         "name": f"{recipe.name[:71]}-ensemble", "model": ensemble_model(options), "engine": Ddp(),

@@ -1,4 +1,4 @@
-"""`megabatch fuse`: writes the recipe that trains an ensemble on as one network whose members share their low layers."""
+"""`megabatch fuse`: writes the recipe that trains an ensemble on as one network with shared low layers."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from megabatch.configs.ensemble import Member
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.json_files import read_json
-from megabatch.configs.normalization import Fixed
+from megabatch.configs.normalization import Fixed, Normalization
 from megabatch.configs.pruning import plan_hash
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.targets import NumbersTarget
@@ -143,8 +143,8 @@ def _other_classes(where: str, other: RunDir, first: RunDir) -> Iterator[Problem
         )
 
 
-def as_member(found: Found) -> Member:
-    """Return what builds the network. Raises ConfigError if its plan of removed channels is another one now."""
+def as_member(found: Found, scaling: Normalization) -> Member:
+    """Return what builds the network, for pixels that come in scaled by `scaling`. Raises ConfigError if its plan of removed channels is another one now."""
     recipe, plan = found.job.recipe, None
     expected = plan_hash(recipe.pruning)
     if expected is not None:
@@ -152,10 +152,10 @@ def as_member(found: Found) -> Member:
         plan = file.read_text(encoding="utf-8")
         if hashlib.sha256(plan.encode()).hexdigest() != expected:
             raise ConfigError([Problem(str(file), "changed since the job was written: put the old file back")])
-    scaling = recipe.data.normalize
+    its = recipe.data.normalize
     return Member(
         **dict(TeacherNetwork.of(recipe.model.without_weights())),
-        normalize=scaling if isinstance(scaling, Fixed) else None,
+        normalize=its if isinstance(its, Fixed) and its != scaling else None,
         pruning_plan=plan,
     )
 

@@ -118,7 +118,7 @@ def compared(
 
 
 def comparison_rows(found: dict[str, dict[str, Any]], metric: str) -> list[tuple[str, str, str, str]]:
-    """Return what is printed: what, dense, pruned, and the pruned as a share of the dense (or what `compared` was told)."""
+    """Return what is printed: what, dense, pruned (or what `compared` calls them), and how they differ."""
     dense, pruned = found.values()
     numbers: list[tuple[str, str, Callable[[float], str]]] = [
         ("parameters", "parameters", "{:,.0f}".format),
