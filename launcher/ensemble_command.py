@@ -101,8 +101,8 @@ def _cost(sizes: list[dict[str, Any]]) -> list[str]:
     *members, whole = sizes
     each = ", ".join(f"{member['milliseconds_1']:.2f}" for member in members)
     return [
-        f"{whole['parameters']:,} parameters; one image takes {whole['milliseconds_1']:.2f} ms on one CPU thread, in the "
-        f"members {each} ms"
+        f"{whole['parameters']:,} parameters; one image takes {whole['milliseconds_1']:.2f} ms on one CPU thread, "
+        f"in the members {each} ms"
     ]
 
 

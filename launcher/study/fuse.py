@@ -33,6 +33,9 @@ def fusion_recipe(
     if options.share_until is not None:
         problem = f"shares its layers up to {options.share_until} already: name the ensemble that it came from"
         raise ConfigError([Problem(from_here(source.root), problem)])
+    if job.recipe.pruning is not None:
+        problem = "was pruned as a whole, and lost channels do not fit other layers: fuse first, then prune"
+        raise ConfigError([Problem(from_here(source.root), problem)])
     length = max(1, -(-job.recipe.epochs // 3)) if epochs is None else epochs
     shared = options.model_copy(update={"share_until": share_until, "learn_weights": learn_weights})
     values = job.recipe.model_dump(mode="json")

@@ -144,7 +144,10 @@ def _other_classes(where: str, other: RunDir, first: RunDir) -> Iterator[Problem
 
 
 def as_member(found: Found, scaling: Normalization) -> Member:
-    """Return what builds the network, for pixels that come in scaled by `scaling`. Raises ConfigError if its plan of removed channels is another one now."""
+    """Return what builds the network, for pixels that come in scaled by `scaling`.
+
+    Raises ConfigError if the plan of removed channels is another one now.
+    """
     recipe, plan = found.job.recipe, None
     expected = plan_hash(recipe.pruning)
     if expected is not None:
