@@ -87,7 +87,9 @@ def _numbers(results: list[dict[str, Any] | None]) -> list[str]:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """Return in words what the ensemble costs, by how much it is better than its best member, and what to know."""
-    told = [*_cost(found["sizes"])]
+    told = [_cost(found["sizes"])]
+    if sum(member["weight"] > 0 for member in found["members"]) == 1:
+        told.append("the weights leave one network over: the others add nothing to it on validation")
     told += [
         f"{member['run']} was trained on other data than {found['members'][0]['run']}, whose splits these are"
         for member in found["members"]
@@ -97,13 +99,13 @@ def lines(found: dict[str, Any]) -> list[str]:
     return [*told, _gain(found, split)] if found[split] else told
 
 
-def _cost(sizes: list[dict[str, Any]]) -> list[str]:
+def _cost(sizes: list[dict[str, Any]]) -> str:
     *members, whole = sizes
     each = ", ".join(f"{member['milliseconds_1']:.2f}" for member in members)
-    return [
+    return (
         f"{whole['parameters']:,} parameters; one image takes {whole['milliseconds_1']:.2f} ms on one CPU thread, "
         f"in the members {each} ms"
-    ]
+    )
 
 
 def _gain(found: dict[str, Any], split: str) -> str:
