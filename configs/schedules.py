@@ -289,17 +289,7 @@ def _epochs(length: float | str) -> float:
 
 
 Schedule = Annotated[
-    Constant
-    | Cosine
-    | CosineRestarts
-    | Linear
-    | Polynomial
-    | Step
-    | MultiStep
-    | Exponential
-    | OneCycle
-    | WarmupStableDecay
-    | Plateau,
-    Field(discriminator="name"),
-    BeforeValidator(name_only),
-]
+    Constant | Cosine | CosineRestarts | Linear | Polynomial | Step | MultiStep | Exponential | OneCycle
+    | WarmupStableDecay | Plateau,
+    Field(discriminator="name"), BeforeValidator(name_only),
+]  # fmt: skip

@@ -47,7 +47,7 @@ def greedy(scores_RM: Array, numbers: bool) -> Array:
 
     The best member comes first; of all the mixtures on the way the best one is taken, the smallest of equal ones.
 
-    >>> greedy(np.array([[0.9, 0.1, 0.4], [0.1, 0.9, 0.4]]), numbers=False)
+    >>> greedy(np.array([[0.9, 0.1, 0.2], [0.1, 0.9, 0.2]]), numbers=False)
     array([0.5, 0.5, 0. ])
     """
     members = scores_RM.shape[1]
