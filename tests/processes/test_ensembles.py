@@ -30,6 +30,7 @@ from megabatch.trainer.export.__main__ import export
 from megabatch.trainer.models.ensemble import Ensemble
 from megabatch.trainer.pruning import compare
 from support.runs import Workplace, losses
+from support.targets import Drawn, numbers_and_labels, target_dataset
 from support.training import training
 
 pytestmark = pytest.mark.processes
@@ -144,10 +145,56 @@ def test_the_result_is_a_finished_run_that_is_evaluated_exported_and_teaches(
     assert written["difference"] <= 1e-6
     with training(workplace, "pupil", "distillation.teachers=[three]", "epochs=2") as parts:
         loop.train(parts)
+    state = checkpoint.read_state(checkpoint.chosen(run_dir, "best"))
+    assert state["fingerprint"] == read_job(run_dir.job).fingerprint()
     kept = [member for member in found["members"] if member["weight"]]
     assert len(read_job(run_dir.job).recipe.model.options["members"]) == len(kept)
     assert "its best member there" in by_command
     assert f"{100 * found['test']['gain']['gain']:+.2f} points of top-1" in by_command
+
+
+OTHER_TARGETS = {
+    "numbers": ("loss={name: huber, delta: 0.5}",
+                "data.target={name: numbers, keys: [brightness, redness], mean: [0.4, 0.4], std: [0.1, 0.2]}"),
+    "labels": ("loss=binary_cross_entropy", "data.target={name: labels, key: corners}"),
+}  # fmt: skip
+
+
+def with_a_broken_sample(drawn: Drawn, number: int) -> dict[str, bytes]:
+    return {"json": b"{"} if number == 3 else numbers_and_labels(drawn, number)
+
+
+@pytest.mark.parametrize("kind", OTHER_TARGETS)
+def test_numbers_and_several_labels_are_averaged_and_weighed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Two samples cannot be read. The fitted loss is the one that evaluations show, so no member is better in it."""
+    target_dataset(tmp_path, {"train": 44, "validation": 35}, with_a_broken_sample)
+    place = Workplace(tmp_path)
+    place.write()
+    common = (*OTHER_TARGETS[kind], "data.validation_split=validation", "regularization.label_smoothing=0", "epochs=6",
+              "data.on_error={name: skip, max_samples: 3}", "optimizer.base_learning_rate=0.1")  # fmt: skip
+    alone = []
+    for seed in (1, 2):
+        with training(place, f"run-{seed}", *common, f"seed={seed}", "checkpoint.keep_last=9") as parts:
+            loop.train(parts)
+        with loaded(place, f"run-{seed}") as parts:
+            alone.append(parts.evaluate_split("validation"))
+    runs = ["run-1", "run-2"]
+    choices: tuple[study.Chosen, ...] = ("uniform", "fitted", "greedy")
+    chosen = {
+        weights: made_here(place, monkeypatch, runs, weights, Settings(weights=weights))["validation"]
+        for weights in choices
+    }
+    for found in chosen.values():
+        for member, own in zip(found["members"], alone, strict=True):
+            assert {**member, "split": 0} == pytest.approx({**own.to_json(), "split": 0}, rel=1e-6)
+            assert member["skipped_samples"] == 1
+        assert found["gain"]["metric"] == "loss"
+        best = found["members"][found["best_member"]]["loss"]
+        assert found["gain"]["gain"] == pytest.approx(best - found["ensemble"]["loss"], abs=1e-6)
+    losses = {weights: found["ensemble"]["loss"] for weights, found in chosen.items()}
+    assert losses["fitted"] <= min(losses["uniform"], losses["greedy"], *(one.loss for one in alone)) + 1e-5
 
 
 FUSED = ("epochs=8", "precision=fp64", "checkpoint={every_steps: 4, keep_last: 9}", "schedule.warmup=0",
