@@ -27,7 +27,7 @@ class TeacherNetwork(Frozen):
     @property
     def model(self) -> Model:
         """Return it as a recipe has it."""
-        return Model(**dict(self))
+        return Model(**{key: getattr(self, key) for key in TeacherNetwork.model_fields})
 
     @classmethod
     def of(cls, model: Model) -> TeacherNetwork:

@@ -56,5 +56,5 @@ class Checkpoint(Frozen):
         return epoch % self.every_epochs == 0 or self.kept_for_good(epoch)
 
     def kept_for_good(self, epoch: int) -> bool:
-        """Return whether the checkpoint after `epoch` whole epochs is never deleted."""
+        """Return whether `keep_every_epochs` keeps the checkpoint after `epoch` whole epochs."""
         return self.keep_every_epochs is not None and epoch % self.keep_every_epochs == 0

@@ -12,6 +12,8 @@ from megabatch.configs.norms import BatchNorm, FrozenNorm, PreciseStatistics
 from megabatch.configs.pretrained import StartingWeights
 from megabatch.configs.trained_part import TrainAll, TrainedPart, TrainHead
 
+# Options of timm.create_model that say where weights come from, and nothing about the network.
+_WEIGHTS_OPTIONS = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 ModelName = Annotated[str, Field(pattern=r"^(timm/[\w.\-]+|torchvision/\w+|[\w.]+:\w+)$")]
 
 
@@ -113,6 +115,13 @@ class Model(Frozen):
     channels_last: bool = False
     compile: Compile | None = None
     checkpoint_activations: tuple[str, ...] = ()
+
+    def without_weights(self) -> Model:
+        """Return the network without options that say where timm takes weights from."""
+        if not self.name.startswith("timm/"):
+            return self
+        options = {name: value for name, value in self.options.items() if name not in _WEIGHTS_OPTIONS}
+        return self.model_copy(update={"options": options})
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:

@@ -49,6 +49,16 @@ class MinMax(Choice):
     symmetric: bool = False
 
 
+def scaled_from(own: Fixed, its: Fixed) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return scale and shift of each channel that make pixels scaled by `own` those scaled by `its`.
+
+    (p - m) / s to (p - m') / s' is x * s / s' + (m - m') / s'.
+    """
+    scale = tuple(s / its_s for s, its_s in zip(own.std, its.std, strict=True))
+    shift = tuple((m - its_m) / its_s for m, its_m, its_s in zip(own.mean, its.mean, its.std, strict=True))
+    return scale, shift
+
+
 Normalization = Annotated[Fixed | Auto | PerImage | MinMax, Field(discriminator="name"), BeforeValidator(name_only)]
 
 

@@ -54,8 +54,12 @@ class Recipe(Frozen):
     @property
     def kept_checkpoints(self) -> int:
         """Return how many checkpoints a run keeps: the last, the best, those it may go back to, those kept for good."""
-        for_good = self.epochs // (self.checkpoint.keep_every_epochs or self.epochs + 1)
+        for_good = sum(self.kept_for_good(epoch) for epoch in range(1, self.epochs + 1))
         return self.checkpoint.keep_last + (3 if self.stability.rolls_back else 1) + for_good
+
+    def kept_for_good(self, epoch: int) -> bool:
+        """Return whether the checkpoint after `epoch` whole epochs is never deleted."""
+        return self.checkpoint.kept_for_good(epoch) or self.schedule.ends_cycle(epoch, self.epochs)
 
     @property
     def metric(self) -> str:

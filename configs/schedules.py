@@ -55,6 +55,10 @@ class ScheduleBase(Choice):
         """Return the schedule with every length as `convert` gives it, in epochs."""
         return self
 
+    def ends_cycle(self, epoch: int, epochs: int) -> bool:
+        """Return whether the learning rate is at its lowest after `epoch` whole epochs, and rises again or ends."""
+        return False
+
 
 class WarmedUp(ScheduleBase):
     """A schedule that begins with a warmup from `start_factor` to 1 over `warmup` (a length).
@@ -113,6 +117,31 @@ class Cosine(WarmedUp):
     @override
     def decay(self, epochs_seen: float, epochs: float) -> float:
         return _between(self.end_factor, 0.5 * (1.0 + math.cos(math.pi * self._progress(epochs_seen, epochs))))
+
+
+class CosineRestarts(WarmedUp):
+    """`cycles` times from the peak down to `end_factor` along a cosine, equally long (Huang et al. 2017, equation 2).
+
+    The warmup is a part of the first one. The checkpoint at the end of each is kept for good, so that
+    `megabatch ensemble --snapshots` finds it.
+    """
+
+    name: Literal["cosine_restarts"] = "cosine_restarts"
+    cycles: Annotated[int, Field(ge=2)]
+    end_factor: Fraction = 0.0
+
+    @override
+    def decay(self, epochs_seen: float, epochs: float) -> float:
+        length = epochs / self.cycles
+        number = min(self.cycles - 1, math.floor(epochs_seen / length))
+        begin = number * length if number else _epochs(self.warmup)
+        end = (number + 1) * length
+        t = min(1.0, (epochs_seen - begin) / max(end - begin, 1e-12))
+        return _between(self.end_factor, 0.5 * (1.0 + math.cos(math.pi * t)))
+
+    @override
+    def ends_cycle(self, epoch: int, epochs: int) -> bool:
+        return epoch > 0 and epoch * self.cycles % epochs == 0
 
 
 class Linear(WarmedUp):
@@ -260,7 +289,7 @@ def _epochs(length: float | str) -> float:
 
 
 Schedule = Annotated[
-    Constant | Cosine | Linear | Polynomial | Step | MultiStep | Exponential | OneCycle | WarmupStableDecay | Plateau,
-    Field(discriminator="name"),
-    BeforeValidator(name_only),
-]
+    Constant | Cosine | CosineRestarts | Linear | Polynomial | Step | MultiStep | Exponential | OneCycle
+    | WarmupStableDecay | Plateau,
+    Field(discriminator="name"), BeforeValidator(name_only),
+]  # fmt: skip

@@ -16,7 +16,9 @@ from megabatch.launcher.arguments import or_exit as _or_exit
 from megabatch.launcher.arguments import split as _split
 from megabatch.launcher.cluster_commands import app as cluster_app
 from megabatch.launcher.data_commands import app as data_app
+from megabatch.launcher.ensemble_command import ensemble
 from megabatch.launcher.export_command import export
+from megabatch.launcher.fuse_command import fuse
 from megabatch.launcher.job_commands import cancel, drill, logs, status
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.prune_command import prune
@@ -38,6 +40,8 @@ app.add_typer(tune_app, name="tune")
 app.add_typer(cluster_app, name="cluster")
 app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
 app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
+app.command(epilog="Example: megabatch ensemble runs/a runs/b runs/c --weights fitted --output runs/abc")(ensemble)
+app.command(epilog="Example: megabatch fuse runs/abc --share-until layer2 --epochs 6")(fuse)
 app.command(epilog="Example: megabatch prune runs/mine --name channels --flops 0.5 --epochs 6")(prune)
 app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)
 app.command(epilog="Example: megabatch status latest --follow")(status)

@@ -70,6 +70,7 @@ def _train(
 ) -> None:
     from megabatch.launcher import launch
     from megabatch.launcher.study import prune as study
+    from megabatch.launcher.table import print_table
 
     of_cluster = [text for text in overrides if text.startswith("cluster.")]
     of_recipe = [text for text in overrides if text not in of_cluster]
@@ -80,30 +81,19 @@ def _train(
     code = or_exit(lambda: study.train(run_dir, cluster, of_cluster))
     if code == 0 and launch.is_finished(run_dir):
         found = or_exit_study(lambda: study.compared(source, run_dir, job))
-        _print(["", "dense", "pruned", ""], study.comparison_rows(found, job.recipe.metric))
+        print_table(["", "dense", "pruned", ""], study.comparison_rows(found, job.recipe.metric))
     raise typer.Exit(code)
 
 
 def _scan(which: str, name: PruningChoice, cluster: str, overrides: list[str], keep: list[str]) -> None:
     from megabatch.launcher.study import prune as study
     from megabatch.launcher.study import sensitivity
+    from megabatch.launcher.table import print_table
 
     if any(not text.startswith("cluster.") for text in overrides):
         fail("--sensitivity takes the recipe of the run as it is: only cluster.* can be changed")
     source, job = or_exit(lambda: study.source_run(which))
     found = or_exit_study(lambda: sensitivity.scan(source, job, cluster, overrides, name.value, keep))
     typer.echo(f"whole network: {found['metric']} {found['base']:.4f} on validation; with a share of one layer gone:")
-    _print(sensitivity.columns(found), sensitivity.rows(found))
+    print_table(sensitivity.columns(found), sensitivity.rows(found))
     typer.echo(f"page: {sensitivity.write(found, source, name.value)}")
-
-
-def _print(columns: list[str], rows: list[Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

@@ -32,7 +32,7 @@ from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
 from megabatch.trainer.distillation.distill import Distiller
 from megabatch.trainer.engines.base import Engine
-from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
+from megabatch.trainer.evaluate import Evaluated, EvaluateSplit, EvaluationResult, TakeIn, evaluate
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.loaders import split_loader, training_data
@@ -67,7 +67,7 @@ class Parts:
     step_parts: StepParts
     trackers: Trackers
     micro_batches_from: Callable[[int], Iterator[MicroBatch]]
-    evaluate_split: Callable[[str], EvaluationResult]
+    evaluate_split: EvaluateSplit
     sample_log: SampleLog | None
     bad_steps: BadSteps
     saver: Saver
@@ -220,12 +220,10 @@ def build_loss(recipe: Recipe, dataset: Dataset) -> Loss:
     return loss
 
 
-def _evaluation(
-    job: Job, world: World, arrangement: Arrangement, parts: StepParts
-) -> Callable[[str], EvaluationResult]:
+def _evaluation(job: Job, world: World, arrangement: Arrangement, parts: StepParts) -> EvaluateSplit:
     micro_batch, transforms = job.recipe.evaluation.micro_batch, job.recipe.data.evaluation_transforms
 
-    def evaluate_split(split: str) -> EvaluationResult:
+    def evaluate_split(split: str, also: Callable[[Evaluated], TakeIn] | None = None) -> EvaluationResult:
         loader = split_loader(job, arrangement, arrangement.reader(split), transforms, job.cluster.loader_threads)
         chosen = arrangement.sample_ids(split)
         requests = evaluation_requests(
@@ -236,7 +234,7 @@ def _evaluation(
             with closing(loader.load(requests)) as micro_batches:
                 return evaluate(
                     what, micro_batches, parts.engine, parts.precision, parts.normalize, parts.ledger,
-                    parts.stop_requested,
+                    parts.stop_requested, also(what) if also is not None else None,
                 )  # fmt: skip
 
     return evaluate_split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -21,6 +21,8 @@ from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
 
 _PASSES_BETWEEN_AGREEMENTS = 4
+# Takes in a micro-batch: number of its first sample, outputs_NK, targets, weights_N.
+TakeIn = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,13 @@ class Evaluated(NamedTuple):
     outputs: int
 
 
+class EvaluateSplit(Protocol):
+    """Evaluates a split with everything else put together already (build.py)."""
+
+    def __call__(self, split: str, also: Callable[[Evaluated], TakeIn] | None = None) -> EvaluationResult:
+        """Return the result, the same on all ranks. What `also` returns takes in all that this rank evaluates."""
+
+
 @torch.no_grad()
 def evaluate(
     what: Evaluated,
@@ -75,12 +84,13 @@ def evaluate(
     normalize: Normalize,
     ledger: Ledger,
     stop_requested: Callable[[], bool],
+    also: TakeIn | None = None,
 ) -> EvaluationResult:
     """Evaluate this rank's micro-batches and add up the sums of all ranks.
 
     Raises EvaluationStoppedError on all ranks, some passes after one of them was asked to stop.
     """
-    loss = _plain_loss(what.target)
+    loss = plain_loss(what.target)
     kept = gathered(what.target, what.samples, what.outputs, precision.device)
     engine.network.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=precision.device)  # samples, loss, skipped, ranks asked to stop
@@ -97,7 +107,10 @@ def evaluate(
             continue
         weights_N = micro_batch.weights_N.to(precision.device, torch.float64)
         skipped += micro_batch.skipped
-        kept.add(micro_batch.request.number * what.micro_batch, outputs_NK, targets, weights_N)
+        first = micro_batch.request.number * what.micro_batch
+        kept.add(first, outputs_NK, targets, weights_N)
+        if also is not None:
+            also(first, outputs_NK, targets, weights_N)
         sums[:2] += torch.stack([torch.ones_like(weights_N), losses_N.double()]) @ weights_N
         sums[2] += len(micro_batch.skipped)
     engine.sum_over_ranks(sums)
@@ -123,7 +136,7 @@ def _stops(engine: Engine, number: int, stop_requested: Callable[[], bool], devi
     return bool(asked.item())
 
 
-def _plain_loss(target: Target) -> Loss:
+def plain_loss(target: Target) -> Loss:
     """Return the loss that evaluations show, the same for all runs whatever they train with."""
     if isinstance(target, ClassTarget):
         return cross_entropy(CrossEntropy(), 0.0, ())

@@ -84,14 +84,16 @@ def _train(parts: Parts) -> Outcome:
 
 def _end_epoch(parts: Parts, epoch: int, save_due: bool) -> None:
     """Evaluate and save what is due after `epoch` whole epochs."""
-    state, settings = parts.state, parts.job.recipe.checkpoint
-    if parts.job.recipe.tracking.noise_scale:
+    state, recipe = parts.state, parts.job.recipe
+    settings = recipe.checkpoint
+    if recipe.tracking.noise_scale:
         _tell_noise_scale(parts)
     if parts.step_parts.masks is not None:
         parts.trackers.message(parts.step_parts.masks.describe())
     improved = _evaluate_if_due(parts)
     by_step = settings.every_steps is not None and state.step % settings.every_steps == 0
-    due = save_due or by_step or settings.due_after(epoch) or state.step == parts.steps.total
+    by_epoch = settings.due_after(epoch) or recipe.kept_for_good(epoch)
+    due = save_due or by_step or by_epoch or state.step == parts.steps.total
     if improved or state.stopped_early or due:
         save(parts)
 

@@ -92,11 +92,9 @@ def keep_rule(parts: Parts) -> Callable[[], set[int]]:
 
 
 def _kept_for_good(parts: Parts) -> set[int]:
-    settings, steps = parts.job.recipe.checkpoint, parts.steps
-    if settings.keep_every_epochs is None:
-        return set()
+    recipe, steps = parts.job.recipe, parts.steps
     epochs = {step: steps.progress(step)[1] for step in checkpoint.steps_saved(parts.run_dir)}
-    return {step for step, epoch in epochs.items() if epoch and settings.kept_for_good(epoch)}
+    return {step for step, epoch in epochs.items() if epoch and recipe.kept_for_good(epoch)}
 
 
 def _steps_since(run_dir: RunDir, step: int, damage_of: DamageOf) -> set[int]:

@@ -18,13 +18,11 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.targets import higher_is_better
 from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
-from megabatch.trainer.checkpoint import Snapshot
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationResult
+from megabatch.trainer.finished_run import write_finished
 from megabatch.trainer.norms.precise import recompute_statistics, tracked_batch_norms
-from megabatch.trainer.process import write_json
 from megabatch.trainer.sharding import Tensors, whole
-from megabatch.trainer.state import TrainState
 
 _SAMPLES = 16_384  # for batch-norm statistics: their error is far below that of one micro-batch
 
@@ -55,7 +53,8 @@ def cook(parts: Parts, runs: list[str], which: str, greedy: bool, batch_norm: st
         "validation": result.to_json() if result else None,
         **_test(parts, weights, single, mixed),
     }
-    _save(parts, mixed, found)
+    told = {"soup": [found["runs"][number] for number in found["chosen"]]}
+    write_finished(parts, parts.job, mixed, result, found["test"], told)
     return found
 
 
@@ -157,30 +156,3 @@ def _require_alike(weights: list[Tensors], runs: list[str]) -> None:
                 f"{run} has another network than {runs[0]}: {name} is {other.get(name, 'missing')} there and "
                 f"{first.get(name, 'missing')} here. A soup needs runs of one model with the same options"
             )
-
-
-def _save(parts: Parts, mixed: Tensors, found: dict[str, Any]) -> None:
-    """Write a run folder that is finished: a checkpoint at the last step, without an optimizer, and result.json."""
-    if not parts.world.is_main:
-        return
-    steps = parts.steps.total
-    validation = found["validation"]
-    value = validation[parts.job.recipe.metric] if validation else None
-    training = TrainState(
-        step=steps,
-        samples_seen=parts.steps.samples_seen(steps),
-        evaluated_step=steps,
-        best_step=steps if validation else None,
-        best_value=value,
-    )
-    state = {
-        "fingerprint": parts.job.fingerprint(),
-        "training": training.to_json(),
-        "scaler": None,
-        "num_ranks": parts.world.num_ranks,
-        "soup": [found["runs"][number] for number in found["chosen"]],
-    }
-    checkpoint.save(parts.run_dir, steps, Snapshot(mixed, {}, state))
-    test = {"test": {**found["test"], "checkpoint_step": steps}} if found["test"] else {}
-    result = {"outcome": "finished", "total_steps": steps, **test, **training.to_json(), "seconds": 0.0}
-    write_json(parts.run_dir.result, result)

@@ -8,7 +8,7 @@ from megabatch.configs.averaging import Swa
 from megabatch.configs.cluster import Cluster
 from megabatch.configs.optimizers import Lamb, Lars
 from megabatch.configs.recipe import Recipe
-from megabatch.configs.schedules import Plateau
+from megabatch.configs.schedules import CosineRestarts, Plateau
 from megabatch.data.dataset import Dataset
 from megabatch.data.rate import learning_rate_of
 from megabatch.data.steps import steps_of
@@ -57,12 +57,38 @@ def _never_thawed(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterato
             yield f"optimizer.groups: {rule.match} has frozen_until={length}, and epochs={recipe.epochs}"
 
 
+def _broken_cycles(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    schedule = recipe.schedule
+    if isinstance(schedule, CosineRestarts) and recipe.epochs % schedule.cycles:
+        yield f"schedule.cycles={schedule.cycles} in a training of {recipe.epochs} epochs"
+
+
+def _warmup_of_a_cycle(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    steps = steps_of(recipe, samples_drawn(recipe, dataset))
+    if isinstance(recipe.schedule, CosineRestarts) and steps.samples_per_epoch:
+        warmup, length = learning_rate_of(recipe, steps).warmup_epochs, recipe.epochs / recipe.schedule.cycles
+        if length <= warmup <= recipe.epochs:
+            yield f"schedule.warmup is {warmup:g} epochs, and a cycle {length:g}"
+
+
 COURSE: tuple[Refusal, ...] = (
     Refusal(
         "A warmup longer than the training",
         "the learning rate would never reach its peak",
         lambda r, c, d: f"schedule.warmup={r.epochs} or less",
         _long_warmup,
+    ),
+    Refusal(
+        "Cycles that do not end with an epoch",
+        "the checkpoint at the end of each is kept, and it is that of a whole epoch",
+        lambda r, c, d: f"epochs={r.epochs + -r.epochs % getattr(r.schedule, 'cycles', 1)}, or other cycles",
+        _broken_cycles,
+    ),
+    Refusal(
+        "A warmup longer than a cycle",
+        "the learning rate would not reach its peak before it begins anew",
+        lambda r, c, d: f"schedule.warmup below {r.epochs / getattr(r.schedule, 'cycles', 1):g}",
+        _warmup_of_a_cycle,
     ),
     Refusal(
         "An average of weights that starts after the end",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,6 +39,24 @@ def scratch_run() -> Iterator[RunDir]:
             shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)
+
+
+@contextmanager
+def made_run(output: Path) -> Iterator[RunDir]:
+    """Yield a hidden run folder that becomes `output` if a study in it ends well, and else is removed."""
+    hidden = output.absolute().with_name(f".{output.name}.{os.getpid()}")
+    hidden.mkdir(parents=True)
+    try:
+        yield RunDir(hidden)
+        (hidden / "study.json").unlink()
+        if output.exists():
+            output.rmdir()  # it was empty
+        hidden.rename(output)
+    except StudyFailedError as error:
+        cause = error.ending.message.partition("\nlogs: ")[0]  # the logs go with the folder
+        raise StudyFailedError(Ending(error.ending.code, cause)) from None
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def run_study(

@@ -27,6 +27,7 @@ from megabatch.launcher.study.process import StudyFailedError
 from megabatch.launcher.supervise import Ending, ExitCode
 
 COMPARISON = "pruning.json"
+NAMES = ("dense", "pruned")
 
 
 def source_run(which: str) -> tuple[RunDir, Job]:
@@ -71,16 +72,17 @@ def _default_schedule(pruning: dict[str, Any], epochs: int) -> dict[str, Any]:
     return {"schedule": {"name": "cubic", "end": round(0.6 * epochs, 2), "every_steps": 10}}
 
 
-def write_recipe(recipe: Recipe, source: RunDir, chosen: Path | None) -> RunDir:
+def write_recipe(recipe: Recipe, source: RunDir, chosen: Path | None, command: str = "prune") -> RunDir:
     """Make the run folder with nothing but the recipe in it. Raises ConfigError if it is taken."""
     folder = chosen or unused_folder(recipe.name)
     require_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
     run_dir = RunDir(folder)
-    head = f"# Written by megabatch prune from {from_here(source.job)}. Keys that are not here have their defaults.\n"
-    run_dir.recipe.write_text(
-        head + yaml_text({**readable(recipe), "pruning": _plain_pruning(recipe)}), encoding="utf-8"
-    )
+    head = f"# Written by megabatch {command} from {from_here(source.job)}. Keys that are not here have defaults.\n"
+    values = readable(recipe)
+    if recipe.pruning is not None:  # all of it, defaults too: it is what the recipe is about
+        values["pruning"] = recipe.pruning.model_dump(mode="json", exclude={"sha256"})
+    run_dir.recipe.write_text(head + yaml_text(values), encoding="utf-8")
     return run_dir
 
 
@@ -95,27 +97,30 @@ def train(run_dir: RunDir, cluster: str, overrides: Sequence[str]) -> int:
         raise
 
 
-def compared(dense: RunDir, pruned: RunDir, job: Job) -> dict[str, dict[str, Any]]:
-    """Return accuracy, sizes and times of both runs, and write them to the run folder. Raises StudyFailedError."""
+def compared(
+    dense: RunDir, pruned: RunDir, job: Job, names: tuple[str, str] = NAMES, file: str = COMPARISON
+) -> dict[str, dict[str, Any]]:
+    """Return accuracy, sizes and times of both runs, and write them to a file of the second. Raises StudyFailedError.
+
+    `names` are what the two are called there.
+    """
     folders = [str(run.root.absolute()) for run in (dense, pruned)]
     command = [sys.executable, "-m", "megabatch.trainer.pruning.compare", *folders]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment(job))
     if done.returncode != 0:
         raise StudyFailedError(Ending(ExitCode.FAILED, f"the networks could not be compared:\n{done.stderr.strip()}"))
-    found: dict[str, dict[str, Any]] = dict(
-        zip(("dense", "pruned"), json.loads(done.stdout.splitlines()[-1]), strict=True)
-    )
+    found: dict[str, dict[str, Any]] = dict(zip(names, json.loads(done.stdout.splitlines()[-1]), strict=True))
     for values, run in zip(found.values(), (dense, pruned), strict=True):
         result = launch.read_result(run.result)
         values["validation"] = result.get("best_value")
         values["test"] = result.get("test", {}).get(job.recipe.metric)
-    (pruned.root / COMPARISON).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    (pruned.root / file).write_text(json.dumps(found, indent=1), encoding="utf-8")
     return found
 
 
 def comparison_rows(found: dict[str, dict[str, Any]], metric: str) -> list[tuple[str, str, str, str]]:
-    """Return what is printed: what, dense, pruned, and the pruned as a share of the dense."""
-    dense, pruned = found["dense"], found["pruned"]
+    """Return what is printed: what, dense, pruned (or what `compared` calls them), and how they differ."""
+    dense, pruned = found.values()
     numbers: list[tuple[str, str, Callable[[float], str]]] = [
         ("parameters", "parameters", "{:,.0f}".format),
         ("not zero", "nonzero", "{:,.0f}".format),
@@ -144,12 +149,6 @@ def readable(model: BaseModel) -> dict[str, Any]:
         for key, value in values.items()
         if key == "name" or fields[key].is_required() or value != fields[key].default
     }
-
-
-def _plain_pruning(recipe: Recipe) -> dict[str, Any]:
-    """Return all of the pruning, defaults too: it is what this recipe is about."""
-    assert recipe.pruning is not None
-    return recipe.pruning.model_dump(mode="json", exclude={"sha256"})
 
 
 def _plain(value: Any) -> Any:  # Any: a value of the schema, and what YAML can have of it

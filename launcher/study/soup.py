@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,7 @@ from megabatch.configs.pruning import plan_hash
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.prepare import check
 from megabatch.launcher.save_job import find_run, require_new, saved_job
-from megabatch.launcher.study.process import StudyFailedError, require_local, run_study, without_tracking
-from megabatch.launcher.supervise import Ending
+from megabatch.launcher.study.process import made_run, require_local, run_study, without_tracking
 
 BatchNorm = Literal["recompute", "average"]
 
@@ -34,22 +32,11 @@ def cook(
         problem = "chooses by the validation split, and the recipe of these runs has none: leave out --greedy"
         raise ConfigError([Problem("--greedy", problem)])
     job = check(_without_averaging(without_tracking(job))).job
-    hidden = output.absolute().with_name(f".{output.name}.{os.getpid()}")
-    hidden.mkdir(parents=True)
-    try:
+    with made_run(output) as hidden:
         if runs[0].pruning_plan.exists():
-            shutil.copyfile(runs[0].pruning_plan, RunDir(hidden).pruning_plan)
+            shutil.copyfile(runs[0].pruning_plan, hidden.pruning_plan)
         settings = {"runs": [str(run.root) for run in runs], "which": which, "greedy": greedy, "batch_norm": batch_norm}
-        found = run_study(job, RunDir(hidden), "soup", settings, _say_stopping)
-        (hidden / "study.json").unlink()
-        if output.exists():
-            output.rmdir()  # it was empty
-        hidden.rename(output)
-    except StudyFailedError as error:
-        cause = error.ending.message.partition("\nlogs: ")[0]  # the logs go with the folder
-        raise StudyFailedError(Ending(error.ending.code, cause)) from None
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        found = run_study(job, hidden, "soup", settings, _say_stopping)
     return job, found
 
 

@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler as torchs
 from megabatch.configs.schedules import (
     Constant,
     Cosine,
+    CosineRestarts,
     Exponential,
     Linear,
     MultiStep,
@@ -34,6 +35,7 @@ STEPS, EPOCHS = 40, 10
 SCHEDULES: list[ScheduleBase] = [
     Constant(),
     Cosine(end_factor=0.1),
+    CosineRestarts(cycles=2, end_factor=0.1),
     Linear(end_factor=0.2),
     Polynomial(power=2.0, end_factor=0.0),
     Polynomial(power=0.7, end_factor=0.3),
@@ -67,6 +69,7 @@ def ours(schedule: ScheduleBase) -> list[float]:
 
 PAIRS: list[tuple[ScheduleBase, Callable[[torch.optim.SGD], torchs.LRScheduler]]] = [
     (Cosine(end_factor=0.1), lambda o: torchs.CosineAnnealingLR(o, T_max=40, eta_min=0.1)),
+    (CosineRestarts(cycles=2, end_factor=0.1), lambda o: torchs.CosineAnnealingWarmRestarts(o, T_0=20, eta_min=0.1)),
     (Linear(end_factor=0.2), lambda o: torchs.LinearLR(o, start_factor=1.0, end_factor=0.2, total_iters=40)),
     (Polynomial(power=2.0), lambda o: torchs.PolynomialLR(o, total_iters=40, power=2.0)),
     (Polynomial(power=0.5), lambda o: torchs.PolynomialLR(o, total_iters=40, power=0.5)),
@@ -128,9 +131,21 @@ def test_a_warmup_rises_along_a_line_or_by_equal_ratios() -> None:
 
 
 def test_the_last_moment_has_the_end_factor() -> None:
+    assert CosineRestarts(cycles=5, end_factor=0.05).factor(10, 10) == pytest.approx(0.05)
     ends = [Cosine, Linear, Polynomial, OneCycle]
     assert [make(end_factor=0.05).factor(10, 10) for make in ends] == pytest.approx([0.05] * 4)
     assert WarmupStableDecay(decay_over=3, end_factor=0.05).factor(10, 10) == pytest.approx(0.05)
+
+
+def test_a_warmup_shortens_the_first_cycle_alone() -> None:
+    schedule = CosineRestarts(cycles=2, warmup=1, start_factor=0.0)
+    assert [schedule.factor(x, 10) for x in (0.5, 1.0, 3.0)] == pytest.approx([0.5, 1.0, 0.5])
+    assert [schedule.factor(x, 10) for x in (5 - 1e-9, 5.0, 7.5)] == pytest.approx([0.0, 1.0, 0.5])
+
+
+def test_cycles_end_with_epochs() -> None:
+    assert [epoch for epoch in range(13) if CosineRestarts(cycles=3).ends_cycle(epoch, 12)] == [4, 8, 12]
+    assert not any(Cosine().ends_cycle(epoch, 12) for epoch in range(13))
 
 
 def test_warmup_stable_decay_is_stable_and_then_falls_as_its_shape_says() -> None:

@@ -255,6 +255,10 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
           "regularization.label_smoothing=0"], described(1000),
          "distillation.share=1 with loss.class_weights: that loss has no part in the training. Instead: "
          "distillation.share below 1, or leave it out"),
+        (["schedule={name: cosine_restarts, cycles: 4}"], described(1000), "schedule.cycles=4 in a training of 30 epochs: "
+         "the checkpoint at the end of each is kept, and it is that of a whole epoch. Instead: epochs=32, or other cycles"),
+        (["schedule={name: cosine_restarts, cycles: 10, warmup: 3}"], described(1000), "schedule.warmup is 3 epochs, and a "
+         "cycle 3: the learning rate would not reach its peak before it begins anew. Instead: schedule.warmup below 3"),
         (["optimizer.groups=[{match: a, frozen_until: 9}, {match: b, frozen_until: 3}]", "epochs=9"], described(1000),
          "optimizer.groups: a has frozen_until=9, and epochs=9: they would never be trained. Instead: an earlier "
          "frozen_until, or frozen: true"),

@@ -319,6 +319,15 @@ OF_PATHS = [
     Bad("run: a job that is no YAML", ("run/job.yaml:1:1: not valid YAML",), ("eval", "run"), _run("\t")),
     Bad("run: a job that is no text", ("run/job.yaml: not UTF-8",), ("eval", "run"), _run(b"\xff")),
     Bad(
+        "ensemble: a member that is no run", ("data: is no run folder",), ("ensemble", "data", "data", "--output", "e")
+    ),
+    Bad(
+        "ensemble: weights that are no numbers",
+        ("--weights 1;2: write uniform",),
+        ("ensemble", "a", "b", "--output", "e", "--weights", "1;2"),
+    ),
+    Bad("fuse: what is no run", ("data: is no run folder",), ("fuse", "data", "--share-until", "1")),
+    Bad(
         "run: a job with an object of Python",
         ("run/job.yaml:1:7: the tag",),
         ("launch", "--resume", "run"),
@@ -494,6 +503,12 @@ OF_DATA = [
         "4000",
     ),
     _override("a micro-batch above the batch", "batch.micro_batch=40", "40"),
+    _override(
+        "cycles that end within an epoch",
+        "schedule={name: cosine_restarts, cycles: 3}",
+        "schedule.cycles=3",
+        "epochs=3",
+    ),
     _override("more ranks than micro-batches", "cluster.processes_per_node=6", "6 ranks share 5 micro-batches a step"),
     _override("more GPUs than there are", "cluster.device=cuda", "GPU"),
 ]

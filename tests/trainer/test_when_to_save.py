@@ -38,6 +38,14 @@ def test_checkpoints_kept_for_good_are_counted_when_the_disk_is_looked_at(workpl
         assert recipe.kept_checkpoints == 2 + 1 + 2
 
 
+def test_the_checkpoint_at_the_end_of_each_cycle_is_written_and_stays(workplace: Workplace) -> None:
+    cycles = "schedule={name: cosine_restarts, cycles: 3}"
+    with training(workplace, "cycles", "epochs=12", cycles, "checkpoint={every_epochs: 7}") as parts:
+        assert steps_kept(parts) == [12, 24, 36]
+        assert steps_written(parts) == [STEPS_PER_EPOCH * epoch for epoch in (4, 7, 8, 12)]
+        assert parts.job.recipe.kept_checkpoints == 2 + 1 + 3
+
+
 def test_a_save_is_due_some_minutes_after_the_last_one_whatever_that_was_for(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from megabatch.configs.distillation import Teacher
 from megabatch.configs.job import Job
-from megabatch.configs.normalization import Fixed, Normalization
+from megabatch.configs.normalization import Fixed, Normalization, scaled_from
 from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.models.load import load_model
 from megabatch.trainer.network import replace_activations, replace_batch_norms
@@ -86,16 +86,14 @@ def rescaling(
 ) -> Rescale | None:
     """Return what makes pixels that were scaled by `own` those scaled by `its`; None where that is the same.
 
-    (p - m) / s to (p - m') / s' is x * s / s' + (m - m') / s', for each channel. It holds for mixed images too, as
-    mixing is linear.
+    The scaling is linear, so it holds for mixed images too.
     """
     if its in (None, own):
         return None
     assert isinstance(own, Fixed)
     assert isinstance(its, Fixed), "launcher/teachers.py refuses others"
-    mean_C, std_C, its_mean_C, its_std_C = (
-        torch.tensor(values, dtype=torch.float64) for values in (own.mean, own.std, its.mean, its.std)
+    scale_C11, shift_C11 = (
+        torch.tensor(values_C, dtype=torch.float64).to(device, dtype)[:, None, None]
+        for values_C in scaled_from(own, its)
     )
-    scale_C11 = (std_C / its_std_C).to(device, dtype)[:, None, None]
-    shift_C11 = ((mean_C - its_mean_C) / its_std_C).to(device, dtype)[:, None, None]
     return lambda images_NCHW: images_NCHW * scale_C11 + shift_C11

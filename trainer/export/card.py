@@ -18,8 +18,6 @@ from megabatch.trainer.pruning.plan import Plan
 
 KEY = "megabatch"  # of the metadata of safetensors and ONNX files
 FILE = "megabatch.json"  # in the archive of TorchScript and of exported programs, and in the folder of timm
-# Options of timm.create_model that say where weights come from, and nothing about the network.
-_WEIGHTS_OPTIONS = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,8 @@ def card_of(
 ) -> Card:
     """Return the card of a checkpoint of a run."""
     recipe = job.recipe
-    values = recipe.model_dump(mode="json")
-    data, model = values["data"], values["model"]
-    if recipe.model.name.startswith("timm/"):
-        model["options"] = {name: value for name, value in model["options"].items() if name not in _WEIGHTS_OPTIONS}
+    values, model = recipe.model_dump(mode="json"), recipe.model.without_weights().model_dump(mode="json")
+    data = values["data"]
     return Card(
         run=recipe.name,
         checkpoint=checkpoint,
