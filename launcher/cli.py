@@ -23,6 +23,7 @@ from megabatch.launcher.job_commands import cancel, drill, logs, status
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.prune_command import prune
 from megabatch.launcher.soup_command import soup
+from megabatch.launcher.study_command import app as study_app
 from megabatch.launcher.tune_commands import app as tune_app
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(tune_app, name="tune")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(study_app, name="study")
 app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
 app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
 app.command(epilog="Example: megabatch ensemble runs/a runs/b runs/c --weights fitted --output runs/abc")(ensemble)
