@@ -54,9 +54,12 @@ class _Tracer(fx.Tracer):
 
 def _traced(network: nn.Module, layer: str, key: str) -> tuple[fx.Graph, fx.Node]:
     """Return the calls of the network, and that of the layer. Raises TrainingError if it is not called just once."""
-    names = [name for name, _ in network.named_modules() if name]
-    if layer not in names:
-        raise TrainingError(f"model.options.share_until: {key} has no layer {layer!r}. {nearest(layer, names)}")
+    if layer not in dict(network.named_modules()):
+        names = [name for name, _ in network.named_children()]
+        raise TrainingError(
+            f"model.options.share_until: {key} has no layer {layer!r}. {nearest(layer, names)} Or one inside of these "
+            f"({names[0]}.0)"
+        )
     graph = _graph(network.train(), layer, key)
     if str(_graph(network.eval(), layer, key)) != str(graph):
         raise TrainingError(
