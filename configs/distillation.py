@@ -10,7 +10,7 @@ from megabatch.configs.base import Frozen, PositiveFloat
 from megabatch.configs.losses import BinaryCrossEntropy, Focal, Huber, Loss, MeanAbsoluteError, MeanSquaredError
 from megabatch.configs.model import Activation, Model, ModelName, OptionName, ReplaceBatchNorm
 from megabatch.configs.normalization import Auto, Normalization
-from megabatch.configs.pretrained import WeightsSource, source_only
+from megabatch.configs.pretrained import Outputs, WeightsSource, source_only
 from megabatch.configs.targets import LabelsTarget, NumbersTarget, Target
 
 Form = Literal["softmax", "sigmoid", "squared_error"]
@@ -62,9 +62,13 @@ class Distillation(Frozen):
 
     Both distributions are softened: softmax of logits / T, T the temperature; that of several teachers is their
     weighted mean. docs/distillation.md has the formulas for other losses and targets.
+
+    Teachers that know only some of the classes need `outputs: by_class`: student and teachers are then compared on the
+    outputs of those classes alone (Li and Hoiem 2016, learning without forgetting). The launcher writes the numbers.
     """
 
     teachers: Annotated[tuple[Annotated[Teacher, BeforeValidator(source_only)], ...], Field(min_length=1)]
+    outputs: Outputs | None = None
     temperature: PositiveFloat = 4.0
     share: Annotated[float, Field(gt=0, le=1)] = 0.9
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from megabatch.configs.base import Choice
 from megabatch.configs.job import Job
@@ -30,6 +32,7 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
+from megabatch.trainer.continual.ewc import ElasticPenalty
 from megabatch.trainer.distillation.distill import Distiller
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
@@ -54,6 +57,14 @@ from megabatch.trainer.trained_network import trained_network
 from megabatch.trainer.world import World
 
 
+class EvaluateSplit(Protocol):
+    """Evaluates a split, or the samples of it that have these ids."""
+
+    def __call__(self, split: str, chosen: NDArray[np.int64] | None = None) -> EvaluationResult:
+        """Return the result, the same on all ranks. Raises EvaluationStoppedError."""
+        ...
+
+
 @dataclass
 class Parts:
     """A training, put together."""
@@ -67,7 +78,7 @@ class Parts:
     step_parts: StepParts
     trackers: Trackers
     micro_batches_from: Callable[[int], Iterator[MicroBatch]]
-    evaluate_split: Callable[[str], EvaluationResult]
+    evaluate_split: EvaluateSplit
     sample_log: SampleLog | None
     bad_steps: BadSteps
     saver: Saver
@@ -188,8 +199,18 @@ def _step_parts(
         masks=masks,
         distiller=Distiller(job, arrangement.num_outputs, precision) if recipe.distillation is not None else None,
         thaw=thaw_of(optimizer, steps),
+        add_ewc=_ewc_of(job, network),
     )
     return parts, description
+
+
+def _ewc_of(job: Job, network: torch.nn.Module) -> Callable[[], None] | None:
+    settings, pretrained = job.recipe.regularization.ewc, job.recipe.model.pretrained
+    if settings is None:
+        return None
+    outputs = pretrained.outputs if pretrained is not None else None
+    assert outputs != "by_class", "the launcher writes the numbers into the job"
+    return ElasticPenalty(network, settings, Path(job.working_folder), outputs).add_gradient
 
 
 def _tell_of_data(parts: Parts, arrangement: Arrangement) -> None:
@@ -220,14 +241,12 @@ def build_loss(recipe: Recipe, dataset: Dataset) -> Loss:
     return loss
 
 
-def _evaluation(
-    job: Job, world: World, arrangement: Arrangement, parts: StepParts
-) -> Callable[[str], EvaluationResult]:
+def _evaluation(job: Job, world: World, arrangement: Arrangement, parts: StepParts) -> EvaluateSplit:
     micro_batch, transforms = job.recipe.evaluation.micro_batch, job.recipe.data.evaluation_transforms
 
-    def evaluate_split(split: str) -> EvaluationResult:
+    def evaluate_split(split: str, chosen: NDArray[np.int64] | None = None) -> EvaluationResult:
         loader = split_loader(job, arrangement, arrangement.reader(split), transforms, job.cluster.loader_threads)
-        chosen = arrangement.sample_ids(split)
+        chosen = arrangement.sample_ids(split) if chosen is None else chosen
         requests = evaluation_requests(
             len(chosen), micro_batch, world.rank, world.num_ranks, chosen, parts.engine.same_number_of_passes
         )

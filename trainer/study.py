@@ -1,4 +1,4 @@
-"""What ranks do beside training and evaluating: a range test, memory probes, a soup, a scan before pruning.
+"""What ranks do beside training and evaluating: range tests, memory probes, soups, scans, what a stage has forgotten.
 
 The launcher asks by a JSON file. The ranks start, join and fail as in a training, so every study runs through the same
 step and the same evaluation.
@@ -35,6 +35,10 @@ def _result(parts: Parts, study: str, settings: dict[str, Any]) -> dict[str, Any
         from megabatch.trainer.pruning.sensitivity import scan
 
         return scan(parts, **settings)
+    if study == "stage":
+        from megabatch.trainer.continual.measure import measure
+
+        return measure(parts, **settings)
     assert study == "soup"
     from megabatch.trainer.soup import cook
 
