@@ -109,12 +109,13 @@ def _grows(one: OtherShape, outputs: tuple[int, ...]) -> bool:
 
 
 def _require_head(grown: tuple[OtherShape, ...], outputs: tuple[int, ...] | None, found: Match, key: str) -> None:
-    """Raise TrainingError where a head should grow, and nothing differs as it would."""
-    if outputs is None or grown or (outputs == tuple(range(len(outputs))) and not found.other_shape):
+    """Raise TrainingError where a head should grow, and no weight differs as it would."""
+    same = outputs is not None and outputs == tuple(range(len(outputs))) and not found.other_shape
+    if outputs is None or same or any(len(one.here) > 1 for one in grown):
         return
     seen = ", ".join(_both(one) for one in found.other_shape[:_SHOWN]) or "every shape is the same"
     raise TrainingError(
-        f"{key}.outputs: no tensor has {len(outputs)} rows there and more here, as a head that grows has: {seen}. "
+        f"{key}.outputs: no weight has {len(outputs)} rows there and more here, as a head that grows has: {seen}. "
         "Leave outputs out, and the head begins as new"
     )
 
