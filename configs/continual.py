@@ -72,10 +72,16 @@ class Continual(Frozen):
     Every stage is a run of its own in RUN_DIR/stages; docs/continual.md has what is measured after each.
     """
 
-    stages: Annotated[tuple[Stage, ...], Field(min_length=2)]
+    stages: tuple[Stage, ...]
     replay: Replay | None = None
     ewc: Ewc | None = None
     lwf: Lwf | None = None
+
+    @model_validator(mode="after")
+    def _more_than_one(self) -> Self:
+        if len(self.stages) < 2:
+            raise ValueError("stages: write at least two; one alone is an ordinary run (data.classes, data.sources)")
+        return self
 
 
 class ElasticWeights(WeightsSource):

@@ -14,6 +14,7 @@ equations 3 and 4:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -27,6 +28,7 @@ from megabatch.launcher.study.page import document, header, table
 
 _WIDTH, _HEIGHT = 720.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 560.0, 20.0, 250.0
+_LINE = 16.0  # the height of a label
 
 
 @dataclass(frozen=True)
@@ -197,13 +199,16 @@ def _plot(found: Known) -> str:
         f'<text x="{place(stage, 0)[0]:.1f}" y="{_BOTTOM + 22}" text-anchor="middle">after stage {stage + 1}</text>'
         for stage in range(len(found.stages))
     ]
-    for j in range(len(found.stages)):
+    free = -math.inf  # where the next label has room
+    for j in sorted(range(len(found.stages)), key=lambda j: -found.accuracy[-1][j]):
         points = [place(i, found.accuracy[i][j]) for i in range(j, len(found.stages))]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         dots = "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in points)
+        height = max(points[-1][1] + 5, free)
+        free = height + _LINE
         parts.append(
             f'<polyline class="line" points="{line}"/>{dots}'
-            f'<text x="{points[-1][0] + 10:.1f}" y="{points[-1][1] + 5:.1f}">on stage {j + 1}</text>'
+            f'<text x="{points[-1][0] + 10:.1f}" y="{height:.1f}">on stage {j + 1}</text>'
         )
     label = "accuracy on the test data of each stage over the stages"
     return f'<svg viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

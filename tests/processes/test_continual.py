@@ -132,6 +132,22 @@ def test_any_number_of_ranks_and_shards_learn_the_same(
         torch.testing.assert_close(tensor, its[name], rtol=1e-8, atol=1e-10)
 
 
+def test_the_network_before_teaches_the_classes_that_it_knows(workplace: Workplace, killed: RunDir) -> None:
+    with training(workplace, copied(killed.stage(2), "taught", 1).root.name) as parts:
+        distiller = parts.step_parts.distiller
+        assert distiller is not None
+        images_NCHW = parts.step_parts.normalize(torch.randint(0, 256, (7, 8, 8, 3), dtype=torch.uint8))
+        outputs_NK, losses_N = torch.randn(7, 3, dtype=torch.float64), torch.rand(7, dtype=torch.float64)
+        found_N = distiller.mixed(losses_N, outputs_NK, images_NCHW)
+        ((teacher, _, _),) = distiller._teachers
+        with torch.no_grad():
+            p_NJ = torch.softmax(teacher(images_NCHW) / 2, dim=1)
+        assert p_NJ.shape == (7, 2)
+        q_NJ = torch.softmax(outputs_NK[:, :2] / 2, dim=1)
+        expected_N = 0.5 * 4 * (p_NJ * (p_NJ / q_NJ).log()).sum(dim=1) + 0.5 * losses_N
+        torch.testing.assert_close(found_N, expected_N)
+
+
 def test_the_penalty_holds_what_mattered_fast(
     workplace: Workplace, killed: RunDir, uninterrupted: list[RunDir]
 ) -> None:
