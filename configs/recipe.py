@@ -61,6 +61,7 @@ class Recipe(Frozen):
         taken = {
             "data.sources": data.sources, "data.classes": data.classes, "data.train_stream": data.train_stream,
             "distillation": self.distillation, "pruning": self.pruning, "regularization.ewc": self.regularization.ewc,
+            "loss.class_weights": getattr(self.loss, "class_weights", None),
         }  # fmt: skip
         wrong = [key for key, value in taken.items() if value]
         if wrong:

@@ -115,7 +115,9 @@ def stage_recipe(job: Job, data: Sequence[StageData], number: int, before: RunDi
     if number > 1:
         values["model"]["pretrained"] = None
     if before is not None:
-        _go_on(values, settings, before, Path(job.working_folder))
+        known = known_classes(data[: number - 1])
+        all_new = settings.replay is None and not any(name in known for name in data[number - 1].classes)
+        _go_on(values, settings, before, Path(job.working_folder), all_new)
     return validate(Recipe, tree)
 
 
@@ -142,7 +144,7 @@ def _sources(data: Sequence[StageData], settings: Continual) -> list[dict[str, A
     ]
 
 
-def _go_on(values: dict[str, Any], settings: Continual, before: RunDir, folder: Path) -> None:
+def _go_on(values: dict[str, Any], settings: Continual, before: RunDir, folder: Path, all_new: bool) -> None:
     """Write into a recipe what a stage takes from the run of the stage before it."""
     run = str(before.root.relative_to(folder) if before.root.is_relative_to(folder) else before.root)
     values["model"]["pretrained"] = {"source": run, "outputs": "by_class"}
@@ -153,6 +155,7 @@ def _go_on(values: dict[str, Any], settings: Continual, before: RunDir, folder: 
         lwf = settings.lwf
         values["distillation"] = {
             "teachers": [{"source": run}], "outputs": "by_class", "temperature": lwf.temperature, "share": lwf.share,
+            "loss_over": "other" if all_new else "all",
         }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from megabatch.configs.base import Choice
+from megabatch.configs.distillation import other_outputs
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.pruning import masked
@@ -39,7 +40,7 @@ from megabatch.trainer.evaluate import Evaluated, EvaluationResult, evaluate
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.loaders import split_loader, training_data
-from megabatch.trainer.losses import Loss
+from megabatch.trainer.losses import Loss, over
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
 from megabatch.trainer.optim.thaw import thaw_of
 from megabatch.trainer.outputs import record_outputs
@@ -190,7 +191,7 @@ def _step_parts(
         precision=precision,
         normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
         augment=batch_chain(batch_transforms, arrangement.num_classes) if batch_transforms else None,
-        loss=build_loss(recipe, arrangement.whole),
+        loss=_own_loss(recipe, arrangement),
         batch_norm=StepBatchNorm(network),
         ledger=ledger,
         stop_requested=stop_requested,
@@ -202,6 +203,12 @@ def _step_parts(
         add_ewc=_ewc_of(job, network),
     )
     return parts, description
+
+
+def _own_loss(recipe: Recipe, arrangement: Arrangement) -> Loss:
+    loss = build_loss(recipe, arrangement.whole)
+    kept = other_outputs(recipe.distillation, arrangement.num_outputs)
+    return loss if kept is None else over(loss, kept, arrangement.num_outputs)
 
 
 def _ewc_of(job: Job, network: torch.nn.Module) -> Callable[[], None] | None:

@@ -214,6 +214,9 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "Instead: tracking.noise_scale=false, or another model.batch_norm"),
         (["pruning=channels"], described(1000), "pruning.name=channels without model.pretrained: which channels matter, or "
          "are gone, is read from weights that were trained. Instead: model.pretrained=RUN_DIR, or pruning.name=magnitude"),
+        (["distillation={teachers: [a], outputs: [3, 0], loss_over: other}"], described(1000), "distillation.loss_over=other, "
+         "and there are training samples of 0: that loss has no output for a class that a teacher knows. Instead: "
+         "distillation.loss_over=all"),
         ([ZERO_0, "regularization.ewc={source: a.safetensors, strength: 1}"], described(1000), "regularization.ewc and "
          "engine=deepspeed: it has summed and cut the gradients before the penalty could be added to them. Instead: "
          "engine=ddp or engine=fsdp"),

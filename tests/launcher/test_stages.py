@@ -83,6 +83,19 @@ def test_a_stage_goes_on_from_the_run_before_it(here: Path) -> None:
     assert (lwf.teachers[0].source, lwf.outputs, lwf.share) == ("run/stages/1", "by_class", 0.3)
 
 
+def test_the_own_loss_is_over_new_classes_where_all_samples_are_of_those(here: Path) -> None:
+    before = RunDir(here / "run" / "stages" / "1")
+    for replay, over in (("null", "other"), ("{samples: 6}", "all")):
+        lwf = recipes(job(STAGES, "continual.lwf={}", f"continual.replay={replay}"), before)[2].distillation
+        assert lwf is not None
+        assert lwf.loss_over == over
+    data = stage_data(job(STAGES))
+    twice = [data[0], data[1], data[0]]
+    lwf = stage_recipe(job(STAGES, "continual.lwf={}"), twice, 3, before).distillation
+    assert lwf is not None
+    assert lwf.loss_over == "all"
+
+
 def test_problems_of_all_stages_are_told_at_once_and_each_once(here: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         previews(job(STAGES, "batch.micro_batch=30", "continual.replay.samples=60"))
