@@ -88,17 +88,26 @@ class Data(Frozen):
     def _one_way_to_name_data(self) -> Self:
         if (self.path is None) == (not self.sources):
             raise ValueError("write either path or sources (`path: null` undoes the path of a base recipe)")
-        if len({source.weight is None for source in self.sources}) > 1:
+        if len({source.weight is None for source in self.sources if source.trains}) > 1:
             raise ValueError("sources: some have a weight and some have none: give one to all of them, or to none")
         return self
 
     @model_validator(mode="after")
     def _classes_are_those_of_the_target(self) -> Self:
-        if self.classes and not isinstance(self.target, ClassTarget):
+        by_class = self.classes or any(s.classes or s.train_samples is not None for s in self.sources)
+        if by_class and not isinstance(self.target, ClassTarget):
             raise ValueError("classes chooses by the class of a sample: leave it out with another target")
-        twice = [name for number, name in enumerate(self.classes) if name in self.classes[:number]]
-        if twice:
-            raise ValueError(f"classes: {twice[0]} comes twice")
+        for names in (self.classes, *(source.classes for source in self.sources)):
+            twice = [name for number, name in enumerate(names) if name in names[:number]]
+            if twice:
+                raise ValueError(f"classes: {twice[0]} comes twice")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_have_some_of_the_classes(self) -> Self:
+        others = [name for source in self.sources for name in source.classes if name not in self.classes]
+        if self.classes and others:
+            raise ValueError(f"sources: {others[0]} is not among data.classes: write it there too")
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from megabatch.configs.base import Frozen, Options, PositiveFloat
 from megabatch.configs.losses import BinaryCrossEntropy, Focal, Huber, Loss, MeanAbsoluteError, MeanSquaredError
 from megabatch.configs.model import Activation, Model, ModelName, ReplaceBatchNorm
 from megabatch.configs.normalization import Auto, Normalization
-from megabatch.configs.pretrained import WeightsSource, source_only
+from megabatch.configs.pretrained import Outputs, WeightsSource, source_only
 from megabatch.configs.targets import LabelsTarget, NumbersTarget, Target
 
 Form = Literal["softmax", "sigmoid", "squared_error"]
@@ -62,11 +62,31 @@ class Distillation(Frozen):
 
     Both distributions are softened: softmax of logits / T, T the temperature; that of several teachers is their
     weighted mean. docs/distillation.md has the formulas for other losses and targets.
+
+    Teachers that know only some of the classes need `outputs: by_class`: student and teachers are then compared on the
+    outputs of those classes alone (Li and Hoiem 2016, learning without forgetting). The launcher writes the numbers.
+    With `loss_over: other` the recipe's own loss is over the other classes alone, of which all samples must then be.
     """
 
     teachers: Annotated[tuple[Annotated[Teacher, BeforeValidator(source_only)], ...], Field(min_length=1)]
+    outputs: Outputs | None = None
+    loss_over: Literal["all", "other"] = "all"
     temperature: PositiveFloat = 4.0
     share: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _there_are_other_classes(self) -> Self:
+        if self.loss_over == "other" and self.outputs is None:
+            raise ValueError("loss_over: other is for teachers that know some of the classes: write outputs: by_class")
+        return self
+
+
+def other_outputs(settings: Distillation | None, number: int) -> tuple[int, ...] | None:
+    """Return the outputs that the recipe's own loss is over; None for all of them."""
+    if settings is None or settings.loss_over == "all":
+        return None
+    assert isinstance(settings.outputs, tuple), "the launcher writes the numbers into the job"
+    return tuple(output for output in range(number) if output not in settings.outputs)
 
 
 def form_of(target: Target, loss: Loss) -> Form:

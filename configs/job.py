@@ -50,7 +50,8 @@ def decisive(recipe: dict[str, Any]) -> dict[str, Any]:
         data.pop(file, None)
     data.get("sampling", {}).pop("file", None)
     teachers = (recipe.get("distillation") or {}).get("teachers", ())
-    for weights in (recipe.get("model", {}).get("pretrained"), *teachers):
+    ewc = recipe.get("regularization", {}).get("ewc")
+    for weights in (recipe.get("model", {}).get("pretrained"), ewc, *teachers):
         if weights is not None and weights["sha256"]:
             weights.pop("source")
     return recipe

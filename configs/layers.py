@@ -31,8 +31,8 @@ def _same_choice(below: dict[str, Any], above: dict[str, Any]) -> bool:
     return "name" not in above or "name" not in below or above["name"] == below["name"]
 
 
-def apply_override(tree: Tree, text: str, prefix: str = "") -> None:
-    """Set `key.sub=value` in the tree; the value is read as YAML, so lists and mappings work.
+def apply_override(tree: Tree, text: str, prefix: str = "", place: str = "command line") -> None:
+    """Set `key.sub=value` in the tree; the value is read as YAML, so lists and mappings work. It stands in `place`.
 
     >>> tree = parse_tree("optimizer: {name: lars}", "recipe.yaml")
     >>> apply_override(tree, "optimizer.momentum=0.8")
@@ -40,7 +40,7 @@ def apply_override(tree: Tree, text: str, prefix: str = "") -> None:
     {'optimizer': {'name': 'lars', 'momentum': 0.8}}
     """
     key, equals, value_text = text.partition("=")
-    shown = f"command line, {prefix}{shortened(text)}"
+    shown = f"{place}, {prefix}{shortened(text)}"
     steps = key.split(".")
     if not equals or not all(steps):
         raise ConfigError([Problem(shown, "not an override: write key.sub=value")])

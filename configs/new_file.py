@@ -19,3 +19,13 @@ def write_new(file: Path, text: str, mode: int = 0o666) -> None:
     """Write a text like that."""
     with open_new(file, mode) as opened:
         opened.write(text)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file that is there whole, or as it was before."""
+    hidden = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        write_new(hidden, text)
+        hidden.rename(file)
+    finally:
+        hidden.unlink(missing_ok=True)

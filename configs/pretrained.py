@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from megabatch.configs.base import Frozen
+from megabatch.configs.base import Frozen, NonNegativeInt
 
+Outputs = Literal["by_class"] | tuple[NonNegativeInt, ...]
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _TIMM = "timm"
 
@@ -46,9 +47,25 @@ class Pretrained(WeightsSource):
     launcher writes into job.yaml which checkpoint it is, and the SHA-256 of the file or of the checkpoint's manifest.
     `pretrained: SOURCE` is short for `pretrained: {source: SOURCE}`. `leave_out` has patterns of names in this network
     that begin as new all the same: a head for other classes.
+
+    `outputs` is for a head that grows: it says which output here each output of the source is. `by_class` finds them by
+    the names of the classes of a run; the launcher writes the numbers. Other outputs begin as new.
     """
 
     leave_out: tuple[str, ...] = ()
+    outputs: Outputs | None = None
+
+    @model_validator(mode="after")
+    def _outputs_are_known(self) -> Self:
+        if self.of_timm and self.outputs is not None:
+            raise ValueError("outputs: timm's weights are for classes of their own: leave it out")
+        _require_distinct(self.outputs)
+        return self
+
+
+def _require_distinct(outputs: Outputs | None) -> None:
+    if isinstance(outputs, tuple) and (not outputs or len(set(outputs)) < len(outputs)):
+        raise ValueError(f"outputs: {list(outputs)}: write one number for each output of the source, no number twice")
 
 
 def source_only(value: Any) -> Any:  # Any: whatever stands in the YAML file

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megabatch.configs.averaging import Averaging
 from megabatch.configs.base import Frozen, NonNegativeInt, PositiveInt
 from megabatch.configs.batch import Batch
+from megabatch.configs.continual import Continual
 from megabatch.configs.data import Data
 from megabatch.configs.distillation import Distillation
 from megabatch.configs.engines import Ddp, Engine
@@ -21,7 +22,7 @@ from megabatch.configs.pruning import Pruning
 from megabatch.configs.regularization import Regularization
 from megabatch.configs.schedules import Cosine, Schedule
 from megabatch.configs.stability import Stability
-from megabatch.configs.targets import main_metric
+from megabatch.configs.targets import ClassTarget, main_metric
 from megabatch.configs.tracking import Tracking
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}$")]
@@ -45,11 +46,31 @@ class Recipe(Frozen):
     regularization: Regularization = Regularization()
     averaging: Averaging | None = None
     pruning: Pruning | None = None
+    continual: Continual | None = None
     stability: Stability = Stability()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     tracking: Tracking = Tracking()
     deterministic: bool = True
+
+    @model_validator(mode="after")
+    def _stages_say_what_is_new(self) -> Self:
+        if self.continual is None:
+            return self
+        data = self.data
+        taken = {
+            "data.sources": data.sources, "data.classes": data.classes, "data.train_stream": data.train_stream,
+            "distillation": self.distillation, "pruning": self.pruning, "regularization.ewc": self.regularization.ewc,
+            "loss.class_weights": getattr(self.loss, "class_weights", None),
+        }  # fmt: skip
+        wrong = [key for key, value in taken.items() if value]
+        if wrong:
+            raise ValueError(f"continual: the stages say what is trained on, and from whom: leave out {wrong[0]}")
+        if not isinstance(data.target, ClassTarget):
+            raise ValueError(f"continual: stages are told apart by classes: leave out data.target={data.target.name}")
+        if data.test_split is None and data.validation_split is None:
+            raise ValueError("continual: forgetting is measured: write data.test_split or data.validation_split")
+        return self
 
     @property
     def kept_checkpoints(self) -> int:

@@ -11,6 +11,7 @@ from megabatch.configs.base import (
     NonNegativeFloat,
     PositiveFloat,
 )
+from megabatch.configs.continual import ElasticWeights
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -24,7 +25,8 @@ class Regularization(Frozen):
     `l1` and `l2` are penalties in the loss, `l1 * sum |w| + l2 / 2 * sum w**2` over what weight decay applies to; their
     gradient is added once a step. The loss that is shown is without them. Of the three ways to clip at most one:
     `clip_norm` (norm of the whole gradient), `clip_value` (each element), `clip_adaptive` (the norm of each row,
-    relative to that of its weights).
+    relative to that of its weights). `ewc` keeps weights near those of an earlier training; a recipe with stages sets
+    it (docs/continual.md).
     """
 
     label_smoothing: Rate = 0.0
@@ -35,6 +37,7 @@ class Regularization(Frozen):
     clip_adaptive: PositiveFloat | None = None
     dropout: Rate | None = None
     stochastic_depth: Rate | None = None
+    ewc: ElasticWeights | None = None
 
     @model_validator(mode="after")
     def _one_way_to_clip(self) -> Self:

@@ -54,6 +54,30 @@ class RunDir:
         """Return pruning-plan.json, which channels the network has lost."""
         return self.root / "pruning-plan.json"
 
+    def stage(self, number: int) -> RunDir:
+        """Return the run of a stage of continual learning, counted from 1."""
+        return RunDir(self.root / "stages" / str(number))
+
+    def stages(self) -> list[RunDir]:
+        """Return the runs of the stages that have begun."""
+        numbers = (int(file.parent.name) for file in self.root.glob("stages/*/job.yaml") if file.parent.name.isdigit())
+        return [self.stage(number) for number in sorted(numbers)]
+
+    @property
+    def stage_result(self) -> Path:
+        """Return stage.json, what was measured after a stage."""
+        return self.root / "stage.json"
+
+    @property
+    def ewc(self) -> Path:
+        """Return ewc.safetensors, what mattered to a stage and to those before."""
+        return self.root / "ewc.safetensors"
+
+    @property
+    def continual(self) -> Path:
+        """Return continual.json, what is known of all stages."""
+        return self.root / "continual.json"
+
     @property
     def recipe(self) -> Path:
         """Return the recipe that `megabatch prune` writes."""

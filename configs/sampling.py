@@ -7,14 +7,41 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from megabatch.configs.base import Choice, EnvironmentText, Fraction, Frozen, PositiveFloat, PositiveInt, name_only
+from megabatch.configs.base import (
+    Choice,
+    EnvironmentText,
+    Fraction,
+    Frozen,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    name_only,
+)
 
 
 class Source(Frozen):
-    """One of several data sets. With weights, the draws come from them in exactly these proportions."""
+    """One of several data sets. With weights, the draws come from them in exactly these proportions.
+
+    `classes` takes of all splits of this source the samples of some classes alone. `train_samples` keeps at most so
+    many training samples, the same number of each class and always the same ones (data/replay.py); a source with
+    `train_samples: 0` is evaluated on and has no weight.
+    """
 
     path: EnvironmentText
     weight: PositiveFloat | None = None
+    classes: tuple[str, ...] = ()
+    train_samples: NonNegativeInt | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Return whether samples of this source are trained on."""
+        return self.train_samples != 0
+
+    @model_validator(mode="after")
+    def _has_a_weight_for_something(self) -> Self:
+        if self.weight is not None and not self.trains:
+            raise ValueError("train_samples: 0 is drawn from never: leave out its weight")
+        return self
 
 
 class HashSplit(Frozen):

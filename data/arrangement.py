@@ -22,7 +22,7 @@ from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
 from megabatch.configs.targets import ClassTarget, LabelsTarget, NumbersTarget, num_outputs
-from megabatch.data.classes import RelabellingReader, new_labels, with_classes
+from megabatch.data.classes import new_labels, with_classes
 from megabatch.data.dataset import Dataset, Shard, Split, fingerprint
 from megabatch.data.draws import Order, RepeatedOrder
 from megabatch.data.errors import DataError
@@ -31,7 +31,7 @@ from megabatch.data.importer import Progress
 from megabatch.data.mixture import JoinedReader, MixedOrder
 from megabatch.data.order import Layout, PickedOrder
 from megabatch.data.parts import Part, first_ids, joined_ids, recipe_parts
-from megabatch.data.read import Reader, SplitReader
+from megabatch.data.read import Reader
 from megabatch.data.sampling import WeightedPicks, by_name, class_balanced, read_weights, weighted
 from megabatch.data.selection import sample_keys
 from megabatch.data.sources.open import open_dataset
@@ -51,7 +51,6 @@ class Arrangement:
     datasets: tuple[Dataset, ...]
     parts: dict[str, tuple[Part, ...]]
     streams: tuple[str, ...] = ()
-    new_labels: Mapping[int, int] | None = None  # of the classes that data.classes keeps
 
     @property
     def num_classes(self) -> int:
@@ -99,15 +98,17 @@ class Arrangement:
         """Return what reads the samples of a split by id; ids run on from one data set to the next."""
         if name not in self.parts:
             raise DataError(f"split {name!r} is a stream (data.train_stream), which has no samples by id")
-        readers = [SplitReader(part.dataset.folder, part.split, self.target) for part in self.parts[name]]
-        return self._relabelled(readers[0] if len(readers) == 1 else JoinedReader(readers))
-
-    def _relabelled(self, reader: Reader) -> Reader:
-        return reader if self.new_labels is None else RelabellingReader(reader, self.new_labels)
+        readers = [part.reader(self.target) for part in self.parts[name]]
+        return readers[0] if len(readers) == 1 else JoinedReader(readers)
 
     def sample_ids(self, name: str) -> NDArray[np.int64]:
         """Return the ids of the samples that the recipe takes of a split, sorted."""
         return joined_ids(self.parts[name])
+
+    def sample_ids_by_source(self, name: str) -> list[NDArray[np.int64]]:
+        """Return them by the data sets that they are of."""
+        parts = self.parts[name]
+        return [first + part.sample_ids for first, part in zip(first_ids(parts), parts, strict=True)]
 
     def order(self) -> Order:
         """Return the order of training. Raises DataError for weights that do not fit the data."""
@@ -116,11 +117,13 @@ class Arrangement:
             return StreamOrder(data.train_stream.samples)
         parts = self.parts[data.train_split]
         order: Order
-        if data.sources and data.sources[0].weight is not None:
-            weights = [Fraction(repr(source.weight)) for source in data.sources]
-            _require_samples(parts)
-            orders = [self._order([part], key(self.recipe.seed, _SOURCE, n)) for n, part in enumerate(parts)]
-            order = MixedOrder(orders, first_ids(parts), weights)
+        drawn = [n for n, source in enumerate(data.sources) if source.weight is not None]
+        if drawn:
+            weights = [Fraction(repr(data.sources[n].weight)) for n in drawn]
+            _require_samples([parts[n] for n in drawn])
+            orders = [self._order([parts[n]], key(self.recipe.seed, _SOURCE, n)) for n in drawn]
+            firsts = first_ids(parts)
+            order = MixedOrder(orders, [firsts[n] for n in drawn], weights)
         else:
             order = self._order(parts, self.recipe.seed)
         return order if data.repeats == 1 else RepeatedOrder(order, data.repeats)
@@ -140,7 +143,7 @@ class Arrangement:
         sampling = self.recipe.data.sampling
         if isinstance(sampling, ClassBalanced):
             _require_classes(parts, "data.sampling is class_balanced")
-        reader = self._relabelled(JoinedReader([SplitReader(part.dataset.folder, part.split) for part in parts]))
+        reader = JoinedReader([part.reader() for part in parts])
         labels = np.fromiter((reader.read(number).label for number in sample_ids.tolist()), np.int64, len(sample_ids))
         if isinstance(sampling, ClassBalanced):
             return class_balanced(sample_ids, labels, seed)
@@ -195,13 +198,15 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
     """
     folder = Path(job.working_folder)
     datasets = tuple(open_dataset(location, folder, job.cluster.cache, progress) for location in job.data_locations)
-    if not isinstance(job.recipe.data.target, NumbersTarget):
-        _require_same_classes(datasets)
     chosen = job.recipe.data.classes
-    labels = new_labels(datasets[0], chosen) if chosen else None
-    if labels is not None:
-        datasets = tuple(with_classes(dataset, chosen, labels) for dataset in datasets)
-    parts = recipe_parts(job.recipe.data, datasets, folder, labels or ())
+    if not isinstance(job.recipe.data.target, NumbersTarget) and not chosen:
+        _require_same_classes(datasets)
+    labels = new_labels(datasets, job.recipe.data)
+    datasets = tuple(
+        dataset if of_dataset is None else with_classes(dataset, chosen or dataset.classes, of_dataset)
+        for dataset, of_dataset in zip(datasets, labels, strict=True)
+    )
+    parts = recipe_parts(job.recipe.data, datasets, folder, labels)
     train = job.recipe.data.train_split
     streams: tuple[str, ...] = ()
     if job.recipe.data.train_stream is not None:
@@ -212,7 +217,7 @@ def arrange(job: Job, progress: Progress = lambda done, total: None) -> Arrangem
         if not any(part.dataset is dataset for part in parts[train]):
             raise DataError(f"{dataset.shown}: has no split {train!r} to train on, as other sources have: leave it out")
     _require_targets(job.recipe.data, parts)
-    return Arrangement(job.recipe, folder, datasets, parts, streams, labels)
+    return Arrangement(job.recipe, folder, datasets, parts, streams)
 
 
 def changes_of_data(job: Job, contents: Mapping[str, str]) -> str:
@@ -235,7 +240,8 @@ def _require_same_classes(datasets: Sequence[Dataset]) -> None:
         number, (mine, its) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
         raise DataError(
             f"{other.shown}: label {number} is {its}, but in {first.shown} it is {mine}: sources are mixed by "
-            "label, so all need the same classes in the same order. Import them with the same classes.txt"
+            "label, so all need the same classes in the same order. Import them with the same classes.txt, or name the "
+            "classes in data.classes, which finds them in each source by their names"
         )
 
 

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megabatch.configs.data import Data
 from megabatch.configs.errors import nearest
 from megabatch.data.dataset import Dataset, Split
 from megabatch.data.errors import DataError
-from megabatch.data.read import EncodedSample, Reader, SplitReader
+from megabatch.data.read import NO_LABEL, EncodedSample, Reader, SplitReader
+
+Labels = Mapping[int, int] | None
+"""Which label each class gets that is taken of a data set, by the label that it has; None: all as they are."""
 
 
-def new_labels(dataset: Dataset, classes: Sequence[str]) -> dict[int, int]:
-    """Return which label each of the chosen classes gets, by the label that it has. Raises DataError."""
-    unknown = [name for name in classes if name not in dataset.classes]
+def new_labels(datasets: Sequence[Dataset], data: Data) -> list[Labels]:
+    """Return the labels of each data set, found by the names of classes. Raises DataError for a name there is not."""
+    wanted = [source.classes for source in data.sources] or [()]
+    for number, (dataset, names) in enumerate(zip(datasets, wanted, strict=True)):
+        _require_known(names, dataset.classes, f"data.sources.{number}.classes: {dataset.shown} has")
+    everywhere = list(dict.fromkeys(name for dataset in datasets for name in dataset.classes))
+    several = f"none of {len(datasets)} data sets has" if len(datasets) > 1 else f"{datasets[0].shown} has"
+    _require_known(data.classes, everywhere, f"data.classes: {several}")
+    return [
+        _labels(dataset.classes, data.classes or dataset.classes, names) if names or data.classes else None
+        for dataset, names in zip(datasets, wanted, strict=True)
+    ]
+
+
+def _require_known(names: Sequence[str], known: Sequence[str], where: str) -> None:
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise DataError(
-            f"data.classes: {dataset.shown} has no class {unknown[0]!r}. {nearest(unknown[0], dataset.classes)}"
-        )
-    return {dataset.classes.index(name): number for number, name in enumerate(classes)}
+        no = "a" if where.startswith("data.classes: none") else "no"
+        raise DataError(f"{where} {no} class {unknown[0]!r}. {nearest(unknown[0], known)}")
+
+
+def _labels(known: Sequence[str], names: Sequence[str], wanted: Sequence[str]) -> dict[int, int]:
+    return {
+        known.index(name): number
+        for number, name in enumerate(names)
+        if name in known and (not wanted or name in wanted)
+    }
 
 
 def with_classes(dataset: Dataset, classes: Sequence[str], labels: Mapping[int, int]) -> Dataset:
-    """Return the data set with these classes alone; its splits still have all samples (`of_classes` chooses)."""
+    """Return the data set with these classes alone; its splits still have all samples (data/parts.py chooses)."""
     return replace(
         dataset, classes=tuple(classes), splits=tuple(_with_labels(split, labels) for split in dataset.splits)
     )
 
 
-def of_classes(datasets: Sequence[Dataset], split: str, labels: Collection[int]) -> NDArray[np.bool_]:
-    """Return which samples of a split, of one data set after the other, have one of the labels. Reads every label."""
-    found = []
-    for dataset in datasets:
-        reader = SplitReader(dataset.folder, dataset.split(split))
-        found += [reader.read(number).label in labels for number in range(reader.samples)]
-    return np.array(found, dtype=np.bool_)
+def labels_in(dataset: Dataset, split: str) -> NDArray[np.int64]:
+    """Return the label of every sample of a split, as it is written there: shape (samples,). Reads every label."""
+    reader = SplitReader(dataset.folder, dataset.split(split))
+    return np.fromiter((reader.read(number).label for number in range(reader.samples)), np.int64, reader.samples)
 
 
 class RelabellingReader:
@@ -55,7 +75,7 @@ class RelabellingReader:
     def read(self, sample_id: int) -> EncodedSample:
         """Return a sample. Raises DataError naming its shard."""
         sample = self._reader.read(sample_id)
-        return replace(sample, label=self._labels.get(sample.label, len(self._labels)))
+        return replace(sample, label=self._labels.get(sample.label, NO_LABEL))
 
     @property
     def is_remote(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -14,20 +14,27 @@ from numpy.typing import NDArray
 
 from megabatch.configs.data import Data
 from megabatch.configs.sampling import HashSplit
-from megabatch.data.classes import of_classes
+from megabatch.data.classes import Labels, RelabellingReader, labels_in
 from megabatch.data.dataset import Dataset, Split
 from megabatch.data.errors import DataError
 from megabatch.data.order import starts
+from megabatch.data.read import Reader, SplitReader
+from megabatch.data.replay import same_of_each_class
 from megabatch.data.selection import hash_bounds, hashed_into, key_hash, listed, not_masked, read_mask, sample_keys
+from megabatch.data.targets import TargetReader
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a recipe takes of one split of one data set: sorted ids of its samples, or None for all of them."""
+    """What a recipe takes of one split of one data set: sorted ids of its samples, or None for all of them.
+
+    `labels` leads from labels as they are written to those of the recipe; None where they are the same.
+    """
 
     dataset: Dataset
     split: Split
     chosen: NDArray[np.int64] | None = None
+    labels: Labels = None
 
     @property
     def sample_ids(self) -> NDArray[np.int64]:
@@ -38,6 +45,11 @@ class Part:
     def shard_samples(self) -> NDArray[np.int64]:
         """Return the number of samples in each shard, taken or not."""
         return np.array([shard.samples for shard in self.split.shards], dtype=np.int64)
+
+    def reader(self, target: TargetReader | None = None) -> Reader:
+        """Return what reads the samples of the whole split, with the labels of the recipe."""
+        reader = SplitReader(self.dataset.folder, self.split, target)
+        return reader if self.labels is None else RelabellingReader(reader, self.labels)
 
     def described(self, name: str) -> Split:
         """Return the split with the counts of what is taken. The labels stay those of the whole split."""
@@ -59,12 +71,15 @@ def first_ids(parts: Sequence[Part]) -> list[int]:
 
 
 def recipe_parts(
-    data: Data, datasets: Sequence[Dataset], folder: Path, labels: Collection[int] = ()
+    data: Data, datasets: Sequence[Dataset], folder: Path, labels: Sequence[Labels] = ()
 ) -> dict[str, tuple[Part, ...]]:
     """Return what each split is made of, by the name that the recipe uses for it; only samples with one of `labels`.
 
-    Files named in the recipe are looked up from `folder`. Raises DataError for what does not fit the data.
+    `labels` has those of each data set. Files named in the recipe are looked up from `folder`. Raises DataError for
+    what does not fit the data.
     """
+    labels = labels or [None] * len(datasets)
+    written = _LabelsOnce(datasets)
     present = list(dict.fromkeys(name for dataset in datasets for name in dataset.split_names))
     excluded = read_mask(folder / data.mask) if data.mask is not None else {}
     for name in excluded:
@@ -81,18 +96,65 @@ def recipe_parts(
     def conditions(name: str, of: str, bounds: tuple[int, int] | None) -> Iterator[NDArray[np.bool_]]:
         if bounds is not None:
             yield hashed_into(hashes(of), bounds)
-        if labels:
-            yield of_classes([dataset for dataset in datasets if of in dataset.split_names], of, labels)
+        if any(of_dataset is not None for of_dataset in labels):
+            yield np.concatenate([_of_labels(written, n, of, labels[n]) for n in _members(datasets, of)])
         if data.subset is not None and name == data.train_split:
             yield listed(keys(of), folder / data.subset, of)
         if of in excluded:
             assert data.mask is not None
             yield not_masked(keys(of), excluded[of], folder / data.mask, of)
 
-    return {
-        name: _parts(datasets, of, list(conditions(name, of, bounds)))
+    parts = {
+        name: _parts(datasets, labels, of, list(conditions(name, of, bounds)))
         for name, (of, bounds) in _named(data.hash_split, present).items()
     }
+    for number, source in enumerate(data.sources):
+        train = parts.get(data.train_split, ())
+        if source.train_samples is not None:
+            parts[data.train_split] = tuple(
+                _limited(part, source.train_samples, written.of(number, part.split.name))
+                if part.dataset is datasets[number]
+                else part
+                for part in train
+            )
+    return parts
+
+
+class _LabelsOnce:
+    """The labels of splits as they are written; a data set that is several sources is read once."""
+
+    def __init__(self, datasets: Sequence[Dataset]):
+        self._datasets = datasets
+        self._read: dict[tuple[Path, str], NDArray[np.int64]] = {}
+
+    def of(self, number: int, split: str) -> NDArray[np.int64]:
+        """Return the label of every sample of a split of a data set."""
+        place = self._datasets[number].folder, split
+        if place not in self._read:
+            self._read[place] = labels_in(self._datasets[number], split)
+        return self._read[place]
+
+
+def _members(datasets: Sequence[Dataset], split: str) -> list[int]:
+    return [number for number, dataset in enumerate(datasets) if split in dataset.split_names]
+
+
+def _of_labels(written: _LabelsOnce, number: int, split: str, labels: Labels) -> NDArray[np.bool_]:
+    found = written.of(number, split)
+    return np.ones(len(found), dtype=np.bool_) if labels is None else np.isin(found, list(labels))
+
+
+def _limited(part: Part, most: int, written: NDArray[np.int64]) -> Part:
+    """Return the part with at most so many samples, the same number of each class (data/replay.py)."""
+    ids = part.sample_ids
+    keys = sample_keys(part.dataset.folder, part.split)
+    known = part.labels or {label: label for label in range(len(part.dataset.classes))}
+    classes = {label: part.dataset.classes[new] for label, new in known.items()}
+    chosen = same_of_each_class(
+        written[ids], [key_hash(keys[number]) for number in ids.tolist()], classes, most, part.dataset.shown
+    )
+    counts = dict.fromkeys(known.values(), most // len(classes))
+    return replace(part, split=replace(part.split, label_counts=counts), chosen=ids[chosen])
 
 
 def _named(hash_split: HashSplit | None, present: Sequence[str]) -> dict[str, tuple[str, tuple[int, int] | None]]:
@@ -120,14 +182,17 @@ def _require_split(name: str, present: Sequence[str], where: str) -> None:
         raise DataError(f"{where}: there is no split {name!r}, only {', '.join(present) or 'none'}")
 
 
-def _parts(datasets: Sequence[Dataset], of: str, conditions: Sequence[NDArray[np.bool_]]) -> tuple[Part, ...]:
+def _parts(
+    datasets: Sequence[Dataset], labels: Sequence[Labels], of: str, conditions: Sequence[NDArray[np.bool_]]
+) -> tuple[Part, ...]:
     """Cut the samples that meet all conditions into those of each data set that has the split."""
-    members = [dataset for dataset in datasets if of in dataset.split_names]
+    members = _members(datasets, of)
     if not conditions:
-        return tuple(Part(dataset, dataset.split(of)) for dataset in members)
+        return tuple(Part(datasets[number], datasets[number].split(of)) for number in members)
     flags = np.logical_and.reduce(conditions)
-    ends = np.cumsum([dataset.split(of).samples for dataset in members])
+    ends = np.cumsum([datasets[number].split(of).samples for number in members])
     pieces = np.split(flags, ends[:-1])
     return tuple(
-        Part(dataset, dataset.split(of), np.flatnonzero(piece)) for dataset, piece in zip(members, pieces, strict=True)
+        Part(datasets[number], datasets[number].split(of), np.flatnonzero(piece), labels[number])
+        for number, piece in zip(members, pieces, strict=True)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -67,19 +68,23 @@ def plan(
     from megabatch.launcher import render
     from megabatch.launcher.known_speed import known_speed
     from megabatch.launcher.plot import svg_plot, text_plot
-    from megabatch.launcher.prepare import inspect_model, prepare
+    from megabatch.launcher.prepare import inspect_model
     from megabatch.launcher.save_job import RUNS_FOLDER
+    from megabatch.launcher.stages import prepare_all
 
     recipe, overrides = _split(arguments)
-    prepared = _or_exit(lambda: prepare(recipe, cluster, overrides))
-    found = _or_exit(lambda: inspect_model(prepared.job)) if model else None
-    speed = known_speed(prepared.job, RUNS_FOLDER)
-    if as_json:
-        typer.echo(render.plan_json(prepared.plan, found, speed))
-    else:
-        render.print_plan(prepared.job, prepared.plan, found, speed)
-    if plot:
-        typer.echo("\nlearning rate\n" + text_plot(prepared.plan.learning_rates))
+    planned = _or_exit(lambda: prepare_all(recipe, cluster, overrides))
+    if len(planned) > 1 and (as_json or svg is not None):
+        _fail("--json and --svg show one run, and this recipe has stages: the plan without them shows each")
+    for prepared in planned:
+        found = _or_exit(partial(inspect_model, prepared.job)) if model else None
+        speed = known_speed(prepared.job, RUNS_FOLDER)
+        if as_json:
+            typer.echo(render.plan_json(prepared.plan, found, speed))
+        else:
+            render.print_plan(prepared.job, prepared.plan, found, speed)
+        if plot:
+            typer.echo("\nlearning rate\n" + text_plot(prepared.plan.learning_rates))
     if svg is not None:
         title = f"{prepared.job.recipe.name}: learning rate, {prepared.job.recipe.schedule.name}"
         with mistakes_told():

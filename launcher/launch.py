@@ -41,6 +41,13 @@ def resume(which: str, recipe: str | None, cluster: str | None, overrides: Seque
     recipe_name = load(recipe, "laptop").recipe.name if recipe else None
     run_dir = find_run(which, recipe_name)
     job = saved_job(run_dir)
+    prepared = check(changed_job(job, cluster, overrides))
+    require_same_data(run_dir, job, prepared.job)
+    return Resumed(run_dir, prepared)
+
+
+def changed_job(job: Job, cluster: str | None, overrides: Sequence[str]) -> Job:
+    """Return the job on another cluster or with another engine. Raises ConfigError for any other change."""
     of_cluster = [text.removeprefix("cluster.") for text in overrides if text.startswith("cluster.")]
     of_engine = [text for text in overrides if re.match(r"engine[.=]", text)]
     of_recipe = [text for text in overrides if not text.startswith("cluster.") and text not in of_engine]
@@ -51,12 +58,15 @@ def resume(which: str, recipe: str | None, cluster: str | None, overrides: Seque
         )
         raise ConfigError(Problem(f"command line, {text}", problem) for text in of_recipe)
     changes = {"cluster": _changed_cluster(job, cluster, of_cluster), "recipe": _changed_engine(job, of_engine)}
-    prepared = check(job.model_copy(update=changes))
-    if prepared.job.data_fingerprint != job.data_fingerprint:
-        changed = changes_of_data(job, prepared.job.data_contents)
-        problem = f"the data in {shown_data(job)} changed since the run began{changed}: put it back, or start a new run"
+    return job.model_copy(update=changes)
+
+
+def require_same_data(run_dir: RunDir, job: Job, now: Job) -> None:
+    """Raise ConfigError if the data are not those with which the run began."""
+    if now.data_fingerprint != job.data_fingerprint:
+        changed = changes_of_data(job, now.data_contents)
+        problem = f"the data in {shown_data(now)} changed since the run began{changed}: put it back, or start a new run"
         raise ConfigError([Problem(str(run_dir.root), problem)])
-    return Resumed(run_dir, prepared)
 
 
 def _changed_cluster(job: Job, cluster: str | None, overrides: list[str]) -> Cluster:

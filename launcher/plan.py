@@ -137,8 +137,9 @@ def _drawn(recipe: Recipe, order: Order) -> str:
     if data.train_stream is not None:
         return "as the stream gives them: the order is approximate, and a resumed run goes on with other samples"
     words = []
-    if any(source.weight is not None for source in data.sources):
-        words.append("sources in the proportions " + " : ".join(f"{source.weight:g}" for source in data.sources))
+    weights = [f"{source.weight:g}" for source in data.sources if source.weight is not None]
+    if weights:
+        words.append("sources in the proportions " + " : ".join(weights))
     if isinstance(data.sampling, ClassBalanced):
         words.append("every class equally often")
     if isinstance(data.sampling, Weighted):

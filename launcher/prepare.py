@@ -26,11 +26,12 @@ from megabatch.data.errors import DataError
 from megabatch.launcher.accelerate_config import accelerate_problems
 from megabatch.launcher.engine_file import with_engine_file
 from megabatch.launcher.hosts.hostfile import with_hosts
+from megabatch.launcher.known_classes import with_outputs
 from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
 from megabatch.launcher.memory_need import does_not_fit
 from megabatch.launcher.plan import Plan, make_plan
 from megabatch.launcher.preflight import preflight
-from megabatch.launcher.pretrained import with_pretrained
+from megabatch.launcher.pretrained import with_ewc, with_pretrained
 from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.pruning import with_pruning
 from megabatch.launcher.refusals import refusals
@@ -55,12 +56,15 @@ def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
 
 def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
-    job = with_hosts(with_pruning(with_pretrained(job)))
+    if job.recipe.continual is not None:
+        seen = "a recipe with stages is started by `megabatch launch`, and each stage is a run of its own"
+        raise ConfigError([Problem("continual", f"{seen}. For anything else write continual=null, or name a stage")])
+    job = with_hosts(with_pruning(with_ewc(with_pretrained(job))))
     try:
         arrangement = _arrange(job)
         job = _with_statistics(with_engine_file(job), arrangement)
         dataset = arrangement.whole
-        job = with_teachers(job, dataset.classes)
+        job = with_teachers(with_outputs(job, dataset.classes), dataset.classes)
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
         problems = [*(Problem("", message) for message in (*wrong, *world)), *accelerate_problems(job, os.environ)]

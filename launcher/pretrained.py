@@ -32,6 +32,20 @@ def with_pretrained(job: Job) -> Job:
     return job.model_copy(update={"recipe": job.recipe.model_copy(update={"model": model})})
 
 
+def with_ewc(job: Job) -> Job:
+    """Return the job with the SHA-256 of the file in `regularization.ewc`. Raises ConfigError if there is none."""
+    settings = job.recipe.regularization.ewc
+    if settings is None:
+        return job
+    key = "regularization.ewc"
+    if (Path(job.working_folder) / settings.source).is_dir():
+        seen = f"{settings.source} is a folder: name the file with what mattered, ewc.safetensors in the run of a stage"
+        raise ConfigError([Problem(key, seen)])
+    update = {"ewc": settled(settings, job.working_folder, key)}
+    regularization = job.recipe.regularization.model_copy(update=update)
+    return job.model_copy(update={"recipe": job.recipe.model_copy(update={"regularization": regularization})})
+
+
 def settled(settings: Weights, working_folder: str, key: str) -> Weights:
     """Return the settings with the checkpoint that a run folder stands for, and the SHA-256.
 

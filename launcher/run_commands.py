@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
+from megabatch.configs.load import load, read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import arrange
 from megabatch.launcher import launch, render
@@ -18,9 +18,9 @@ from megabatch.launcher.backends.choose import is_watched
 from megabatch.launcher.from_here import from_here
 from megabatch.launcher.known_speed import known_speed
 from megabatch.launcher.preflight import disk_space, room_to_go_on
-from megabatch.launcher.prepare import Prepared, inspect_model, prepare
+from megabatch.launcher.prepare import Prepared, check, inspect_model, job_of
 from megabatch.launcher.pruning import has_plan, new_run_with_plan
-from megabatch.launcher.save_job import RUNS_FOLDER, find_run, require_new, saved_job
+from megabatch.launcher.save_job import RUNS_FOLDER, find_folder, find_run, require_new, saved_job
 from megabatch.launcher.starter import Starter
 from megabatch.launcher.supervise import Ending, ExitCode
 
@@ -29,31 +29,44 @@ def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path 
     """Check, make the run folder, start the job and say how it ended; return the exit code."""
     if chosen is not None:
         require_new(chosen)
-    prepared = prepare(recipe, cluster, overrides)
+    loaded = load(recipe, cluster, overrides)
+    if loaded.recipe.continual is not None:
+        from megabatch.launcher import continual  # which starts its stages with what is here
+
+        return continual.start(job_of(loaded), chosen)
+    return start_job(check(job_of(loaded)), chosen)
+
+
+def start_job(prepared: Prepared, chosen: Path | None, whole: RunDir | None = None) -> int:
+    """Inspect the model, make the run folder, start a checked job and say how it ended; return the exit code.
+
+    `whole` is the folder with which it goes on if it is stopped, where that is not its own.
+    """
     launch.render(prepared.job, RunDir((chosen or RUNS_FOLDER / "run").absolute()))  # refuses before anything is made
     with closing(Starter(prepared.job)) if prepared.job.cluster.backend.name == "local" else nullcontext() as starter:
         found = inspect_model(prepared.job, starter)
         render.print_plan(prepared.job, prepared.plan, found, known_speed(prepared.job, RUNS_FOLDER))
-        return _start_new(prepared.job, chosen, found, starter)
-
-
-def _start_new(job: Job, chosen: Path | None, found: dict[str, Any], starter: Starter | None) -> int:
-    kept = job.recipe.kept_checkpoints
-    full = disk_space((chosen or RUNS_FOLDER).absolute(), found["checkpoint_bytes"], kept)
-    if full:
-        raise ConfigError(Problem("", message) for message in full)
-    return _run(*new_run_with_plan(job, chosen, found), starter)
+        kept = prepared.job.recipe.kept_checkpoints
+        full = disk_space((chosen or RUNS_FOLDER).absolute(), found["checkpoint_bytes"], kept)
+        if full:
+            raise ConfigError(Problem("", message) for message in full)
+        return run_job(*new_run_with_plan(prepared.job, chosen, found), starter, whole)
 
 
 def dry_run(recipe: str, cluster: str, overrides: Sequence[str], write: Path | None) -> int:
     """Show the plan and the exact command; with `write`, write job.yaml for a start by hand."""
-    prepared = prepare(recipe, cluster, overrides)
+    loaded = load(recipe, cluster, overrides)
+    if loaded.recipe.continual is not None:
+        from megabatch.launcher import continual
+
+        return continual.dry_run(job_of(loaded), write)
+    prepared = check(job_of(loaded))
     run_dir = RunDir(Path("RUN_DIR"))
     if write:
         found = inspect_model(prepared.job) if has_plan(prepared.job) else {}
         job, run_dir = new_run_with_plan(prepared.job, write, found)
         prepared = Prepared(job, prepared.plan)
-    _show(prepared, run_dir)
+    show(prepared, run_dir)
     if write:
         launch.render(prepared.job, run_dir).write_files()
         typer.echo(f"\nwritten: {run_dir.job}")
@@ -65,9 +78,14 @@ def dry_run(recipe: str, cluster: str, overrides: Sequence[str], write: Path | N
 
 def resume_run(which: str, recipe: str | None, cluster: str | None, overrides: Sequence[str], dry: bool) -> int:
     """Go on with a run from its newest checkpoint, perhaps on another cluster; return the exit code."""
+    folder = find_folder(which, load(recipe, "laptop").recipe.name if recipe else None)
+    if read_job(folder.job).recipe.continual is not None:
+        from megabatch.launcher import continual
+
+        return continual.resume(folder, cluster, overrides, dry)
     resumed = launch.resume(which, recipe, cluster, overrides)
     if dry:
-        _show(resumed.prepared, resumed.run_dir)
+        show(resumed.prepared, resumed.run_dir)
         return ExitCode.DONE
     if launch.is_finished(resumed.run_dir):
         typer.echo(f"{resumed.run_dir.root} has finished: nothing is left to train")
@@ -75,7 +93,7 @@ def resume_run(which: str, recipe: str | None, cluster: str | None, overrides: S
         return ExitCode.DONE
     if full := room_to_go_on(resumed.run_dir):
         raise ConfigError(Problem("", message) for message in full)
-    return _run(resumed.prepared.job, resumed.run_dir)
+    return run_job(resumed.prepared.job, resumed.run_dir)
 
 
 def evaluate_run(which: str, split: str, checkpoint: str, weights: str) -> int:
@@ -95,19 +113,19 @@ def evaluate_run(which: str, split: str, checkpoint: str, weights: str) -> int:
     return _told(ending)
 
 
-def _run(job: Job, run_dir: RunDir, starter: Starter | None = None) -> int:
+def run_job(job: Job, run_dir: RunDir, starter: Starter | None = None, whole: RunDir | None = None) -> int:
+    """Run the ranks of a job, say how they ended and how to go on; return the exit code."""
+    named = from_here((whole or run_dir).root)
     typer.echo(f"run folder: {run_dir.root}")
     ending = launch.start(job, run_dir, _say, starter=starter)
     if ending.code == ExitCode.DONE and is_watched(job) and not launch.is_finished(run_dir):
         ending = Ending(ExitCode.STOPPED, "")
     if ending.code == ExitCode.STOPPED:
-        typer.echo(f"stopped. Go on with: megabatch launch --resume {from_here(run_dir.root)}")
+        typer.echo(f"stopped. Go on with: megabatch launch --resume {named}")
     elif ending.code == ExitCode.DONE and is_watched(job):
         _summary(run_dir)
     elif ending.code == ExitCode.FAILED and any(run_dir.checkpoints.glob("step-*")):
-        typer.echo(
-            f"go on from the last checkpoint with: megabatch launch --resume {from_here(run_dir.root)}", err=True
-        )
+        typer.echo(f"go on from the last checkpoint with: megabatch launch --resume {named}", err=True)
     return _told(ending)
 
 
@@ -121,7 +139,8 @@ def _summary(run_dir: RunDir) -> None:
     render.print_summary(launch.read_result(run_dir.result), from_here(run_dir.root))
 
 
-def _show(prepared: Prepared, run_dir: RunDir) -> None:
+def show(prepared: Prepared, run_dir: RunDir) -> None:
+    """Print the plan of a job, and what would be run."""
     render.print_plan(prepared.job, prepared.plan, None, known_speed(prepared.job, RUNS_FOLDER))
     typer.echo("\nwould run:\n")
     typer.echo(str(launch.render(prepared.job, run_dir)))

@@ -81,6 +81,12 @@ def saved_job(run_dir: RunDir) -> Job:
 
 
 def find_run(name: str, recipe_name: str | None) -> RunDir:
+    """Return the run folder that a command means: as `find_folder`, and of one with stages the newest of them."""
+    run_dir = find_folder(name, recipe_name)
+    return (run_dir.stages() or [run_dir])[-1]
+
+
+def find_folder(name: str, recipe_name: str | None) -> RunDir:
     """Return the run folder that `--resume` means: a path, or `latest` for the newest run (of the recipe, if given)."""
     if name != "latest":
         run_dir = RunDir(Path(name).absolute())

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megabatch.configs.distillation import Teacher, TeacherNetwork
+from megabatch.configs.distillation import Distillation, Teacher, TeacherNetwork
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
-from megabatch.configs.json_files import read_json
 from megabatch.configs.load import read_job
 from megabatch.configs.normalization import Fixed
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.targets import NumbersTarget
+from megabatch.launcher.known_classes import classes_of_run, places
 from megabatch.launcher.pretrained import settled
 
 
@@ -28,15 +28,42 @@ def with_teachers(job: Job, classes: Sequence[str]) -> Job:
     settings = job.recipe.distillation
     if settings is None:
         return job
+    if settings.outputs is None:
+        outputs, taught = None, classes
+    else:
+        outputs = _known_outputs(job, settings, classes)
+        taught = [classes[number] for number in outputs]
     found = [
-        _settled(teacher, job, classes, f"distillation.teachers.{number}")
+        _settled(teacher, job, taught, f"distillation.teachers.{number}")
         for number, teacher in enumerate(settings.teachers)
     ]
     problems = [problem for _, of_teacher in found for problem in of_teacher]
     if problems:
         raise ConfigError(problems)
-    distillation = settings.model_copy(update={"teachers": tuple(teacher for teacher, _ in found)})
+    distillation = settings.model_copy(update={"teachers": tuple(teacher for teacher, _ in found), "outputs": outputs})
     return job.model_copy(update={"recipe": job.recipe.model_copy(update={"distillation": distillation})})
+
+
+def _known_outputs(job: Job, settings: Distillation, classes: Sequence[str]) -> tuple[int, ...]:
+    """Return which classes the first teacher knows; the others are compared with it like with a student."""
+    teacher = settings.teachers[0]
+    key = "distillation.outputs"
+    if isinstance(job.recipe.data.target, NumbersTarget):
+        raise ConfigError([Problem(key, "is for teachers that know some of the classes, and the target is numbers")])
+    try:
+        if settings.outputs == "by_class":
+            checkpoint = Path(job.working_folder) / settled(teacher, job.working_folder, key).source
+            if not checkpoint.is_dir():
+                raise ValueError("a file does not name its classes: write a list, which class each of its outputs is")
+            return places(classes_of_run(RunDir(checkpoint.absolute().parent.parent)), classes)
+        assert settings.outputs is not None
+        if max(settings.outputs) >= len(classes):
+            raise ValueError(f"{max(settings.outputs)} is beyond the {len(classes):,} classes of these data")
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError([Problem(key, f"{teacher.source}: {error}")]) from None
+    return settings.outputs
 
 
 def _settled(teacher: Teacher, job: Job, classes: Sequence[str], key: str) -> tuple[Teacher, list[Problem]]:
@@ -87,18 +114,15 @@ def _of_run(teacher: Teacher, checkpoint: Path, recipe: Recipe, classes: Sequenc
 
 
 def _require_same_classes(run_dir: RunDir, classes: Sequence[str]) -> None:
-    its = read_json(run_dir.outputs).get("names")
-    if its is None:
-        raise ValueError(
-            f"{run_dir.outputs} is missing, which names the classes: `megabatch eval` of the run writes it"
-        )
-    if list(its) == list(classes):
+    its = classes_of_run(run_dir)
+    if its == list(classes):
         return
     pairs = zip((*its, "no class"), (*classes, "no class"), strict=False)
     number, (there, here) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
     raise ValueError(
         f"was trained for other classes: its output {number} is {there}, and in these data class {number} is {here} "
-        f"({len(its):,} classes there, {len(classes):,} here). A teacher needs the same classes in the same order"
+        f"({len(its):,} classes there, {len(classes):,} here). A teacher needs the same classes in the same order, or "
+        "distillation.outputs=by_class if it knows some of them"
     )
 
 

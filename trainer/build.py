@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from megabatch.configs.base import Choice
+from megabatch.configs.distillation import other_outputs
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.pruning import masked
@@ -30,13 +33,14 @@ from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
 from megabatch.trainer.batch_norm import StepBatchNorm
+from megabatch.trainer.continual.ewc import ElasticPenalty
 from megabatch.trainer.distillation.distill import Distiller
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.evaluate import Evaluated, EvaluateSplit, EvaluationResult, TakeIn, evaluate
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.loaders import split_loader, training_data
-from megabatch.trainer.losses import Loss
+from megabatch.trainer.losses import Loss, over
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
 from megabatch.trainer.optim.thaw import thaw_of
 from megabatch.trainer.outputs import record_outputs
@@ -179,7 +183,7 @@ def _step_parts(
         precision=precision,
         normalize=implementation(scaling)(scaling, world.device, precision.parameter_dtype),
         augment=batch_chain(batch_transforms, arrangement.num_classes) if batch_transforms else None,
-        loss=build_loss(recipe, arrangement.whole),
+        loss=_own_loss(recipe, arrangement),
         batch_norm=StepBatchNorm(network),
         ledger=ledger,
         stop_requested=stop_requested,
@@ -188,8 +192,24 @@ def _step_parts(
         masks=masks,
         distiller=Distiller(job, arrangement.num_outputs, precision) if recipe.distillation is not None else None,
         thaw=thaw_of(optimizer, steps),
+        add_ewc=_ewc_of(job, network),
     )
     return parts, description
+
+
+def _own_loss(recipe: Recipe, arrangement: Arrangement) -> Loss:
+    loss = build_loss(recipe, arrangement.whole)
+    kept = other_outputs(recipe.distillation, arrangement.num_outputs)
+    return loss if kept is None else over(loss, kept, arrangement.num_outputs)
+
+
+def _ewc_of(job: Job, network: torch.nn.Module) -> Callable[[], None] | None:
+    settings, pretrained = job.recipe.regularization.ewc, job.recipe.model.pretrained
+    if settings is None:
+        return None
+    outputs = pretrained.outputs if pretrained is not None else None
+    assert outputs != "by_class", "the launcher writes the numbers into the job"
+    return ElasticPenalty(network, settings, Path(job.working_folder), outputs).add_gradient
 
 
 def _tell_of_data(parts: Parts, arrangement: Arrangement) -> None:
@@ -223,9 +243,13 @@ def build_loss(recipe: Recipe, dataset: Dataset) -> Loss:
 def _evaluation(job: Job, world: World, arrangement: Arrangement, parts: StepParts) -> EvaluateSplit:
     micro_batch, transforms = job.recipe.evaluation.micro_batch, job.recipe.data.evaluation_transforms
 
-    def evaluate_split(split: str, also: Callable[[Evaluated], TakeIn] | None = None) -> EvaluationResult:
+    def evaluate_split(
+        split: str,
+        chosen: NDArray[np.int64] | None = None,
+        also: Callable[[Evaluated], TakeIn] | None = None,
+    ) -> EvaluationResult:
         loader = split_loader(job, arrangement, arrangement.reader(split), transforms, job.cluster.loader_threads)
-        chosen = arrangement.sample_ids(split)
+        chosen = arrangement.sample_ids(split) if chosen is None else chosen
         requests = evaluation_requests(
             len(chosen), micro_batch, world.rank, world.num_ranks, chosen, parts.engine.same_number_of_passes
         )

@@ -166,7 +166,7 @@ def _watched(parts: Parts, network: Ensemble, split: str, form: Form | None) -> 
         return found[0].take_in
 
     with _outputs_go_to(found, network.members):
-        result = parts.evaluate_split(split, watch)
+        result = parts.evaluate_split(split, also=watch)
     (seen,) = found
     for sums in seen.sums():
         engine.sum_over_ranks(sums)

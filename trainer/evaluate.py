@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from megabatch.configs.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from megabatch.configs.targets import ClassTarget, NumbersTarget, Target, is_better
@@ -71,8 +73,16 @@ class Evaluated(NamedTuple):
 class EvaluateSplit(Protocol):
     """Evaluates a split with everything else put together already (build.py)."""
 
-    def __call__(self, split: str, also: Callable[[Evaluated], TakeIn] | None = None) -> EvaluationResult:
-        """Return the result, the same on all ranks. What `also` returns takes in all that this rank evaluates."""
+    def __call__(
+        self,
+        split: str,
+        chosen: NDArray[np.int64] | None = None,
+        also: Callable[[Evaluated], TakeIn] | None = None,
+    ) -> EvaluationResult:
+        """Return the result, the same on all ranks; `chosen` are sample ids of the split, where not all are meant.
+
+        What `also` returns takes in all that this rank evaluates.
+        """
 
 
 @torch.no_grad()

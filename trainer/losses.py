@@ -147,3 +147,20 @@ def _smoothed(outputs_NK: Tensor, targets: Tensor, label_smoothing: float) -> Te
     classes = outputs_NK.shape[1]
     targets_NK = (functional.one_hot(targets, classes) if targets.ndim == 1 else targets).to(dtype)
     return targets_NK if label_smoothing == 0 else targets_NK * (1 - label_smoothing) + label_smoothing / classes
+
+
+def over(loss: Loss, kept: tuple[int, ...], outputs: int) -> Loss:
+    """Return the loss over some of the outputs, as if there were no others; targets must be among them.
+
+    The classes of targets, or the columns of mixed ones, are counted anew.
+    """
+    kept_J = torch.tensor(kept)
+    place_K = torch.zeros(outputs, dtype=torch.int64)  # a filler, which weighs nothing, has class 0
+    place_K[kept_J] = torch.arange(len(kept))
+
+    def over_kept(outputs_NK: Tensor, targets: Tensor) -> Tensor:
+        columns = kept_J.to(outputs_NK.device)
+        of_kept = place_K.to(targets.device)[targets] if targets.dim() == 1 else targets.index_select(1, columns)
+        return loss(outputs_NK.index_select(1, columns), of_kept)
+
+    return over_kept

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from megabatch.configs.errors import nearest
 from megabatch.configs.model import Activation, GroupNorm, LayerNorm, LeakyRelu
 from megabatch.configs.precision import Fp8
+from megabatch.configs.pretrained import Pretrained
 from megabatch.configs.pruning import Channels
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.trained_part import TrainHead
@@ -81,8 +83,7 @@ def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = No
         shrink(network, plan)  # the weights are those of the small network
     began = None
     if weights is not None:
-        left_out = settings.pretrained.leave_out if settings.pretrained is not None else ()
-        began = load_weights(network, weights, leave_out=left_out)
+        began = load_weights(network, weights, **_how_to_begin(settings.pretrained))
         changes += began.lines()
     if isinstance(recipe.pruning, Channels):
         plan = plan or make_plan(network, recipe.pruning, recipe.data.image_size)
@@ -99,6 +100,13 @@ def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = No
     if isinstance(recipe.precision, Fp8):
         changes.append(announce_fp8(network, num_classes))
     return Built(network, tuple(changes), began, plan)
+
+
+def _how_to_begin(settings: Pretrained | None) -> dict[str, Any]:
+    if settings is None:
+        return {}
+    assert settings.outputs != "by_class", "the launcher writes the numbers into the job"
+    return {"leave_out": settings.leave_out, "outputs": settings.outputs}
 
 
 def replace_activations(network: nn.Module, settings: Activation, image_size: int) -> str:

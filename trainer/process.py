@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from megabatch.configs.new_file import write_new
+from megabatch.configs.new_file import write_whole
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunLock, take
 from megabatch.trainer.errors import TrainingError
@@ -105,9 +105,4 @@ def record_failure(
 
 def write_json(file: Path, values: dict[str, object]) -> None:
     """Write a result file that is there whole or not at all."""
-    hidden = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        write_new(hidden, json.dumps(values, indent=1))
-        hidden.rename(file)
-    finally:
-        hidden.unlink(missing_ok=True)
+    write_whole(file, json.dumps(values, indent=1))

@@ -91,12 +91,13 @@ class StepParts:
     masks: WeightMasks | None = None  # only where the recipe prunes weights
     distiller: Distiller | None = None
     thaw: Thaw | None = None
+    add_ewc: Callable[[], None] | None = None  # adds the gradient of elastic weight consolidation
 
     @cached_property
     def finishes_gradient(self) -> bool:
         """Return whether the recipe asks for anything between the backward pass and the update."""
         recipe, settings = self.job.recipe, self.job.recipe.regularization
-        changes = self.precision.scaler is not None or settings.l1 or settings.l2 or settings.clips
+        changes = self.precision.scaler is not None or settings.l1 or settings.l2 or settings.ewc or settings.clips
         return bool(changes or recipe.tracking.gradient_norm or recipe.stability.guards)
 
 
@@ -149,10 +150,9 @@ def take_step(
     for parameter in parts.parameters:
         parameter.grad = None
     distance = parts.distiller.of_step(request.step, parts.engine.sum_over_ranks) if parts.distiller else None
-    seconds = time.perf_counter() - started
     return StepReport(
         request.step, request.epoch, request.step_samples, loss, learning_rate, gradient_norm,
-        seconds, sums.data_wait_seconds, num_skipped, stop_requested,
+        time.perf_counter() - started, sums.data_wait_seconds, num_skipped, stop_requested,
         state.noise.noise_scale if recipe.tracking.noise_scale else None, harm, ratio, save_due,
         distance and distance * _factor(request.step_samples, num_skipped), sums.losses,
     )  # fmt: skip
@@ -270,8 +270,8 @@ def _finish_gradient(parts: StepParts, request: Request, num_skipped: int) -> fl
     parts.precision.unscale(parts.optimizer)
     if num_skipped:
         _divide_by_what_counts(parts, request.step_samples, num_skipped)
-    if settings.l1 or settings.l2:
-        add_penalties(parts.decayed, settings.l1, settings.l2)
+    if settings.l1 or settings.l2 or parts.add_ewc is not None:
+        add_penalties(parts.decayed, settings.l1, settings.l2, parts.add_ewc)
     measured = recipe.tracking.gradient_norm or recipe.stability.guards
     if not (settings.clips or measured):
         return None

@@ -1,4 +1,4 @@
-"""What ranks do beside training and evaluating: range tests, memory probes, soups, ensembles, a scan before pruning.
+"""What ranks do beside training and evaluating: range tests, probes, soups, ensembles, scans, what stages forget.
 
 The launcher asks by a JSON file. The ranks start, join and fail as in a training, so every study runs through the same
 step and the same evaluation.
@@ -39,6 +39,10 @@ def _result(parts: Parts, study: str, settings: dict[str, Any]) -> dict[str, Any
         from megabatch.trainer.ensemble import combine
 
         return combine(parts, **settings)
+    if study == "stage":
+        from megabatch.trainer.continual.measure import measure
+
+        return measure(parts, **settings)
     assert study == "soup"
     from megabatch.trainer.soup import cook
 

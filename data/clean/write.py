@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -11,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from megabatch.configs.new_file import write_new
+from megabatch.configs.new_file import write_whole
 from megabatch.data.clean.findings import Mask
 from megabatch.data.clean.inspect import content_kind, payload_of
 from megabatch.data.clean.kinds import KINDS, Finding
@@ -92,12 +91,7 @@ def write_mask(scan: Scan, mask: Mask, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that is there whole or not at all."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write_new(hidden, text + "\n")
-        hidden.rename(path)
-    finally:
-        hidden.unlink(missing_ok=True)
+    write_whole(path, text + "\n")
 
 
 def write_clean_shards(scan: Scan, mask: Mask, out: Path, progress: Progress) -> Dataset:

@@ -28,6 +28,18 @@ def _loss_without_part(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> It
         yield "distillation.share=1 with loss.class_weights"
 
 
+def _known_class(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    settings, train = recipe.distillation, recipe.data.train_split
+    if settings is None or settings.loss_over == "all" or train not in dataset.split_names:
+        return
+    counts = dataset.split(train).label_counts
+    known = [number for number in settings.outputs or () if isinstance(number, int) and counts.get(number)]
+    if known:
+        yield f"distillation.loss_over=other, and there are training samples of {dataset.classes[known[0]]}"
+    if isinstance(recipe.loss, CrossEntropy) and recipe.loss.class_weights is not None:
+        yield "distillation.loss_over=other with loss.class_weights"
+
+
 DISTILLATION: tuple[Refusal, ...] = (
     Refusal(
         "A temperature where outputs are compared as they are",
@@ -40,5 +52,11 @@ DISTILLATION: tuple[Refusal, ...] = (
         "that loss has no part in the training",
         lambda r, c, d: "distillation.share below 1, or leave it out",
         _loss_without_part,
+    ),
+    Refusal(
+        "A loss over the classes that the teachers do not know, where samples or weights are those of others",
+        "that loss has no output for a class that a teacher knows",
+        lambda r, c, d: "distillation.loss_over=all",
+        _known_class,
     ),
 )

@@ -136,6 +136,7 @@ def test_a_plan_for_a_very_large_world_takes_a_moment() -> None:
 
 
 PLAIN = ("regularization.label_smoothing=0", "evaluation.metric=null")
+TWO_STAGES = "continual.stages=[{classes: ['0']}, {classes: ['1']}]"
 ZERO_0, ZERO_1, ZERO_3 = (f"engine={{name: deepspeed, zero_stage: {stage}}}" for stage in (0, 1, 3))
 SGD = "optimizer={name: sgd, base_learning_rate: 0.1}"
 
@@ -213,6 +214,19 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "Instead: tracking.noise_scale=false, or another model.batch_norm"),
         (["pruning=channels"], described(1000), "pruning.name=channels without model.pretrained: which channels matter, or "
          "are gone, is read from weights that were trained. Instead: model.pretrained=RUN_DIR, or pruning.name=magnitude"),
+        (["distillation={teachers: [a], outputs: [3, 0], loss_over: other}"], described(1000), "distillation.loss_over=other, "
+         "and there are training samples of 0: that loss has no output for a class that a teacher knows. Instead: "
+         "distillation.loss_over=all"),
+        ([ZERO_0, "regularization.ewc={source: a.safetensors, strength: 1}"], described(1000), "regularization.ewc and "
+         "engine=deepspeed: it has summed and cut the gradients before the penalty could be added to them. Instead: "
+         "engine=ddp or engine=fsdp"),
+        ([TWO_STAGES, "continual.ewc.strength=1", "loss=focal"], described(1000), "continual.ewc and loss=focal: what "
+         "matters to a network is measured by the probabilities that its softmax gives. Instead: loss=cross_entropy, or "
+         "continual.ewc=null"),
+        ([TWO_STAGES, "cluster.backend=slurm"], described(1000), "continual, and cluster laptop has backend slurm: a stage "
+         "begins with the network that the stage before it ends with. Instead: backend: local or ssh. Within an "
+         "allocation of Slurm, call `megabatch launch` in the batch script, with a cluster file whose backend is local "
+         "(one node) or ssh (several)"),
         ([ZERO_0, "pruning={name: magnitude, sparsity: 0.5}"], described(1000), "pruning of weights with engine=deepspeed: it "
          "steps on flat copies of the weights of its own, and what is zero in the network would grow again from them. "
          "Instead: engine=ddp or engine=fsdp, or pruning.name=channels"),

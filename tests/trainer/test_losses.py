@@ -182,3 +182,17 @@ def test_a_loss_of_ones_own_gives_one_number_a_sample() -> None:
 def test_a_loss_that_cannot_be_made_says_why(make: object, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_loss_over_some_outputs_is_that_of_a_network_without_the_others(smoothing: float) -> None:
+    kept, labels_N = (1, 4, 3), torch.tensor([1, 4, 4, 3])
+    logits_NK, few_NJ = LOGITS_NK[:4], LOGITS_NK[:4, [1, 4, 3]]
+    loss = built.over(cross_entropy(smoothing), kept, 5)
+    expected_N = cross_entropy(smoothing)(few_NJ, torch.tensor([0, 1, 1, 2]))
+    assert torch.equal(loss(logits_NK, labels_N), expected_N)
+    mixed_NK = torch.zeros(4, 5, dtype=torch.float64)
+    mixed_NK[:, 1], mixed_NK[:, 3] = 0.25, 0.75
+    assert torch.equal(loss(logits_NK, mixed_NK), cross_entropy(smoothing)(few_NJ, mixed_NK[:, [1, 4, 3]]))
+    filler = loss(logits_NK, torch.zeros(4, dtype=torch.int64))
+    assert filler.isfinite().all()

@@ -2,7 +2,7 @@
 
 Every rank has every teacher, whole. They see what the student sees, augmented and mixed, in the same number format.
 They are loaded when the first micro-batch asks for them, so an evaluation of the student needs none. They are no part
-of a checkpoint: job.yaml has their SHA-256.
+of a checkpoint: job.yaml has their SHA-256. Where they know some of the classes alone, they are compared on those.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ class Distiller:
         self._job, self._outputs, self._precision = job, outputs, precision
         self._settings = job.recipe.distillation
         self._form = form_of(job.recipe.data.target, job.recipe.loss)
+        known = self._settings.outputs
+        assert known != "by_class", "the launcher writes the numbers into the job"
+        self._known_J = None if known is None else torch.tensor(known, device=precision.device)
         self._distances_N: Tensor | None = None
         self._sums: list[Tensor] = []
 
@@ -48,7 +51,8 @@ class Distiller:
             self._distances_N = losses_N.detach()
             return losses_N
         taught_NK = self._taught(images_NCHW)
-        distances_N = distance(self._form, outputs_NK, taught_NK, self._settings.temperature)
+        known_NJ = outputs_NK if self._known_J is None else outputs_NK.index_select(1, self._known_J)
+        distances_N = distance(self._form, known_NJ, taught_NK, self._settings.temperature)
         self._distances_N = distances_N.detach()
         share = self._settings.share
         return distances_N if share == 1 else share * distances_N + (1 - share) * losses_N

@@ -37,11 +37,14 @@ class LoadedTeacher(NamedTuple):
 def load_teachers(job: Job, outputs: int) -> list[LoadedTeacher]:
     """Return the teachers of a job on the CPU, in float32, in evaluation mode and without gradients.
 
-    Draws nothing from torch's generator. Raises TrainingError for one that is gone, changed, or does not fit.
+    They have `outputs` outputs, or as many as the recipe says that they know. Draws nothing from torch's generator.
+    Raises TrainingError for one that is gone, changed, or does not fit.
     """
     settings = job.recipe.distillation
     if settings is None:
         return []
+    if settings.outputs is not None:
+        outputs = len(settings.outputs)
     total = sum(teacher.weight for teacher in settings.teachers)
     with torch.random.fork_rng(devices=[]):
         return [

@@ -32,19 +32,24 @@ class Began:
     missing: tuple[str, ...]
     unused: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    grown: tuple[OtherShape, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, shapes with their names."""
-        return {**asdict(self), "other_shape": [one._asdict() for one in self.other_shape]}
+        return {
+            **asdict(self),
+            **{kind: [one._asdict() for one in getattr(self, kind)] for kind in ("other_shape", "grown")},
+        }
 
     def lines(self) -> list[str]:
         """Return it in words, with the first few names of each kind."""
-        here = len(self.loaded) + len(self.other_shape) + len(self.missing) + len(self.left_out)
+        here = len(self.loaded) + len(self.other_shape) + len(self.missing) + len(self.left_out) + len(self.grown)
         names = [f"prefix {self.removed_prefix} left out"] * bool(self.removed_prefix)
         names += [f"prefix {self.added_prefix} put before its names"] * bool(self.added_prefix)
         return [
             f"pretrained: {len(self.loaded):,} of {here:,} tensors, {self.parameters_loaded:,} of {self.parameters:,} "
             + f"parameters, from {', '.join([self.origin, *names])}",
+            *_listed("grown, as the shape is another for more classes", (_both(one) for one in self.grown)),
             *_listed("left out, as leave_out says", self.left_out),
             *_listed("left out, as the shape is another", (_both(one) for one in self.other_shape)),
             *_listed("not there, so as they were", self.missing),
@@ -54,10 +59,16 @@ class Began:
 
 @torch.no_grad()
 def load_weights(
-    network: nn.Module, weights: Weights, key: str = "model.pretrained", leave_out: tuple[str, ...] = ()
+    network: nn.Module,
+    weights: Weights,
+    key: str = "model.pretrained",
+    leave_out: tuple[str, ...] = (),
+    outputs: tuple[int, ...] | None = None,
 ) -> Began:
     """Copy every tensor that fits in name and shape, whatever its dtype. Raises TrainingError if no weight does.
 
+    `outputs` says which output here each output of the source is: of tensors that differ in the number of rows alone,
+    and have `len(outputs)` of them there, the rows go to those places. The other rows stay as they are.
     `leave_out` has patterns of names of the network; what they fit stays as it is, even if it would fit.
     A bias or a norm alone is no weight: another model with the same number of classes would have one that fits.
     """
@@ -71,6 +82,12 @@ def load_weights(
         raise TrainingError(f"{key}: {_nothing_fits(weights, own, found)}")
     for name, its in pairs.items():
         own[name].copy_(weights.tensors[its])
+    grown = tuple(one for one in found.other_shape if one.name not in left_out and _grows(one, outputs or ()))
+    for one in grown:
+        rows = torch.tensor(outputs, device=own[one.name].device)
+        its = found.removed + one.name.removeprefix(found.added)
+        own[one.name][rows] = weights.tensors[its].to(own[one.name])
+    _require_head(grown, outputs, found, key)
     return Began(
         weights.origin,
         sum(parameter.numel() for parameter in parameters.values()),
@@ -78,10 +95,28 @@ def load_weights(
         found.removed,
         found.added,
         pairs,
-        tuple(one for one in found.other_shape if one.name not in left_out),
+        tuple(one for one in found.other_shape if one.name not in left_out and one not in grown),
         tuple(name for name in found.missing if name not in left_out),
         found.unused,
         left_out,
+        grown,
+    )
+
+
+def _grows(one: OtherShape, outputs: tuple[int, ...]) -> bool:
+    rows_there, rows_here = one.there[:1], one.here[:1]
+    return one.there[1:] == one.here[1:] and rows_there == (len(outputs),) and max(outputs) < rows_here[0]
+
+
+def _require_head(grown: tuple[OtherShape, ...], outputs: tuple[int, ...] | None, found: Match, key: str) -> None:
+    """Raise TrainingError where a head should grow, and no weight differs as it would."""
+    same = outputs is not None and outputs == tuple(range(len(outputs))) and not found.other_shape
+    if outputs is None or same or any(len(one.here) > 1 for one in grown):
+        return
+    seen = ", ".join(_both(one) for one in found.other_shape[:_SHOWN]) or "every shape is the same"
+    raise TrainingError(
+        f"{key}.outputs: no weight has {len(outputs)} rows there and more here, as a head that grows has: {seen}. "
+        "Leave outputs out, and the head begins as new"
     )
 
 
