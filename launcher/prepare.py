@@ -33,6 +33,7 @@ from megabatch.launcher.preflight import preflight
 from megabatch.launcher.pretrained import with_pretrained
 from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.pruning import with_pruning
+from megabatch.launcher.quantization import require_quantization
 from megabatch.launcher.refusals import refusals
 from megabatch.launcher.save_job import write_job
 from megabatch.launcher.secret_values import secret_problems
@@ -56,6 +57,7 @@ def prepare(recipe: str, cluster: str, overrides: Sequence[str]) -> Prepared:
 def check(job: Job) -> Prepared:
     """Check a job against its data and this machine. Raises ConfigError with every problem."""
     job = with_hosts(with_pruning(with_pretrained(job)))
+    require_quantization(job)
     try:
         arrangement = _arrange(job)
         job = _with_statistics(with_engine_file(job), arrangement)

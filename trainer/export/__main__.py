@@ -27,7 +27,7 @@ from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.export.card import Card, card_of
 from megabatch.trainer.export.compare import TOLERANCE, compare, images_of
 from megabatch.trainer.export.formats import Format, Predict, format_of
-from megabatch.trainer.export.network import network_of
+from megabatch.trainer.export.network import plain_network_of
 from megabatch.trainer.outputs import read_outputs
 from megabatch.trainer.pruning.plan import plan_of
 
@@ -65,7 +65,7 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
     used.refuse(card)
     target = output or _default_target(run_dir, card, "-raw" if weights == "raw" else "", used.SUFFIX)
     _require_new(target, used.SUFFIX)
-    network = network_of(card, checkpoint.load_network(folder, averaged))
+    network = plain_network_of(card, checkpoint.load_network(folder, averaged))
     images = images_of(job)
     with _hidden(target) as hidden:
         found = compare(network, _written(used, network, card, hidden), images.images_NCHW)
