@@ -5,7 +5,6 @@ The arithmetic is in trainer/quantization; here are its settings.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter
@@ -76,7 +75,5 @@ def has_zero(quantization: AnyQuantization) -> bool:
 
 def quantization_of(values: dict[str, Any]) -> AnyQuantization:  # Any: JSON
     """Return the settings that were written as plain values."""
-    found: AnyQuantization = TypeAdapter(Quantization).validate_json(
-        json.dumps(values)
-    )  # JSON, where a list is a tuple
+    found: AnyQuantization = TypeAdapter(Quantization).validate_python(values, strict=False)  # a list is a tuple
     return found

@@ -20,6 +20,7 @@ from megabatch.launcher.export_command import export
 from megabatch.launcher.job_commands import cancel, drill, logs, status
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.prune_command import prune
+from megabatch.launcher.quantize_command import quantize
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.tune_commands import app as tune_app
 
@@ -39,6 +40,7 @@ app.add_typer(cluster_app, name="cluster")
 app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
 app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
 app.command(epilog="Example: megabatch prune runs/mine --name channels --flops 0.5 --epochs 6")(prune)
+app.command(epilog="Example: megabatch quantize runs/mine --name static --samples 1000")(quantize)
 app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)
 app.command(epilog="Example: megabatch status latest --follow")(status)
 app.command(epilog="Example: megabatch logs runs/mine --follow")(logs)
