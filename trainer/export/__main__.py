@@ -60,7 +60,8 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
     kind: Literal["averaged", "raw"] = "averaged" if averaged else "raw"
     card = card_of(job, read_outputs(run_dir, job), folder.name, kind, plan_of(job, run_dir))
     used.refuse(card)
-    target = output or default_target(run_dir, card, "-raw" if weights == "raw" else "", used.SUFFIX)
+    name = ("-raw" if weights == "raw" else "") + ("-packed" if format_name == "packed" else "")
+    target = output or default_target(run_dir, card, name, used.SUFFIX)
     require_new(target, used.SUFFIX)
     build = trained_network_of if format_name == "packed" else plain_network_of
     network = build(card, checkpoint.load_network(folder, averaged))

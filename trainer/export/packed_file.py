@@ -1,7 +1,7 @@
 """Weights of few values in as many bits as they need, in one safetensors file: smaller, and read back bit for bit.
 
-A quantized weight NAME is there as NAME.packed, bytes with the number of each value, and NAME.scales, one float32 for an
-output channel. The metadata has shape, bits, and which values the numbers stand for. Everything else is float32.
+A quantized weight NAME is there as NAME.packed, bytes with the number of each value, and NAME.scales, one float32 for
+an output channel. The metadata has shape, bits, and which values the numbers stand for. Everything else is float32.
 """
 
 from __future__ import annotations
@@ -97,4 +97,5 @@ def numbers_of(content: Bytes, bits: int, count: int) -> Bytes:
     [1, 0, 2, 1]
     """
     single = np.unpackbits(content, count=count * bits, bitorder="little").reshape(count, bits)
-    return (single << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    numbers: Bytes = (single << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    return numbers

@@ -26,7 +26,7 @@ from megabatch.trainer.loaders import split_loader
 from megabatch.trainer.metrics import gathered
 
 BATCHES = (1, 32)
-_SECONDS = 2.0  # for each batch, both files together
+_SECONDS = 1.0  # for each batch, both files together
 _FEWEST = 10
 _CHUNK = 100  # samples at a time, where a split is evaluated or calibrated with
 
