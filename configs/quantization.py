@@ -50,14 +50,14 @@ class Ternary(Choice):
 
 
 class Levels(Choice):
-    """Weights of `levels` evenly spaced values around 0; an even number of them has no 0.
+    """Weights of `count` evenly spaced values around 0; an even number of them has no 0.
 
     Their distance is that of the best such values for normally distributed weights (Max 1960), for each output channel
     from the mean of |w|. The first and the last layer and those that `keep` names stay in full precision.
     """
 
     name: Literal["levels"] = "levels"
-    levels: Annotated[int, Field(ge=2, le=256)]
+    count: Annotated[int, Field(ge=2, le=256)]
     keep: tuple[str, ...] = ()
     keep_ends: bool = True
 
@@ -69,7 +69,7 @@ Quantization = Annotated[AnyQuantization, Field(discriminator="name"), BeforeVal
 def has_zero(quantization: AnyQuantization) -> bool:
     """Return whether 0 is among the values of a weight."""
     return not isinstance(quantization, Binary) and not (
-        isinstance(quantization, Levels) and quantization.levels % 2 == 0
+        isinstance(quantization, Levels) and quantization.count % 2 == 0
     )
 
 

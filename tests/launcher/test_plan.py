@@ -227,7 +227,7 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
          "were never run together. Instead: precision=bf16, engine=ddp or fsdp, and model.compile=null"),
         (["precision=fp8", "cluster.device=cuda", "quantization=int8"], described(1000), "quantization=int8 with precision=fp8: "
          "the two were never run together. Instead: precision=bf16, engine=ddp or fsdp, and model.compile=null"),
-        (["pruning={name: magnitude, sparsity: 0.5}", "quantization={name: levels, levels: 4}"], described(1000),
+        (["pruning={name: magnitude, sparsity: 0.5}", "quantization={name: levels, count: 4}"], described(1000),
          "pruning.name=magnitude with quantization=levels: a removed weight would count again, with the size of all others. "
          "Instead: quantization=ternary, an odd number of levels, or pruning.name=channels"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "

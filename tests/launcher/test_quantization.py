@@ -111,8 +111,8 @@ def test_the_table_has_differences_of_metrics_and_ratios_of_sizes() -> None:
 
 
 def test_settings_are_read_back_from_json_and_tell_whether_they_have_a_zero() -> None:
-    for settings in (Ternary(keep=("a", "b")), Levels(levels=4)):
+    for settings in (Ternary(keep=("a", "b")), Levels(count=4)):
         assert quantization_of(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
-    kinds = [{"name": "int8"}, {"name": "binary"}, {"name": "ternary"}, {"name": "levels", "levels": 4},
-             {"name": "levels", "levels": 5}]  # fmt: skip
+    kinds = [{"name": "int8"}, {"name": "binary"}, {"name": "ternary"}, {"name": "levels", "count": 4},
+             {"name": "levels", "count": 5}]  # fmt: skip
     assert [has_zero(quantization_of(values)) for values in kinds] == [True, False, True, False, True]

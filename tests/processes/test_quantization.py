@@ -64,7 +64,7 @@ def test_any_number_of_ranks_finds_the_same_bounds_and_weights(
 
 
 @pytest.mark.parametrize(
-    "settings", ["ternary", "{name: binary, clip_weights: true, keep_ends: false}", "{name: levels, levels: 4}"]
+    "settings", ["ternary", "{name: binary, clip_weights: true, keep_ends: false}", "{name: levels, count: 4}"]
 )
 def test_two_ranks_train_weights_of_few_values_as_one_does(workplace: Workplace, settings: str) -> None:
     asked = (

@@ -38,7 +38,7 @@ def quantized(weight: torch.Tensor, settings: AnyQuantization) -> QuantizedWeigh
     if isinstance(settings, Ternary):
         return _ternary(weight)
     if isinstance(settings, Levels):
-        return _levels(weight, settings.levels)
+        return _levels(weight, settings.count)
     scales = _not_zero(weight.abs().flatten(1).amax(dim=1) / INT8_MOST)
     multipliers = (weight / per_channel(scales, weight)).round().clamp(-INT8_MOST, INT8_MOST)
     return QuantizedWeight(multipliers, scales)
@@ -59,7 +59,7 @@ def num_values(settings: AnyQuantization) -> int:
     3
     """
     if isinstance(settings, Levels):
-        return settings.levels
+        return settings.count
     return {"binary": 2, "ternary": 3}.get(settings.name, 2 * INT8_MOST + 1)
 
 

@@ -32,7 +32,7 @@ def card_of(settings: AnyQuantization | None) -> Card:
 
 @pytest.mark.parametrize(
     ("settings", "bits"),
-    [(Binary(), 1), (Ternary(keep=("1.*",)), 2), (Levels(levels=4), 2), (Levels(levels=5), 3), (Levels(levels=256), 8)],
+    [(Binary(), 1), (Ternary(keep=("1.*",)), 2), (Levels(count=4), 2), (Levels(count=5), 3), (Levels(count=256), 8)],
     ids=str,
 )
 def test_weights_come_back_bit_for_bit(tmp_path: Path, settings: AnyQuantization, bits: int) -> None:

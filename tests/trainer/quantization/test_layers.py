@@ -47,7 +47,7 @@ class Standardized(nn.Conv2d):
         return nn.functional.conv2d(images, self.weight - self.weight.mean())
 
 
-@pytest.mark.parametrize("settings", [Binary(), Ternary(), Levels(levels=4)], ids=str)
+@pytest.mark.parametrize("settings", [Binary(), Ternary(), Levels(count=4)], ids=str)
 def test_a_network_computes_with_quantized_weights_and_keeps_the_names_of_the_others(settings: AnyQuantization) -> None:
     whole = network().eval()
     small = copy.deepcopy(whole)

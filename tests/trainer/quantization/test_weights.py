@@ -8,7 +8,7 @@ import torch
 from megabatch.configs.quantization import AnyQuantization, Binary, Int8, Levels, Ternary
 from megabatch.trainer.quantization.weights import best_step, num_values, quantized, straight_through
 
-ALL: list[AnyQuantization] = [Int8(), Binary(), Ternary(), *(Levels(levels=count) for count in (2, 3, 4, 5, 16, 256))]
+ALL: list[AnyQuantization] = [Int8(), Binary(), Ternary(), *(Levels(count=count) for count in (2, 3, 4, 5, 16, 256))]
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -34,7 +34,7 @@ def test_int8_weights_reach_127_in_every_channel() -> None:
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 5, 16])
 def test_levels_are_evenly_spaced_around_zero_and_all_of_them_are_used(levels: int) -> None:
-    found = quantized(drawn(1, 5000), Levels(levels=levels))
+    found = quantized(drawn(1, 5000), Levels(count=levels))
     assert found.multipliers.unique().tolist() == [number - (levels - 1) / 2 for number in range(levels)]
     assert (0.0 in found.multipliers) == bool(levels % 2)
     nearest = found.scales * found.multipliers.unique()
@@ -49,9 +49,9 @@ def test_the_distance_of_levels_is_that_of_max(levels: int, published: float) ->
 def test_two_levels_are_binary_weights_and_three_nearly_ternary_ones() -> None:
     """Of normally distributed weights: their mean size is sqrt(2 / pi), half of 1.596."""
     weight = drawn(2, 4000)
-    two, binary = (quantized(weight, settings).values() for settings in (Levels(levels=2), Binary()))
+    two, binary = (quantized(weight, settings).values() for settings in (Levels(count=2), Binary()))
     assert torch.allclose(two, binary, rtol=1e-3)
-    three, ternary = (quantized(weight, settings).values() for settings in (Levels(levels=3), Ternary()))
+    three, ternary = (quantized(weight, settings).values() for settings in (Levels(count=3), Ternary()))
     assert ((three != 0) == (ternary != 0)).double().mean() > 0.95
 
 
