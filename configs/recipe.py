@@ -19,6 +19,7 @@ from megabatch.configs.model import Model
 from megabatch.configs.optimizers import Optimizer
 from megabatch.configs.precision import Fp32, Precision
 from megabatch.configs.pruning import Pruning
+from megabatch.configs.quantization import Quantization
 from megabatch.configs.regularization import Regularization
 from megabatch.configs.schedules import Cosine, Schedule
 from megabatch.configs.stability import Stability
@@ -46,6 +47,7 @@ class Recipe(Frozen):
     regularization: Regularization = Regularization()
     averaging: Averaging | None = None
     pruning: Pruning | None = None
+    quantization: Quantization | None = None
     continual: Continual | None = None
     stability: Stability = Stability()
     evaluation: Evaluation = Evaluation()

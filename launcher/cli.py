@@ -23,6 +23,7 @@ from megabatch.launcher.fuse_command import fuse
 from megabatch.launcher.job_commands import cancel, drill, logs, status
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.prune_command import prune
+from megabatch.launcher.quantize_command import quantize
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.study_command import app as study_app
 from megabatch.launcher.tune_commands import app as tune_app
@@ -46,6 +47,7 @@ app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --outp
 app.command(epilog="Example: megabatch ensemble runs/a runs/b runs/c --weights fitted --output runs/abc")(ensemble)
 app.command(epilog="Example: megabatch fuse runs/abc --share-until layer2 --epochs 6")(fuse)
 app.command(epilog="Example: megabatch prune runs/mine --name channels --flops 0.5 --epochs 6")(prune)
+app.command(epilog="Example: megabatch quantize runs/mine --name static --samples 1000")(quantize)
 app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)
 app.command(epilog="Example: megabatch status latest --follow")(status)
 app.command(epilog="Example: megabatch logs runs/mine --follow")(logs)

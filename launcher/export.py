@@ -20,7 +20,7 @@ _NEEDS = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
 
 def export(which: str, format_name: str, checkpoint: str, raw: bool, output: Path | None) -> dict[str, Any]:
     """Write a network of a run and return what the process found. Raises ConfigError and StudyFailedError."""
-    _require_packages(format_name)
+    require_packages(format_name, f"--format {format_name}")
     run_dir = find_run(which, None)
     job = saved_job(run_dir)
     if raw and job.recipe.averaging is None:
@@ -39,8 +39,8 @@ def export(which: str, format_name: str, checkpoint: str, raw: bool, output: Pat
     return found
 
 
-def _require_packages(format_name: str) -> None:
-    missing = [name for name in _NEEDS.get(format_name, ()) if find_spec(name) is None]
+def require_packages(extra: str, what: str) -> None:
+    """Raise ConfigError, about what was asked for, if packages of an extra are missing."""
+    missing = [name for name in _NEEDS.get(extra, ()) if find_spec(name) is None]
     if missing:
-        problem = f"needs {', '.join(missing)}: pip install 'megabatch[{format_name}]'"
-        raise ConfigError([Problem(f"--format {format_name}", problem)])
+        raise ConfigError([Problem(what, f"needs {', '.join(missing)}: pip install 'megabatch[{extra}]'")])

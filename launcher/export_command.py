@@ -19,6 +19,7 @@ class FormatChoice(StrEnum):
     ONNX = "onnx"
     EXPORTED_PROGRAM = "exported-program"
     TIMM = "timm"
+    PACKED = "packed"
 
 
 def export(
@@ -37,6 +38,9 @@ def export(
     typer.echo(f"network:   {found['checkpoint']}" + (", averaged weights" if found["weights"] == "averaged" else ""))
     if found["trained_in"] not in ("fp32", "fp64"):
         typer.echo(f"           trained in {found['trained_in']}; as exported it computes in float32")
+    if found["quantization"] == "int8":
+        typer.echo("           trained with quantization int8; here weights are rounded and activations are not")
+        typer.echo("           (megabatch quantize writes a file that computes in 8 bits)")
     typer.echo(f"written:   {found['output']}, {found['bytes']:,} bytes")
     typer.echo(
         f"read back: the largest difference is {found['difference']:.3g} in outputs of up to {found['largest']:.3g} "

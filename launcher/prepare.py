@@ -34,6 +34,7 @@ from megabatch.launcher.preflight import preflight
 from megabatch.launcher.pretrained import with_ewc, with_pretrained
 from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.pruning import with_pruning
+from megabatch.launcher.quantization import require_quantization
 from megabatch.launcher.refusals import refusals
 from megabatch.launcher.save_job import write_job
 from megabatch.launcher.secret_values import secret_problems
@@ -60,6 +61,7 @@ def check(job: Job) -> Prepared:
         seen = "a recipe with stages is started by `megabatch launch`, and each stage is a run of its own"
         raise ConfigError([Problem("continual", f"{seen}. For anything else write continual=null, or name a stage")])
     job = with_hosts(with_pruning(with_ewc(with_pretrained(job))))
+    require_quantization(job)
     try:
         arrangement = _arrange(job)
         job = _with_statistics(with_engine_file(job), arrangement)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from megabatch.configs.best_checkpoint import best_checkpoint
 from megabatch.configs.errors import ConfigError, Problem
@@ -44,6 +45,16 @@ def with_ewc(job: Job) -> Job:
     update = {"ewc": settled(settings, job.working_folder, key)}
     regularization = job.recipe.regularization.model_copy(update=update)
     return job.model_copy(update={"recipe": job.recipe.model_copy(update={"regularization": regularization})})
+
+
+def recipe_of_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return the recipe of the run that wrote a checkpoint, as plain values. Raises ConfigError if it is damaged."""
+    try:
+        recipe = json.loads((folder / "state.json").read_text(encoding="utf-8")).get("recipe", {})
+    except (OSError, ValueError) as error:
+        raise ConfigError([Problem(_KEY, f"{folder} is damaged ({error})")]) from None
+    found: dict[str, Any] = recipe
+    return found
 
 
 def settled(settings: Weights, working_folder: str, key: str) -> Weights:

@@ -7,7 +7,6 @@ its SHA-256 into job.yaml.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.pruning import Channels, Inherited, Magnitude, NOfM, plan_hash
 from megabatch.configs.run_dir import RunDir
+from megabatch.launcher.pretrained import recipe_of_checkpoint
 from megabatch.launcher.save_job import new_run_dir
 
 
@@ -76,11 +76,7 @@ def _pruning_of(checkpoint: Path) -> dict[str, Any] | None:
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     if folder is not checkpoint and not (folder / "state.json").exists():
         return None
-    try:
-        recipe = json.loads((folder / "state.json").read_text(encoding="utf-8")).get("recipe", {})
-    except (OSError, ValueError) as error:
-        raise ConfigError([Problem("model.pretrained", f"{checkpoint} is damaged ({error})")]) from None
-    found: dict[str, Any] | None = recipe.get("pruning")
+    found: dict[str, Any] | None = recipe_of_checkpoint(folder).get("pruning")
     if folder is not checkpoint and found and not found.get("sha256"):
         return None  # the weights of a file, without what else belongs to the checkpoint: its zeros are just numbers
     return found

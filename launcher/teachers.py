@@ -92,6 +92,11 @@ def _of_run(teacher: Teacher, checkpoint: Path, recipe: Recipe, classes: Sequenc
     if not run_dir.job.is_file():
         raise ValueError(f"{run_dir.job} is missing, which says how the network is built: name the run folder")
     its = read_job(run_dir.job).recipe
+    if its.quantization is not None:
+        raise ValueError(
+            f"was trained with quantization {its.quantization.name}, and a teacher computes in full precision. Export "
+            "its quantized weights (megabatch export --format safetensors), and name that file with `model`"
+        )
     if its.data.image_size != recipe.data.image_size:
         raise ValueError(
             f"was trained on images of {its.data.image_size} pixels, and data.image_size is {recipe.data.image_size}: "

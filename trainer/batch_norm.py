@@ -2,7 +2,8 @@
 
 Each micro-batch is its own "ghost batch" (Hoffer et al. 2017). With momentum 1 the network's own buffers hold exactly
 the statistics of the micro-batch just seen; they are collected here, weighted by samples, summed over the ranks, and
-only then move the running statistics: running = (1 - momentum) * running + momentum * mean over the step.
+only then move the running statistics: running = (1 - momentum) * running + momentum * mean over the step. The bounds of
+rounded activations, where there are any, go the same way (quantization/ranges.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from megabatch.trainer.norms.synchronized import round_of
+from megabatch.trainer.quantization.ranges import StepRanges, ranges_of
 
 
 @dataclass
@@ -38,11 +40,15 @@ class StepBatchNorm:
                 self._tracked.append(_Tracked(module, module.momentum, *before))
                 module.momentum = 1.0
         self._sums: torch.Tensor | None = None
+        ranges = ranges_of(network)
+        self._ranges = StepRanges(ranges) if ranges else None
         self._round = round_of(network)
 
     def begin(self) -> None:
         """Remember the running statistics before a step."""
         self._sums = None
+        if self._ranges is not None:
+            self._ranges.begin()
         for tracked in self._tracked:
             mean, var = _buffers(tracked.module)
             tracked.running_mean.copy_(mean)
@@ -55,9 +61,11 @@ class StepBatchNorm:
 
     def collect(self, samples: int) -> None:
         """Add the statistics of the micro-batch just passed through; a filler (0 samples) leaves no trace."""
-        if not self._tracked or samples == 0:
+        seen = self._ranges.seen() if self._ranges is not None else []
+        if not (self._tracked or seen) or samples == 0:
             return
-        flat = torch.cat([buffer.double() for tracked in self._tracked for buffer in _buffers(tracked.module)])
+        buffers = [buffer for tracked in self._tracked for buffer in _buffers(tracked.module)]
+        flat = torch.cat([tensor.double() for tensor in (*buffers, *seen)])
         self._sums = flat * samples if self._sums is None else self._sums.add_(flat, alpha=samples)
 
     def sums(self, device: torch.device) -> torch.Tensor:
@@ -65,6 +73,7 @@ class StepBatchNorm:
         if self._sums is not None:
             return self._sums
         size = sum(2 * tracked.running_mean.numel() for tracked in self._tracked)
+        size += self._ranges.numbers if self._ranges is not None else 0
         return torch.zeros(size, dtype=torch.float64, device=device)
 
     @torch.no_grad()
@@ -75,10 +84,12 @@ class StepBatchNorm:
             mean.copy_(tracked.running_mean)
             var.copy_(tracked.running_var)
             _counter(tracked.module).copy_(tracked.steps_seen)
+        if self._ranges is not None:
+            self._ranges.undo()
 
     def finish_alone(self, samples: int) -> None:
         """Do what `finish` does, on the only rank."""
-        if self._tracked and self._sums is not None:
+        if self._sums is not None:
             self.finish(self._sums, samples)
 
     def finish(self, sums: torch.Tensor, samples: int) -> None:
@@ -93,6 +104,8 @@ class StepBatchNorm:
                 mean = (sums[offset : offset + buffer.numel()] / samples).to(buffer.dtype)
                 buffer.copy_(before.lerp(mean, momentum))
                 offset += buffer.numel()
+        if self._ranges is not None:
+            self._ranges.finish(sums[offset:], samples)
 
 
 def _buffers(module: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,7 @@ from megabatch.configs.distillation import other_outputs
 from megabatch.configs.job import Job
 from megabatch.configs.normalization import Auto
 from megabatch.configs.pruning import masked
+from megabatch.configs.quantization import Binary
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import Arrangement, arrange, changes_of_data, shown_data
@@ -46,6 +47,7 @@ from megabatch.trainer.optim.thaw import thaw_of
 from megabatch.trainer.outputs import record_outputs
 from megabatch.trainer.precision import precision_policy
 from megabatch.trainer.pruning.sparse import WeightMasks
+from megabatch.trainer.quantization.layers import clip_weights
 from megabatch.trainer.sample_log import SampleLog
 from megabatch.trainer.saver import Saver
 from megabatch.trainer.saving_ranks import saving_ranks
@@ -172,6 +174,8 @@ def _step_parts(
     trained, decayed = [p for p in network.parameters() if p.requires_grad], decayed_parameters(network)
     optimizer = implementation(recipe.optimizer)(groups, recipe.optimizer, peak)
     engine.prepare(optimizer, recipe, precision)
+    if isinstance(recipe.quantization, Binary) and recipe.quantization.clip_weights:
+        optimizer.register_step_post_hook(lambda *_: clip_weights(network))
     parts = StepParts(
         job=job,
         device=world.device,

@@ -1,8 +1,8 @@
 """Builds the network of a recipe: loads it, then changes in it what the recipe asks for, and says what was changed.
 
 In this order: activations, norms, dropout and stochastic depth, weights, residual blocks, pretrained weights, removed
-channels, whose statistics batch norm uses. All of it is a function of recipe, seed, plan and those weights. The
-launcher's inspection and the ranks build with the same function.
+channels, layers of few bits, whose statistics batch norm uses. All of it is a function of recipe, seed, plan and those
+weights. The launcher's inspection and the ranks build with the same function.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from megabatch.trainer.pretrained.load import Began, load_weights
 from megabatch.trainer.pretrained.read import Weights
 from megabatch.trainer.pruning.channels import make_plan
 from megabatch.trainer.pruning.plan import Plan, shrink
+from megabatch.trainer.quantization.layers import quantize_layers
 
 # By name, as timm has activations of its own. Sigmoid and tanh are not among them: in most networks they are gates.
 _REPLACED = frozenset(
@@ -90,6 +91,8 @@ def build_network(recipe: Recipe, num_classes: int, weights: Weights | None = No
         shrink(network, plan)
     if plan is not None:
         changes.append(plan.line())
+    if recipe.quantization is not None:
+        changes.append(quantize_layers(network, recipe.quantization, recipe.data.image_size))
     resumed = settings.pretrained is not None and weights is None
     if settings.batch_norm is not None:
         changes.append(set_batch_norm(network, settings.batch_norm, statistics_follow=resumed))

@@ -20,13 +20,15 @@ from megabatch.launcher.refusals.engines import ENGINES
 from megabatch.launcher.refusals.machine import MACHINE
 from megabatch.launcher.refusals.norms import NORMS
 from megabatch.launcher.refusals.pruning import PRUNING
+from megabatch.launcher.refusals.quantization import QUANTIZATION
 from megabatch.launcher.refusals.table import Refusal, used_splits
 from megabatch.launcher.refusals.targets import TARGETS
 
 __all__ = ["TABLE", "Refusal", "refusals", "used_splits"]
 
 TABLE: tuple[Refusal, ...] = (
-    *DATA, *TARGETS, *DISTILLATION, *BATCH, *NORMS, *PRUNING, *CONTINUAL, *COURSE, *ENGINES, *DEEPSPEED, *MACHINE,
+    *DATA, *TARGETS, *DISTILLATION, *BATCH, *NORMS, *PRUNING, *QUANTIZATION, *CONTINUAL, *COURSE, *ENGINES,
+    *DEEPSPEED, *MACHINE,
 )  # fmt: skip
 
 

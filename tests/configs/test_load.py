@@ -84,7 +84,7 @@ seed: ${env:HOME}
         "bad.yaml:13:14: evaluation.metric: 'top5' is not one of the values. Did you mean top1? Allowed: top1, "
         "map, mae, mse, r2, loss.",
         "bad.yaml:14:1: engin: unknown key. Did you mean engine? Allowed: name, seed, epochs, data, model, batch, loss, "
-        "distillation, optimizer, schedule, precision, engine, regularization, averaging, pruning, continual, stability, evaluation, checkpoint, tracking, deterministic.",
+        "distillation, optimizer, schedule, precision, engine, regularization, averaging, pruning, quantization, continual, stability, evaluation, checkpoint, tracking, deterministic.",
         "bad.yaml:15:1: seed: '${env:HOME}': ${env:NAME} is not replaced in this key: write the value",
         "bad.yaml:15:1: seed: '${env:HOME}': should be a valid integer",
     ]

@@ -103,7 +103,7 @@ def test_a_wrong_key_is_told_with_file_and_line(place: Path) -> None:
     assert error_of("launch", "wrong.yaml").splitlines() == [
         "error: wrong.yaml:1:1: epochs: missing. Add it at the top level.",
         "error: wrong.yaml:2:1: epoch: unknown key. Did you mean epochs? Allowed: name, seed, epochs, data, model, batch, loss, "
-        "distillation, optimizer, schedule, precision, engine, regularization, averaging, pruning, continual, stability, evaluation, checkpoint, tracking, deterministic.",
+        "distillation, optimizer, schedule, precision, engine, regularization, averaging, pruning, quantization, continual, stability, evaluation, checkpoint, tracking, deterministic.",
     ]
 
 

@@ -235,6 +235,15 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         (["pruning={name: magnitude, sparsity: 0.5, schedule: {name: cubic, begin: 2, end: 31}}"], described(1000),
          "pruning.schedule from epoch 2 to 31, in a training of 30 epochs: the network would never get as sparse as the "
          "recipe says. Instead: pruning.schedule={name: cubic, begin: 0, end: 15}"),
+        (["quantization=int8", "model.compile={backend: eager}"], described(1000), "quantization=int8 with model.compile: the two "
+         "were never run together. Instead: precision=bf16, engine=ddp or fsdp, and model.compile=null"),
+        ([ZERO_0, "quantization=ternary"], described(1000), "quantization=ternary with engine=deepspeed: the two "
+         "were never run together. Instead: precision=bf16, engine=ddp or fsdp, and model.compile=null"),
+        (["precision=fp8", "cluster.device=cuda", "quantization=int8"], described(1000), "quantization=int8 with precision=fp8: "
+         "the two were never run together. Instead: precision=bf16, engine=ddp or fsdp, and model.compile=null"),
+        (["pruning={name: magnitude, sparsity: 0.5}", "quantization={name: levels, count: 4}"], described(1000),
+         "pruning.name=magnitude with quantization=levels: a removed weight would count again, with the size of all others. "
+         "Instead: quantization=ternary, an odd number of levels, or pruning.name=channels"),
         (["cluster.nodes=2"], described(1000), "backend local with nodes=2: it starts processes on this machine only. "
          "Instead: cluster.nodes=1, or a cluster file with `backend: {name: slurm, ...}`, `{name: ssh, ...}` or `{name: torchrun, ...}`"),
         (["data.evaluation_transforms=[{name: resize, size: 7}]"], described(1000), "data.evaluation_transforms with "

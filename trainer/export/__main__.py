@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from megabatch.configs.errors import ConfigError, Problem
+from megabatch.configs.errors import ConfigError
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.errors import DataError
@@ -26,8 +22,9 @@ from megabatch.trainer import checkpoint
 from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.export.card import Card, card_of
 from megabatch.trainer.export.compare import TOLERANCE, compare, images_of
+from megabatch.trainer.export.files import default_target, hidden_beside, require_new
 from megabatch.trainer.export.formats import Format, Predict, format_of
-from megabatch.trainer.export.network import network_of
+from megabatch.trainer.export.network import plain_network_of, trained_network_of
 from megabatch.trainer.outputs import read_outputs
 from megabatch.trainer.pruning.plan import plan_of
 
@@ -63,11 +60,13 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
     kind: Literal["averaged", "raw"] = "averaged" if averaged else "raw"
     card = card_of(job, read_outputs(run_dir, job), folder.name, kind, plan_of(job, run_dir))
     used.refuse(card)
-    target = output or _default_target(run_dir, card, "-raw" if weights == "raw" else "", used.SUFFIX)
-    _require_new(target, used.SUFFIX)
-    network = network_of(card, checkpoint.load_network(folder, averaged))
+    name = ("-raw" if weights == "raw" else "") + ("-packed" if format_name == "packed" else "")
+    target = output or default_target(run_dir, card, name, used.SUFFIX)
+    require_new(target, used.SUFFIX)
+    build = trained_network_of if format_name == "packed" else plain_network_of
+    network = build(card, checkpoint.load_network(folder, averaged))
     images = images_of(job)
-    with _hidden(target) as hidden:
+    with hidden_beside(target) as hidden:
         found = compare(network, _written(used, network, card, hidden), images.images_NCHW)
         hidden.rename(target)
     return {
@@ -76,6 +75,7 @@ def export(run_dir: RunDir, format_name: str, which: str, weights: str, output: 
         "checkpoint": card.checkpoint,
         "weights": card.weights,
         "trained_in": card.trained_in,
+        "quantization": card.quantization["name"] if card.quantization is not None else None,
         "images": images.origin,
         "tolerance": TOLERANCE,
         **found._asdict(),
@@ -91,31 +91,6 @@ def _written(used: Format, network: nn.Module, card: Card, target: Path) -> Pred
         raise
     except Exception as error:  # disks fill up, and each library has exceptions of its own
         raise TrainingError(f"{target.parent}: cannot be written to and read back: {first_line(error)}") from error
-
-
-def _default_target(run_dir: RunDir, card: Card, raw: str, suffix: str) -> Path:
-    """Return RUN_DIR/exports/RUN-step-00001250.onnx; a folder of timm ends in -timm."""
-    return run_dir.exports / f"{card.run}-{card.checkpoint}{raw}{suffix or '-timm'}"
-
-
-def _require_new(target: Path, suffix: str) -> None:
-    if suffix and target.suffix != suffix:
-        raise ConfigError([Problem("--output", f"{target}: the name of such a file ends in {suffix}")])
-    if target.exists():
-        raise ConfigError([Problem(str(target), "exists: choose another --output, or remove it")])
-
-
-@contextmanager
-def _hidden(target: Path) -> Iterator[Path]:
-    """Yield a path beside the target, with the same ending; what is still there afterwards is removed."""
-    hidden = target.with_name(f".{os.getpid()}.{target.name}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if hidden.is_symlink():  # nobody of ours made it
-        hidden.unlink()
-    try:
-        yield hidden
-    finally:
-        hidden.unlink(missing_ok=True) if hidden.is_file() else shutil.rmtree(hidden, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Card:
     input: str = "float32 images (N, 3, image_size, image_size), RGB, scaled as `normalize` says; any N"
     output: str = "float32 (N, outputs): logits of classes, or numbers; names has theirs in this order"
     pruning: dict[str, Any] | None = None  # the plan of removed channels (trainer/pruning/plan.py)
+    quantization: dict[str, Any] | None = None  # as in the recipe; weights in a file are already so
     format: Literal["megabatch-model-1"] = "megabatch-model-1"
 
     @property
@@ -77,5 +78,6 @@ def card_of(
         names=outputs.names,
         trained_in=recipe.precision.name,
         pruning=asdict(plan) if plan is not None else None,
+        quantization=values["quantization"],
         versions={"megabatch": version("megabatch"), "torch": torch.__version__},
     )

@@ -43,6 +43,7 @@ _MODULES = {
     "onnx": "onnx_file",
     "exported-program": "exported_program",
     "timm": "timm_folder",
+    "packed": "packed_file",
 }
 
 

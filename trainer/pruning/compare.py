@@ -23,7 +23,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.export.card import card_of
-from megabatch.trainer.export.network import network_of
+from megabatch.trainer.export.network import plain_network_of
 from megabatch.trainer.outputs import read_outputs
 from megabatch.trainer.pruning.channels import flops_of
 from megabatch.trainer.pruning.plan import plan_of
@@ -90,7 +90,7 @@ def _network(run_dir: RunDir) -> nn.Module:
         sys.path.insert(0, job.working_folder)
     folder = checkpoint.chosen(run_dir, "best")
     card = card_of(job, read_outputs(run_dir, job), folder.name, "averaged", plan_of(job, run_dir))
-    return network_of(card, checkpoint.load_network(folder))
+    return plain_network_of(card, checkpoint.load_network(folder))
 
 
 if __name__ == "__main__":

@@ -17,16 +17,14 @@ def layers_with_weights(network: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in network.named_modules() if isinstance(module, _ConvNd | nn.Linear)}
 
 
-def kept_layers(network: nn.Module, keep: Sequence[str]) -> set[str]:
+def kept_layers(network: nn.Module, keep: Sequence[str], key: str = "pruning.keep") -> set[str]:
     """Return the names of the layers that the patterns fit. Raises TrainingError for a pattern that fits none."""
     names = list(layers_with_weights(network))
     kept: set[str] = set()
     for pattern in keep:
         matching = {name for name in names if fnmatchcase(name, pattern)}
         if not matching:
-            raise TrainingError(
-                f"pruning.keep: {pattern!r} fits no convolution or linear layer. {nearest(pattern, names)}"
-            )
+            raise TrainingError(f"{key}: {pattern!r} fits no convolution or linear layer. {nearest(pattern, names)}")
         kept |= matching
     return kept
 
