@@ -91,7 +91,8 @@ def _snapshots(name: str, job: Job, there: Sequence[Path]) -> list[Path]:
 def require_together(members: Sequence[Found]) -> None:
     """Raise ConfigError if there are not several networks, or with everything in which they do not fit the first."""
     _require_several(members)
-    problems = [problem for other in members[1:] for problem in _misfits(members[0], other)]
+    problems = [problem for member in members for problem in _of_few_bits(member)]
+    problems += [problem for other in members[1:] for problem in _misfits(members[0], other)]
     if problems:
         raise ConfigError(problems)
 
@@ -103,6 +104,14 @@ def _require_several(members: Sequence[Found]) -> None:
             raise ConfigError([Problem(members[number].shown, "is named twice: members are different networks")])
     if len(members) < 2:
         raise ConfigError([Problem("", "one network is no ensemble: name two or more run folders, or --snapshots")])
+
+
+def _of_few_bits(member: Found) -> Iterator[Problem]:
+    """Yield why a network whose weights are rounded in every pass is no member."""
+    quantization = member.job.recipe.quantization
+    if quantization is not None:
+        seen = f"was trained with quantization {quantization.name}, and members compute in full precision"
+        yield Problem(member.shown, f"{seen}: name the run it began with")
 
 
 def _misfits(first: Found, other: Found) -> Iterator[Problem]:

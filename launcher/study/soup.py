@@ -75,6 +75,7 @@ def _must_agree(job: Job) -> dict[str, Any]:
         "model.name": recipe["model"]["name"],
         "model.options": recipe["model"]["options"],
         "pruning": plan_hash(job.recipe.pruning),
+        "quantization": recipe["quantization"],
         "data": job.data_fingerprint[:12],
         **{f"data.{place}": recipe["data"][place] for place in places},
     }

@@ -98,6 +98,11 @@ def test_networks_that_do_not_go_together_are_refused_with_both_named(
     assert f"{tmp_path}/b, step-00000010 and {tmp_path}/a, step-00000010: " in message
 
 
+def test_networks_of_few_bits_are_no_members(tmp_path: Path) -> None:
+    message = refused([run_of(tmp_path / "a"), run_of(tmp_path / "b", "quantization=ternary")])
+    assert f"{tmp_path}/b, step-00000010: was trained with quantization ternary, and members compute in full" in message
+
+
 def test_all_that_do_not_fit_are_told_at_once(tmp_path: Path) -> None:
     runs = [run_of(tmp_path / name, names=names) for name, names in (("a", CLASSES), ("b", ("x",)), ("c", ("y",)))]
     RunDir(tmp_path / "c").outputs.unlink()
