@@ -29,8 +29,8 @@ def fuse(
 ) -> None:
     """Train an ensemble on as one network that shares its low layers; writes the recipe of that first."""
     from megabatch.launcher import launch
+    from megabatch.launcher.study import further
     from megabatch.launcher.study import fuse as study
-    from megabatch.launcher.study import prune
     from megabatch.launcher.table import print_table
 
     wrong = [text for text in overrides or [] if "=" not in text]
@@ -38,12 +38,12 @@ def fuse(
         fail(f"{wrong[0]} is no override: write key=value")
     of_cluster = [text for text in overrides or [] if text.startswith("cluster.")]
     of_recipe = [text for text in overrides or [] if text not in of_cluster]
-    source, job = or_exit(lambda: prune.source_run(run_dir))
+    source, job = or_exit(lambda: further.source_run(run_dir))
     recipe = or_exit(lambda: study.fusion_recipe(source, job, share_until, learn_weights, epochs, of_recipe))
-    made = or_exit(lambda: prune.write_recipe(recipe, source, output, "fuse"))
+    made = or_exit(lambda: further.write_recipe(recipe, source, output, "fuse"))
     typer.echo(f"{made.recipe}:\n\n{made.recipe.read_text(encoding='utf-8')}")
-    code = or_exit(lambda: prune.train(made, cluster, of_cluster))
+    code = or_exit(lambda: further.train(made, cluster, of_cluster))
     if code == 0 and launch.is_finished(made):
-        found = or_exit_study(lambda: prune.compared(source, made, job, study.NAMES, study.COMPARISON))
-        print_table(["", *study.NAMES, ""], prune.comparison_rows(found, job.recipe.metric))
+        found = or_exit_study(lambda: further.compared(source, made, job, study.NAMES, study.COMPARISON))
+        print_table(["", *study.NAMES, ""], further.comparison_rows(found, job.recipe.metric))
     raise typer.Exit(code)

@@ -69,30 +69,30 @@ def _train(
     which: str, settings: dict[str, Any], epochs: int | None, cluster: str, overrides: list[str], output: Path | None
 ) -> None:
     from megabatch.launcher import launch
-    from megabatch.launcher.study import prune as study
+    from megabatch.launcher.study import further
+    from megabatch.launcher.study.prune import pruning_recipe
     from megabatch.launcher.table import print_table
 
     of_cluster = [text for text in overrides if text.startswith("cluster.")]
     of_recipe = [text for text in overrides if text not in of_cluster]
-    source, job = or_exit(lambda: study.source_run(which))
-    recipe = or_exit(lambda: study.pruning_recipe(source, job, settings, epochs, of_recipe))
-    run_dir = or_exit(lambda: study.write_recipe(recipe, source, output))
+    source, job = or_exit(lambda: further.source_run(which))
+    recipe = or_exit(lambda: pruning_recipe(source, job, settings, epochs, of_recipe))
+    run_dir = or_exit(lambda: further.write_recipe(recipe, source, output))
     typer.echo(f"{run_dir.recipe}:\n\n{run_dir.recipe.read_text(encoding='utf-8')}")
-    code = or_exit(lambda: study.train(run_dir, cluster, of_cluster))
+    code = or_exit(lambda: further.train(run_dir, cluster, of_cluster))
     if code == 0 and launch.is_finished(run_dir):
-        found = or_exit_study(lambda: study.compared(source, run_dir, job))
-        print_table(["", "dense", "pruned", ""], study.comparison_rows(found, job.recipe.metric))
+        found = or_exit_study(lambda: further.compared(source, run_dir, job))
+        print_table(["", "dense", "pruned", ""], further.comparison_rows(found, job.recipe.metric))
     raise typer.Exit(code)
 
 
 def _scan(which: str, name: PruningChoice, cluster: str, overrides: list[str], keep: list[str]) -> None:
-    from megabatch.launcher.study import prune as study
-    from megabatch.launcher.study import sensitivity
+    from megabatch.launcher.study import further, sensitivity
     from megabatch.launcher.table import print_table
 
     if any(not text.startswith("cluster.") for text in overrides):
         fail("--sensitivity takes the recipe of the run as it is: only cluster.* can be changed")
-    source, job = or_exit(lambda: study.source_run(which))
+    source, job = or_exit(lambda: further.source_run(which))
     found = or_exit_study(lambda: sensitivity.scan(source, job, cluster, overrides, name.value, keep))
     typer.echo(f"whole network: {found['metric']} {found['base']:.4f} on validation; with a share of one layer gone:")
     print_table(sensitivity.columns(found), sensitivity.rows(found))

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from megabatch.configs.ensemble import MODEL, ensemble_model, read_options
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
-from megabatch.configs.layers import apply_override
-from megabatch.configs.load import validate
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
-from megabatch.configs.yaml_tree import Tree
 from megabatch.launcher.from_here import from_here
+from megabatch.launcher.study.further import further_recipe
 
 COMPARISON = "fusion.json"
 NAMES = ("ensemble", "fused")
@@ -36,20 +34,9 @@ def fusion_recipe(
     if job.recipe.pruning is not None:
         problem = "was pruned as a whole, and lost channels do not fit other layers: fuse first, then prune"
         raise ConfigError([Problem(from_here(source.root), problem)])
-    length = max(1, -(-job.recipe.epochs // 3)) if epochs is None else epochs
     shared = options.model_copy(update={"share_until": share_until, "learn_weights": learn_weights})
-    values = job.recipe.model_dump(mode="json")
-    values |= {
+    changes = {
         "name": f"{job.recipe.name.removesuffix('-ensemble')[:74]}-fused",
-        "epochs": length,
-        "seed": job.recipe.seed + 1,
         "model": ensemble_model(shared).model_dump(mode="json"),
     }
-    values["model"]["pretrained"] = {"source": from_here(source.root)}
-    warmup = values["schedule"].get("warmup")
-    if isinstance(warmup, int | float):
-        values["schedule"]["warmup"] = min(warmup, length / 4)
-    tree = Tree(values, {(): str(source.job)})
-    for text in overrides:
-        apply_override(tree, text)
-    return validate(Recipe, tree)
+    return further_recipe(source, job, changes, epochs, overrides)

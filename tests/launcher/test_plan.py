@@ -366,7 +366,9 @@ def test_every_refusal_is_provoked_above(refusal: Refusal) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped("recipes")))
 def test_every_shipped_recipe_has_a_plan(name: str) -> None:
-    loaded = load(name, "laptop" if name.startswith("overfit") else "one-node-8gpu")  # 64 samples a step are for few ranks
+    loaded = load(
+        name, "laptop" if name.startswith("overfit") else "one-node-8gpu"
+    )  # 64 samples a step are for few ranks
     dataset = described(*[50_000] * 8, classes=1000)
     assert refusals(loaded.recipe, loaded.cluster, dataset) == []
     plan = planned(loaded, dataset)

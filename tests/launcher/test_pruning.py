@@ -23,9 +23,10 @@ from megabatch.launcher.pruning import new_run_with_plan, require_no_plan, with_
 from megabatch.launcher.save_job import write_job
 from megabatch.launcher.study import ablation
 from megabatch.launcher.study.batch_size import measure
+from megabatch.launcher.study.further import comparison_rows, readable, source_run, train, write_recipe
 from megabatch.launcher.study.lr_range import run_range_test
 from megabatch.launcher.study.matrix import Cell
-from megabatch.launcher.study.prune import comparison_rows, pruning_recipe, readable, source_run, train, write_recipe
+from megabatch.launcher.study.prune import pruning_recipe
 from megabatch.launcher.study.sensitivity import page
 
 HASH = "a" * 64

@@ -20,7 +20,6 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.cli import app
 from megabatch.launcher.prepare import prepare
 from megabatch.launcher.study import ensemble as study
-from megabatch.launcher.study import prune
 from megabatch.launcher.study.ensemble import Settings
 from megabatch.trainer import checkpoint, loop
 from megabatch.trainer.__main__ import train as train_and_test
@@ -263,7 +262,7 @@ def test_the_command_shows_its_recipe_trains_and_compares(
 
     monkeypatch.chdir(workplace.folder)
     monkeypatch.syspath_prepend(str(workplace.folder))
-    monkeypatch.setattr(prune, "train", train)
+    monkeypatch.setattr(further, "train", train)
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(compare, "_SECONDS", 0.0)
     arguments = (
