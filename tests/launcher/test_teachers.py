@@ -85,6 +85,7 @@ def test_a_file_needs_its_network_and_is_scaled_like_the_student(tmp_path: Path)
         (("data.normalize=per_image",), CLASSES, (), "one cannot be had from the other"),
         (NUMBERS, CLASSES, (), "was trained towards data.target=NumbersTarget"),
         (NUMBERS, CLASSES, ("data.target={name: numbers, keys: [size]}", *NUMBERS[1:]), "the outputs mean something else"),
+        (("quantization=ternary",), CLASSES, (), "was trained with quantization ternary, and a teacher computes in full"),
         ((), CLASSES, ("distillation.teachers=[{source: t, model: {name: timm/resnet18}}]",), "the model of a run is"),
     ],
 )  # fmt: skip

@@ -260,6 +260,23 @@ OF_PATHS = [
     _override("a subset that is not there", "data.subset=nowhere.txt", "nowhere.txt"),
     _override("a subset that is a folder", "data.subset=images", "images"),
     _override("a mask that is none", "data.mask=recipe.yaml", "recipe.yaml: not a mask: write"),
+    _override(
+        "a quantization that is not known",
+        "quantization=ternry",
+        "quantization: 'ternry' is not known. Did you mean ternary?",
+    ),
+    _override("levels without their count", "quantization=levels", "quantization.count: missing"),
+    _override("one level", "quantization={name: levels, count: 1}", "quantization.count"),
+    _override(
+        "a layer to keep that is not there",
+        "quantization={name: ternary, keep: [head]}",
+        "quantization.keep: 'head' fits no",
+    ),
+    _override(
+        "nothing left to quantize",
+        "quantization={name: ternary, keep: ['3']}",
+        "every convolution and linear layer is kept",
+    ),
     _override("weights that are not there", "model.pretrained=nowhere.safetensors", "no such file or folder"),
     _override("weights that are a recipe", "model.pretrained=recipe.yaml", "weights are in a file of type"),
     _override("weights in a folder without any", "model.pretrained=images", "is no run folder and no checkpoint"),

@@ -64,6 +64,7 @@ def test_a_step_that_is_passed_over_leaves_no_trace_nor_do_infinite_activations_
     made = ActivationRange().train()
     ranges = StepRanges([made])
     steps_of(made, ranges, [0.0, 3.0])
+    assert made(torch.tensor([0.123])) != 0.123
     ranges.undo()
     assert made.bounds.tolist() == [0, 0]
     assert torch.equal(made(torch.tensor([0.123])), torch.tensor([0.123]))
