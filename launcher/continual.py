@@ -83,11 +83,12 @@ def _train_stages(job: Job, run_dir: RunDir) -> int:
         write_job(job, run_dir.job)  # on another cluster from here on
         number = len(settings_of(job).stages)
         for stage in range(1, number + 1):
+            told_before = run_dir.stage(stage).stage_result.exists()
             code = _train(job, run_dir, stage) or _measure(job, run_dir, stage)
             if code != ExitCode.DONE:
                 return code
             report.write(report.known(run_dir, stage), run_dir)
-            if stage < number:
+            if stage < number and not told_before:
                 report.show(report.known(run_dir, stage))
         report.show(report.known(run_dir, number))
         typer.echo(f"page: {report.page_of(run_dir)}")

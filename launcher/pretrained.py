@@ -86,6 +86,8 @@ def _checkpoint(folder: Path) -> tuple[Path, Path]:
         raise ValueError(
             f"{folder} is no run folder and no checkpoint. Of another folder name the file: {_files(folder)}"
         )
+    if stages := RunDir(folder).stages():
+        raise ValueError(f"{folder} has stages, each with checkpoints of its own: name one, such as {stages[-1].root}")
     complete = sorted(RunDir(folder).checkpoints.glob(f"{CHECKPOINT_PREFIX}*/manifest.json"))
     if not complete:
         raise ValueError(f"{folder} has no checkpoint yet: train it first, or name another source")

@@ -18,7 +18,7 @@ from megabatch.data.arrangement import arrange
 from megabatch.launcher import continual
 from megabatch.launcher.known_classes import with_outputs
 from megabatch.launcher.prepare import check, job_of
-from megabatch.launcher.pretrained import with_ewc
+from megabatch.launcher.pretrained import with_ewc, with_pretrained
 from megabatch.launcher.save_job import find_folder, find_run, new_run_dir, write_job
 from megabatch.launcher.stages import previews, stage_data, stage_recipe
 from megabatch.launcher.study.continual import Known, lines, page, rows
@@ -164,6 +164,16 @@ def test_outputs_that_do_not_fit_are_refused(
             job(f"model.pretrained={{source: {tmp_path}/run/checkpoints/step-00000010, outputs: {asked}}}"), CLASSES
         )
     assert told in str(refused.value)
+
+
+def test_a_run_with_stages_is_no_source_of_weights_but_each_stage_is(here: Path, tmp_path: Path) -> None:
+    run_of(tmp_path / "run" / "stages" / "2", ("a",))
+    write_job(job(STAGES), tmp_path / "run" / "job.yaml")
+    with pytest.raises(ConfigError, match=r"run has stages, .*: name one, such as .*/run/stages/2"):
+        with_pretrained(job(f"model.pretrained={tmp_path}/run"))
+    settled = with_pretrained(job(f"model.pretrained={tmp_path}/run/stages/2")).recipe.model.pretrained
+    assert settled is not None
+    assert settled.source.endswith("stages/2/checkpoints/step-00000010")
 
 
 def test_a_file_does_not_name_its_classes(here: Path, tmp_path: Path) -> None:
