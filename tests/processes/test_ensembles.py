@@ -20,6 +20,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.cli import app
 from megabatch.launcher.prepare import prepare
 from megabatch.launcher.study import ensemble as study
+from megabatch.launcher.study import further
 from megabatch.launcher.study.ensemble import Settings
 from megabatch.trainer import checkpoint, loop
 from megabatch.trainer.__main__ import train as train_and_test
@@ -257,7 +258,7 @@ def test_the_command_shows_its_recipe_trains_and_compares(
         return 0
 
     def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        found = compare.compare(*(RunDir(Path(folder)) for folder in command[3:]))
+        found = compare.compare([RunDir(Path(folder)) for folder in command[3:]])
         return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
 
     monkeypatch.chdir(workplace.folder)
