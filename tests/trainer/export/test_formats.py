@@ -283,7 +283,7 @@ class Fixed(nn.Module):
 def test_a_traced_network_that_takes_one_batch_size_only_is_noticed(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megabatch.trainer.export.__main__.network_of", lambda card, tensors: Fixed())
+    monkeypatch.setattr("megabatch.trainer.export.__main__.plain_network_of", lambda card, tensors: Fixed())
     with pytest.raises(TrainingError, match=r"does not predict 32 images: .*Instead: another --format"):
         export(run, "torchscript", "last", "averaged", tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
