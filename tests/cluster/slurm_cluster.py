@@ -25,11 +25,13 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 
 # Nodes claim 64 CPUs each whatever the machine has; tasks are not bound to any. Partition `low` is preempted at once
 # (SIGTERM, and SIGKILL after KillWait), `graceful` may take its time, both by `high`. A requeued job waits for
-# cred_expire; a node counts as lost after SlurmdTimeout. node1 is the first to be taken.
+# cred_expire; a node counts as lost after SlurmdTimeout. node1 is the first to be taken. Ranks of a job meet at a port that
+# follows from its number, so two clusters on one machine begin with other numbers.
 CONFIGURATION = """\
 ClusterName=megabatch
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
+FirstJobId={first_job}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -166,7 +168,7 @@ def _configure(folder: Path, num_nodes: int, kill_wait_seconds: int) -> None:
         for i in range(1, num_nodes + 1)
     )
     values = {"folder": folder, "ports": ports, "host": host, "nodes": nodes, "user": getpass.getuser()}
-    text = CONFIGURATION.format(**values, kill_wait_seconds=kill_wait_seconds)
+    text = CONFIGURATION.format(**values, first_job=50 * ports[0], kill_wait_seconds=kill_wait_seconds)
     (folder / "state").mkdir(parents=True)
     (folder / "slurm.conf").write_text(text)
     (folder / "munge.key").write_bytes(os.urandom(1024))
