@@ -37,6 +37,11 @@ def _not_watched(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator
         yield f"continual, and cluster {cluster.name} has backend {cluster.backend.name}"
 
 
+def _teacher_of_few_bits(recipe: Recipe, cluster: Cluster, dataset: Dataset) -> Iterator[str]:
+    if recipe.quantization is not None and recipe.continual is not None and recipe.continual.lwf is not None:
+        yield f"continual.lwf and quantization={recipe.quantization.name}"
+
+
 CONTINUAL: tuple[Refusal, ...] = (
     Refusal(
         "Elastic weight consolidation with DeepSpeed",
@@ -49,6 +54,12 @@ CONTINUAL: tuple[Refusal, ...] = (
         "what matters to a network is measured by the probabilities that its softmax gives",
         lambda r, c, d: "loss=cross_entropy, or continual.ewc=null",
         _no_probabilities,
+    ),
+    Refusal(
+        "Learning without forgetting with quantization",
+        "the stage before teaches, and a teacher computes in full precision",
+        lambda r, c, d: "continual.lwf=null and continual.replay={samples: 2000}, or quantize after the last stage",
+        _teacher_of_few_bits,
     ),
     Refusal(
         "Stages with a backend that does not wait for the end of a job",

@@ -223,6 +223,9 @@ REFUSED: list[tuple[list[str], Dataset, str]] = [
         ([TWO_STAGES, "continual.ewc.strength=1", "loss=focal"], described(1000), "continual.ewc and loss=focal: what "
          "matters to a network is measured by the probabilities that its softmax gives. Instead: loss=cross_entropy, or "
          "continual.ewc=null"),
+        ([TWO_STAGES, "continual.lwf={}", "quantization=ternary"], described(1000), "continual.lwf and "
+         "quantization=ternary: the stage before teaches, and a teacher computes in full precision. Instead: "
+         "continual.lwf=null and continual.replay={samples: 2000}, or quantize after the last stage"),
         ([TWO_STAGES, "cluster.backend=slurm"], described(1000), "continual, and cluster laptop has backend slurm: a stage "
          "begins with the network that the stage before it ends with. Instead: backend: local or ssh. Within an "
          "allocation of Slurm, call `megabatch launch` in the batch script, with a cluster file whose backend is local "
