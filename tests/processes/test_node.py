@@ -23,9 +23,17 @@ LONG = ("epochs=150", "checkpoint.every_epochs=150", "checkpoint.every_steps=4")
 
 def wait_until_gone(pids: list[int], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+    while any(map(runs, pids)):
         assert time.monotonic() < deadline, f"{pids} are left"
         time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process is there and has not ended; nobody may be about to collect an ended one."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
 
 
 def listening(pid: int) -> set[str]:

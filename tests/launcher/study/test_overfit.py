@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,12 +16,15 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from megabatch.configs.errors import ConfigError
+from megabatch.configs.job import Job
+from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.cli import app
 from megabatch.launcher.save_job import write_job
-from megabatch.launcher.study import overfit, overfit_report
+from megabatch.launcher.study import ensemble, overfit, overfit_report
 from megabatch.launcher.study.overfit import TECHNIQUES, Study
 from megabatch.launcher.study.overfit_picture import picture
-from support.runs import Workplace
+from megabatch.launcher.supervise import Ending, ExitCode
+from support.runs import Workplace, environment
 
 SMALL = (
     "data.path=data", "data.image_size=8", "data.hash_split=null", "epochs=1", "model.options={widths: [4, 8]}",
@@ -132,26 +138,73 @@ def test_the_picture_has_a_disc_a_ring_and_all_seeds_of_each_row_within_its_fram
     assert {"a < b", "51.0", "11.0"} <= set(words)
 
 
+def test_what_is_done_is_kept_and_the_command_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ranks that only write down what was asked of them."""
+    asked: list[str] = []
+
+    def done(run_dir: RunDir) -> None:
+        asked.append(run_dir.root.relative_to(place / "studies").as_posix())
+        run_dir.root.mkdir(parents=True, exist_ok=True)
+        run_dir.result.write_text(json.dumps({"outcome": "finished", "test": {"top1": 0.5}}))
+
+    def train(job: Job, run_dir: RunDir) -> Ending:
+        if len(asked) == 5:
+            return Ending(ExitCode.STOPPED, "")
+        done(run_dir)
+        write_job(job, run_dir.job)
+        return Ending(ExitCode.DONE, "")
+
+    def start(job: Job, run_dir: RunDir, say: object, arguments: Sequence[str]) -> Ending:
+        assert arguments[:2] == ["--evaluate", "train"]
+        overfit.train_result(job, run_dir).write_text(json.dumps({"top1": 1.0}))
+        return Ending(ExitCode.DONE, "")
+
+    def combine(members: Sequence[str], output: Path, settings: ensemble.Settings) -> None:
+        done(RunDir(output))
+        write_job(overfit.saved_job(RunDir(Path(members[0]))), RunDir(output).job)
+        assert len(members) == 2
+
+    monkeypatch.setattr(overfit, "train", train)
+    monkeypatch.setattr(overfit.launch, "start", start)
+    monkeypatch.setattr(ensemble, "combine", combine)
+    monkeypatch.setattr(overfit, "inspect", lambda study: None)
+    monkeypatch.setattr(overfit, "sizes", lambda study: [SIZE] * len(TECHNIQUES))
+    arguments = [
+        "study", "overfit", *SMALL, "schedule=constant", "pruning=null", "--seeds", "1", "--members", "2",
+        "--folder", "studies/kept",
+    ]  # fmt: skip
+    first = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert (first.exit_code, len(asked)) == (3, 5), first.output
+    assert "stopped. The same command goes on" in first.output
+    asked.append("not five any more")
+    second = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert second.exit_code == 0, second.output
+    runs = [name for name in asked if "seed" in name or "fusion" in name]
+    assert len(runs) == len(set(runs)) == 7 + 3 * 2 + 3
+    assert "kept/overfit-everything/fusion-0" in runs
+    assert all(technique.label in second.output for technique in TECHNIQUES)
+
+
+_SCRIPT = """
+import sys
+from megabatch.launcher.study import overfit, overfit_report
+few = tuple(technique for technique in overfit.TECHNIQUES if technique.label in ("baseline", "fusion"))
+overfit.TECHNIQUES = overfit_report.TECHNIQUES = few
+from megabatch.launcher.cli import main
+main()
+"""
+
+
 @pytest.mark.processes
-@pytest.mark.parametrize("labels", [["baseline"], pytest.param(["baseline", "fusion"], marks=pytest.mark.matrix)])
-def test_a_study_trains_fuses_measures_and_goes_on_where_it_ended(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], labels: list[str]
-) -> None:
-    few = tuple(technique for technique in TECHNIQUES if technique.label in labels)
-    folder = place / "studies" / "-".join(labels)
-    for module in (overfit, overfit_report):
-        monkeypatch.setattr(module, "TECHNIQUES", few)
-    arguments = ["study", "overfit", *SMALL, "--seeds", "1", "--members", "2", "--folder", str(folder)]
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output + capfd.readouterr().err
+@pytest.mark.matrix
+def test_a_study_trains_fuses_and_measures(workplace: Workplace) -> None:
+    command = [
+        sys.executable, "-c", _SCRIPT, "study", "overfit", *SMALL, "--seeds", "1", "--members", "2",
+        "--folder", "studies/real",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=workplace.folder, env=environment(), check=True)
+    folder = workplace.folder / "studies" / "real"
     techniques = json.loads((folder / "overfit.json").read_text())["techniques"]
-    assert [one["label"] for one in techniques] == labels
-    parameters = [one["size"]["parameters"] for one in techniques]
-    assert parameters == [parameters[0] * (1 + number) for number in range(len(labels))]  # the fusion has two networks
-    assert (folder / "overfit" / "seed-1" / "result.json").exists() == ("fusion" in labels)
+    assert [one["label"] for one in techniques] == ["baseline", "fusion"]
+    assert techniques[1]["size"]["parameters"] == 2 * techniques[0]["size"]["parameters"]
     assert {file.suffix for file in folder.glob("overfit.*")} == {".json", ".csv", ".svg", ".html"}
-    kept = {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")}
-    again = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
-    assert again.exit_code == 0
-    assert {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")} == kept
-    assert labels[-1] in again.output
