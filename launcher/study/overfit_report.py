@@ -22,6 +22,7 @@ from megabatch.launcher.study.overfit_picture import picture
 from megabatch.launcher.study.page import document, header, table
 
 METRIC = "top1"
+_WIDTH = 150
 COLUMNS = (
     "", "train %", "test %", "gap", "to the baseline", "", "parameters", "not zero", "1 image, ms", "32 images, ms"
 )  # fmt: skip
@@ -84,10 +85,12 @@ def print_table(rows: Sequence[Row]) -> None:
     """Print a line for each technique."""
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for number, name in enumerate(COLUMNS):
-        shown.add_column(name, justify="right" if number not in (0, 5) else "left", no_wrap=number > 0)
+        shown.add_column(name, justify="right" if number not in (0, 5) else "left", no_wrap=True)
     for row in rows:
         shown.add_row(*cells(row))
-    Console().print(shown)
+    console = Console()
+    console.width = max(console.width, _WIDTH)  # a narrow terminal wraps the lines: nothing of the table is left out
+    console.print(shown)
 
 
 def write(study: Study, rows: Sequence[Row]) -> list[Path]:

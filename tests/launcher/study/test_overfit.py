@@ -177,7 +177,7 @@ def test_what_is_done_is_kept_and_the_command_goes_on(place: Path, monkeypatch: 
     assert (first.exit_code, len(asked)) == (3, 5), first.output
     assert "stopped. The same command goes on" in first.output
     asked.append("not five any more")
-    second = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    second = CliRunner().invoke(app, arguments, env={"COLUMNS": "60"})
     assert second.exit_code == 0, second.output
     runs = [name for name in asked if "seed" in name or "fusion" in name]
     assert len(runs) == len(set(runs)) == 7 + 3 * 2 + 3
