@@ -49,10 +49,8 @@ def quantize(
     output: Annotated[Path | None, typer.Option(metavar="PATH", help="New file (default: in RUN_DIR/exports).")] = None,
 ) -> None:
     """Write a trained network as ONNX with 8 or 4 bits, and measure it beside float32."""
-    from rich.console import Console
-    from rich.table import Table
-
     from megabatch.launcher.study import quantize as study
+    from megabatch.launcher.table import print_table
 
     asked = study.Asked(
         name.value if name else None, samples, calibration.value if calibration else None, keep or [], checkpoint, raw,
@@ -62,10 +60,5 @@ def quantize(
     found = or_exit_study(lambda: study.quantize(run_dir, asked))
     typer.echo(f"network:   {found['checkpoint']}" + (", averaged weights" if found["weights"] == "averaged" else ""))
     typer.echo(f"written:   {found['output']}\n")
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for number, column in enumerate(["", "fp32", found["name"], ""]):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    for row in study.rows(found):
-        table.add_row(*row)
-    Console().print(table)
+    print_table(["", "fp32", found["name"], ""], study.rows(found))
     typer.echo("\n" + "\n".join(study.agreement_lines(found)))
