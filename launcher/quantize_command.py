@@ -56,8 +56,7 @@ def quantize(
         name.value if name else None, samples, calibration.value if calibration else None, keep or [], checkpoint, raw,
         output,
     )  # fmt: skip
-    typer.echo("the file is written, and both networks evaluated on the whole splits: a minute or more", err=True)
-    found = or_exit_study(lambda: study.quantize(run_dir, asked))
+    found = or_exit_study(lambda: study.quantize(run_dir, asked, lambda text: typer.echo(text, err=True)))
     typer.echo(f"network:   {found['checkpoint']}" + (", averaged weights" if found["weights"] == "averaged" else ""))
     typer.echo(f"written:   {found['output']}\n")
     print_table(["", "fp32", found["name"], ""], study.rows(found))

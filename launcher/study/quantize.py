@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class Asked(NamedTuple):
     output: Path | None
 
 
-def quantize(which: str, asked: Asked) -> dict[str, Any]:
+def quantize(which: str, asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     """Write a quantized network of a run and return what was measured. Raises ConfigError and StudyFailedError."""
     require_packages("onnx", "megabatch quantize")
     run_dir = find_run(which, None)
@@ -43,6 +44,7 @@ def quantize(which: str, asked: Asked) -> dict[str, Any]:
     if asked.raw and job.recipe.averaging is None:
         raise ConfigError([Problem("--raw", f"the recipe of {run_dir.root} has no averaging: leave it out")])
     name = _name(asked, job, run_dir)
+    say("the file is written, and both networks evaluated on the whole splits: a minute or more")
     done = subprocess.run(
         _command(run_dir, name, asked), capture_output=True, text=True, check=False, env=child_environment(job)
     )

@@ -79,7 +79,7 @@ def test_options_that_have_no_part_are_refused(
     (run_dir.checkpoint(1) / "manifest.json").write_text("{}")
     write_job(job_of(load("digits", "laptop", overrides)), run_dir.job)
     with pytest.raises(ConfigError, match=told):
-        quantize(str(run_dir.root), NOTHING._replace(**asked))
+        quantize(str(run_dir.root), NOTHING._replace(**asked), print)
 
 
 def test_a_run_without_a_checkpoint_and_missing_packages_are_told(
@@ -89,10 +89,10 @@ def test_a_run_without_a_checkpoint_and_missing_packages_are_told(
     run_dir.root.mkdir()
     write_job(job_of(load("digits", "laptop")), run_dir.job)
     with pytest.raises(ConfigError, match="run: has no checkpoint yet: train it first"):
-        quantize(str(run_dir.root), NOTHING)
+        quantize(str(run_dir.root), NOTHING, print)
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(ConfigError, match=r"megabatch quantize: needs onnxruntime: pip install 'megabatch\[onnx\]'"):
-        quantize(str(run_dir.root), NOTHING)
+        quantize(str(run_dir.root), NOTHING, print)
 
 
 def test_the_table_has_differences_of_metrics_and_ratios_of_sizes() -> None:
