@@ -1,4 +1,4 @@
-"""Every bad input of support/bad_inputs.py: exit code 2, what and where and what to do, nothing written, no traceback."""
+"""Every bad input of support/bad_inputs: exit code 2, what and where and what to do, nothing written, no traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from megabatch.configs import torch_version
 from megabatch.launcher.cli import app
-from support.bad_inputs import ALL, Bad
+from support.bad_inputs import ALL
+from support.bad_inputs.bad import Bad
 from support.runs import Workplace
 from support.shards import dataset
 

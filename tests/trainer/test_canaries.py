@@ -37,7 +37,7 @@ from megabatch.launcher.cli import app
 from megabatch.launcher.hosts.messages import decoded
 from megabatch.trainer import checkpoint
 from megabatch.trainer.tensor_files import describe_file
-from support.bad_inputs import tar
+from support.bad_inputs.shards import tar
 from support.runs import Workplace, environment
 from support.shards import dataset
 
