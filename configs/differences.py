@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _MOST_LINES = 6
@@ -21,6 +21,16 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     lines = [f"{key}: {_shown(old, key)}, now {_shown(new, key)}" for key in keys]
     rest = len(lines) - _MOST_LINES
     return lines if rest <= 0 else [*lines[:_MOST_LINES], f"and {rest} more"]
+
+
+def first_difference(its: Sequence[str], own: Sequence[str]) -> tuple[int, str, str]:
+    """Return where two lists of classes, which are not the same, differ first, and what stands there in each.
+
+    >>> first_difference(["cat", "dog"], ["cat"])
+    (1, 'dog', 'no class')
+    """
+    pairs = enumerate(zip((*its, "no class"), (*own, "no class"), strict=False))
+    return next((number, there, here) for number, (there, here) in pairs if there != here)
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabatch.configs.data import Data
-from megabatch.configs.differences import differences
+from megabatch.configs.differences import differences, first_difference
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.sampling import ClassBalanced, Uniform, Weighted
@@ -236,8 +236,7 @@ def _require_same_classes(datasets: Sequence[Dataset]) -> None:
     for other in datasets[1:]:
         if other.classes == first.classes:
             continue
-        pairs = zip((*first.classes, "no class"), (*other.classes, "no class"), strict=False)
-        number, (mine, its) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+        number, mine, its = first_difference(first.classes, other.classes)
         raise DataError(
             f"{other.shown}: label {number} is {its}, but in {first.shown} it is {mine}: sources are mixed by "
             "label, so all need the same classes in the same order. Import them with the same classes.txt, or name the "

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from megabatch.configs.differences import first_difference
 from megabatch.configs.distillation import Distillation, Teacher, TeacherNetwork
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
@@ -122,8 +123,7 @@ def _require_same_classes(run_dir: RunDir, classes: Sequence[str]) -> None:
     its = classes_of_run(run_dir)
     if its == list(classes):
         return
-    pairs = zip((*its, "no class"), (*classes, "no class"), strict=False)
-    number, (there, here) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+    number, there, here = first_difference(its, classes)
     raise ValueError(
         f"was trained for other classes: its output {number} is {there}, and in these data class {number} is {here} "
         f"({len(its):,} classes there, {len(classes):,} here). A teacher needs the same classes in the same order, or "

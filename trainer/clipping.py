@@ -12,18 +12,14 @@ from megabatch.trainer.sharding import cut_like, in_one_piece, is_sharded, local
 
 
 @torch.no_grad()
-def add_penalties(
-    weights: Sequence[nn.Parameter], l1: float, l2: float, add_other: Callable[[], None] | None = None
-) -> None:
-    """Add the gradient of `l1 * sum |w| + l2 / 2 * sum w**2` over the weights that have a gradient, and another one."""
+def add_penalties(weights: Sequence[nn.Parameter], l1: float, l2: float) -> None:
+    """Add the gradient of `l1 * sum |w| + l2 / 2 * sum w**2` over the weights that have a gradient."""
     trained = [weight for weight in weights if weight.grad is not None]
     gradients: list[Tensor] = [weight.grad for weight in trained if weight.grad is not None]
     if l2:
         torch._foreach_add_(gradients, trained, alpha=l2)  # type: ignore[arg-type]
     if l1:
         torch._foreach_add_(gradients, torch._foreach_sign(trained), alpha=l1)  # type: ignore[arg-type]
-    if add_other is not None:
-        add_other()
 
 
 def clip(

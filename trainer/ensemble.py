@@ -27,11 +27,12 @@ from megabatch.trainer.errors import TrainingError, first_line
 from megabatch.trainer.evaluate import Evaluated, EvaluationResult, plain_loss
 from megabatch.trainer.finished_run import write_finished
 from megabatch.trainer.metrics import gathered
-from megabatch.trainer.models.ensemble import Ensemble, exact
+from megabatch.trainer.models.ensemble import Ensemble
 from megabatch.trainer.models.load import load_model
 from megabatch.trainer.outputs import read_outputs
-from megabatch.trainer.pruning.compare import BATCHES, seconds_in_turn, sizes
+from megabatch.trainer.precision import exact
 from megabatch.trainer.sharding import Tensors
+from megabatch.trainer.sizes import measured
 
 Array = NDArray[np.float64]
 
@@ -230,15 +231,7 @@ def _sizes(parts: Parts, tensors: Tensors, job: Job, kept: Tensors) -> list[dict
     """Return parameters, operations, bytes and milliseconds of each member and of the ensemble, on one CPU thread."""
     outputs, size = read_outputs(parts.run_dir, job).number, job.recipe.data.image_size
     members = _loaded_alone(parts.job, outputs, tensors).members
-    each, threads = [*members, _loaded_alone(job, outputs, kept)], torch.get_num_threads()
-    found = [sizes(one, size) for one in each]
-    torch.set_num_threads(1)
-    for batch in BATCHES:
-        times = seconds_in_turn(each, torch.zeros(batch, 3, size, size))
-        for values, seconds in zip(found, times, strict=True):
-            values[f"milliseconds_{batch}"] = 1000 * seconds
-    torch.set_num_threads(threads)
-    return found
+    return measured([*members, _loaded_alone(job, outputs, kept)], size)
 
 
 def _loaded_alone(job: Job, outputs: int, tensors: Tensors) -> Ensemble:

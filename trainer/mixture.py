@@ -66,8 +66,10 @@ def sign_test(only_first: int, only_second: int) -> float:
     >>> sign_test(8, 2), sign_test(0, 0)
     (0.109375, 1.0)
     """
-    total, fewer = only_first + only_second, min(only_first, only_second)
-    return min(1.0, float(2 * sum(math.comb(total, count) for count in range(fewer + 1)) / 2**total))
+    from scipy.stats import binomtest  # takes a moment to import, and few need it
+
+    total = only_first + only_second
+    return float(binomtest(only_first, total).pvalue) if total else 1.0
 
 
 def gain_of(differences: Sequence[float] | Array) -> tuple[float, float]:

@@ -14,6 +14,11 @@ from megabatch.configs.precision import Bf16, Fp8, Fp16, Fp32, Fp64
 _NOTHING = nullcontext()
 
 
+def exact(outputs: torch.Tensor) -> torch.Tensor:
+    """Return outputs in float32 at least: what a loss or a mean of predictions is computed from."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class PrecisionPolicy:
     """How one run computes. `scaler` is None except for fp16."""

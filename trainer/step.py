@@ -237,8 +237,7 @@ def _agree(parts: StepParts, own: _Sums, request: Request) -> tuple[float, int, 
         skipped = len(own.skipped)
         loss = _total(own.losses).item()
         return loss * _factor(request.step_samples, skipped) if skipped else loss, skipped, stop, save
-    counts = [float(stop), float(save), float(len(own.skipped))]
-    head = torch.tensor(counts, dtype=torch.float64, device=parts.device)
+    head = torch.tensor([stop, save, len(own.skipped)], dtype=torch.float64, device=parts.device)
     sums = torch.cat([head, _total(own.losses).double().reshape(1), parts.batch_norm.sums(parts.device)])
     parts.engine.sum_over_ranks(sums)
     parts.batch_norm.finish(sums[4:], request.step_samples)
@@ -270,13 +269,14 @@ def _finish_gradient(parts: StepParts, request: Request, num_skipped: int) -> fl
     parts.precision.unscale(parts.optimizer)
     if num_skipped:
         _divide_by_what_counts(parts, request.step_samples, num_skipped)
-    if settings.l1 or settings.l2 or parts.add_ewc is not None:
-        add_penalties(parts.decayed, settings.l1, settings.l2, parts.add_ewc)
+    if settings.l1 or settings.l2:
+        add_penalties(parts.decayed, settings.l1, settings.l2)
+    if parts.add_ewc is not None:
+        parts.add_ewc()
     measured = recipe.tracking.gradient_norm or recipe.stability.guards
     if not (settings.clips or measured):
         return None
-    shared = parts.engine.sum_over_ranks if parts.engine.sharded else None
-    norm = clip(parts.parameters, settings, measured, shared)
+    norm = clip(parts.parameters, settings, measured, parts.engine.sum_over_ranks if parts.engine.sharded else None)
     return None if norm is None else float(norm)
 
 

@@ -103,7 +103,7 @@ def compared(
     `names` are what the two are called there.
     """
     folders = [str(run.root.absolute()) for run in (dense, pruned)]
-    command = [sys.executable, "-m", "megabatch.trainer.pruning.compare", *folders]
+    command = [sys.executable, "-m", "megabatch.trainer.sizes", *folders]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment(job))
     if done.returncode != 0:
         raise StudyFailedError(Ending(ExitCode.FAILED, f"the networks could not be compared:\n{done.stderr.strip()}"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megabatch.configs.best_checkpoint import best_checkpoint
+from megabatch.configs.differences import first_difference
 from megabatch.configs.distillation import TeacherNetwork, form_of
 from megabatch.configs.ensemble import Member
 from megabatch.configs.errors import ConfigError, Problem
@@ -144,8 +145,7 @@ def _other_classes(where: str, other: RunDir, first: RunDir) -> Iterator[Problem
             yield Problem(str(run.outputs), problem)
             return
     if there != here:
-        pairs = enumerate(zip((*there, "no class"), (*here, "no class"), strict=False))
-        number, (its, own) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+        number, its, own = first_difference(there, here)
         yield Problem(
             where,
             f"have other classes: output {number} is {its} in the one and {own} in the other ({len(there):,} and "

@@ -183,7 +183,7 @@ def sizes(study: Study) -> list[dict[str, Any]]:
         str((study.fused_dir if technique.fused else study.run_dir)(technique.recipe, 0).root)
         for technique in TECHNIQUES
     ]
-    command = [sys.executable, "-m", "megabatch.trainer.pruning.compare", *folders]
+    command = [sys.executable, "-m", "megabatch.trainer.sizes", *folders]
     environment = child_environment(next(iter(study.jobs.values())))
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from megabatch.data.hashing import RandomStream, key
 from megabatch.data.loader import MicroBatch
+from megabatch.trainer.precision import exact
 
 _BLOCKS = 16
 _LABEL = 70  # what a key is for: the label that is drawn for a sample
@@ -73,7 +74,7 @@ def _stream(seed: int, micro_batch: MicroBatch) -> RandomStream:
 
 def _squares(network: nn.Module, weights: Sequence[nn.Parameter], images_1CHW: Tensor, stream: RandomStream) -> Tensor:
     """Return 1 and the squared derivatives of log p(y | x), for a y drawn from p: shape (1 + weights,)."""
-    log_p_K = torch.log_softmax(_exact(network(images_1CHW)[0]), dim=0)
+    log_p_K = torch.log_softmax(exact(network(images_1CHW)[0]), dim=0)
     cumulated_K = log_p_K.detach().double().exp().cumsum(0)
     drawn = int((cumulated_K < stream.uniform() * cumulated_K[-1]).sum())
     gradients = torch.autograd.grad(log_p_K[drawn], weights, allow_unused=True)
@@ -84,7 +85,3 @@ def _squares(network: nn.Module, weights: Sequence[nn.Parameter], images_1CHW: T
         for weight, gradient in zip(weights, gradients, strict=True)
     ]
     return torch.cat([torch.ones(1, dtype=torch.float64, device=weights[0].device), *squares])
-
-
-def _exact(outputs_K: Tensor) -> Tensor:
-    return outputs_K.to(torch.promote_types(outputs_K.dtype, torch.float32))

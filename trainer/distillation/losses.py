@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from megabatch.configs.distillation import Form
+from megabatch.trainer.precision import exact
 
 
 def teaching(form: Form, outputs_NK: Sequence[Tensor], weights: Sequence[float], temperature: float) -> Tensor:
@@ -21,7 +22,7 @@ def teaching(form: Form, outputs_NK: Sequence[Tensor], weights: Sequence[float],
     The mean is one of probabilities, not of logits (Hinton, Vinyals and Dean 2015, section 5: the arithmetic mean).
     """
     predicted = [
-        _predicted(form, _exact(outputs), temperature) * w for outputs, w in zip(outputs_NK, weights, strict=True)
+        _predicted(form, exact(outputs), temperature) * w for outputs, w in zip(outputs_NK, weights, strict=True)
     ]
     return torch.stack(predicted).sum(dim=0) if len(predicted) > 1 else predicted[0]
 
@@ -33,7 +34,7 @@ def distance(form: Form, outputs_NK: Tensor, taught_NK: Tensor, temperature: flo
     sigmoid        T**2 * mean_k KL(Bernoulli(p_k) || Bernoulli(s(z_k / T)))        s the sigmoid
     squared_error  mean_k (z_k - p_k)**2
     """
-    outputs_NK = _exact(outputs_NK)
+    outputs_NK = exact(outputs_NK)
     taught_NK = taught_NK.to(outputs_NK.dtype)
     if form == "squared_error":
         return functional.mse_loss(outputs_NK, taught_NK, reduction="none").mean(dim=1)
@@ -51,7 +52,3 @@ def _predicted(form: Form, outputs_NK: Tensor, temperature: float) -> Tensor:
         return outputs_NK
     softened_NK = outputs_NK / temperature
     return softened_NK.sigmoid() if form == "sigmoid" else softened_NK.softmax(dim=1)
-
-
-def _exact(outputs_NK: Tensor) -> Tensor:
-    return outputs_NK.to(torch.promote_types(outputs_NK.dtype, torch.float32))

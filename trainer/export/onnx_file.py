@@ -15,6 +15,7 @@ from megabatch.trainer.export.formats import Predict
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 SUFFIX = ".onnx"
 _MOST_BYTES = 2_000_000_000  # a protobuf file ends at 2 GiB
@@ -61,7 +62,11 @@ def read(target: Path) -> Predict:
     """Return onnxruntime's prediction on the CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    return predictor(onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"]))
+
+
+def predictor(session: onnxruntime.InferenceSession) -> Predict:
+    """Return what leads from images_NCHW to outputs_NK."""
 
     def predict(images_NCHW: torch.Tensor) -> torch.Tensor:
         (outputs_NK,) = session.run(None, {"images": images_NCHW.numpy()})

@@ -24,6 +24,7 @@ from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.models.branches import branch, trunk_and_branch
 from megabatch.trainer.models.load import load_model
 from megabatch.trainer.network import replace_activations, replace_batch_norms
+from megabatch.trainer.precision import exact
 from megabatch.trainer.pruning.plan import Plan, shrink
 
 
@@ -143,8 +144,3 @@ def _register_scaling(network: nn.Module, number: int, settings: EnsembleOptions
     for name, values_C in zip(("scale", "shift"), scaled_from(own, its), strict=True):
         network.register_buffer(f"{name}_{number}", torch.tensor(values_C)[:, None, None], persistent=False)
     return True
-
-
-def exact(outputs_NK: Tensor) -> Tensor:
-    """Return outputs in float32 at least."""
-    return outputs_NK.to(torch.promote_types(outputs_NK.dtype, torch.float32))

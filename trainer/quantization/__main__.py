@@ -33,6 +33,7 @@ from megabatch.trainer.outputs import read_outputs
 from megabatch.trainer.pruning.layers import kept_layers
 from megabatch.trainer.pruning.plan import plan_of
 from megabatch.trainer.quantization import measure, onnx_graphs
+from megabatch.trainer.sizes import BATCHES
 
 _COMPARED = 1024  # samples on which predictions are compared one by one
 
@@ -143,15 +144,15 @@ def _measured(
     """Return sizes, times and metrics of both files, and how far the small one is from what it is to compute."""
     files, threads = {"fp32": whole, "quantized": small}, job.cluster.threads_per_process
     found: dict[str, dict[str, Any]] = {name: {"bytes": file.stat().st_size} for name, file in files.items()}
-    predictors = {name: measure.predictor(measure.session_of(file, threads)) for name, file in files.items()}
+    predictors = {name: onnx_file.predictor(measure.session_of(file, threads)) for name, file in files.items()}
     for split in splits:
         for name, values in measure.metrics_in_turn(job, arrangement, split, predictors).items():
             found[name][split] = values
-    for batch in measure.BATCHES:
+    for batch in BATCHES:
         times = measure.milliseconds_in_turn(list(files.values()), job.recipe.data.image_size, batch)
         for values, milliseconds in zip(found.values(), times, strict=True):
             values[f"milliseconds_{batch}"] = milliseconds
-    literal = reference or measure.predictor(measure.session_of(small, threads, literally=True))
+    literal = reference or onnx_file.predictor(measure.session_of(small, threads, literally=True))
     compared = {"reference": literal, "fp32": predictors["fp32"]}
     return {
         **found,

@@ -5,8 +5,6 @@ Shapes: N samples of a micro-batch, K outputs.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,12 +20,11 @@ from megabatch.data.loader import MicroBatch
 from megabatch.data.requests import evaluation_requests
 from megabatch.trainer.build import implementation
 from megabatch.trainer.export.formats import Predict
+from megabatch.trainer.export.onnx_file import predictor
 from megabatch.trainer.loaders import split_loader
 from megabatch.trainer.metrics import gathered
+from megabatch.trainer.sizes import seconds_in_turn
 
-BATCHES = (1, 32)
-_SECONDS = 1.0  # for each batch, both files together
-_FEWEST = 10
 _CHUNK = 100  # samples at a time, where a split is evaluated or calibrated with
 
 
@@ -40,16 +37,6 @@ def session_of(file: Path, threads: int, literally: bool = False) -> onnxruntime
     if literally:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def predictor(session: onnxruntime.InferenceSession) -> Predict:
-    """Return images_NCHW to outputs_NK."""
-
-    def predict(images_NCHW: torch.Tensor) -> torch.Tensor:
-        (outputs_NK,) = session.run(None, {"images": images_NCHW.numpy()})
-        return torch.from_numpy(outputs_NK)
-
-    return predict
 
 
 def batches_of(
@@ -111,13 +98,4 @@ def milliseconds_in_turn(files: Sequence[Path], image_size: int, batch: int) -> 
     """Return the median time of a pass of each file, with one thread; the files take turns."""
     images_NCHW = torch.randn(batch, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     sessions = [predictor(session_of(file, threads=1)) for file in files]
-    times: list[list[float]] = [[] for _ in files]
-    for predict in sessions:
-        predict(images_NCHW)
-    until = time.perf_counter() + _SECONDS
-    while time.perf_counter() < until or len(times[-1]) < _FEWEST:
-        for predict, own in zip(sessions, times, strict=True):
-            started = time.perf_counter()
-            predict(images_NCHW)
-            own.append(time.perf_counter() - started)
-    return [1000 * statistics.median(own) for own in times]
+    return [1000 * seconds for seconds in seconds_in_turn(sessions, images_NCHW)]

@@ -22,8 +22,8 @@ from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.models.convnet import convnet
 from megabatch.trainer.network import replace_batch_norms
 from megabatch.trainer.pruning.channels import flops_of, make_plan, plans_of_layers
-from megabatch.trainer.pruning.compare import sizes
 from megabatch.trainer.pruning.plan import Plan, plan_of, shrink, silenced
+from megabatch.trainer.sizes import sizes
 
 SIZE = 16
 

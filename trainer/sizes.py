@@ -1,6 +1,6 @@
-"""`python -m megabatch.trainer.pruning.compare RUN_DIR...`: sizes and times of the networks of runs, as JSON.
+"""`python -m megabatch.trainer.sizes RUN_DIR...`: sizes and times of the networks of runs, as JSON.
 
-The launcher runs this in a process of its own, after a pruned run and after a study. Times are those of this CPU, one
+The launcher runs this in a process of its own, where runs are compared. Times are those of this CPU, one
 thread, the networks in turn, so that whatever else the machine does slows all of them.
 """
 
@@ -23,6 +23,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.trainer import checkpoint
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.export.card import card_of
+from megabatch.trainer.export.formats import Predict
 from megabatch.trainer.export.network import plain_network_of
 from megabatch.trainer.outputs import read_outputs
 from megabatch.trainer.pruning.channels import flops_of
@@ -30,13 +31,12 @@ from megabatch.trainer.pruning.plan import plan_of
 
 BATCHES = (1, 32)
 _SECONDS = 0.5  # for each batch and network
-_FEWEST = 5
+_FEWEST = 10  # passes
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print what was measured."""
     runs = [RunDir(Path(folder)) for folder in arguments]
-    torch.set_num_threads(1)
     try:
         print(json.dumps(compare(runs)))
     except TrainingError as error:
@@ -47,13 +47,18 @@ def main(arguments: Sequence[str]) -> int:
 
 def compare(runs: Sequence[RunDir]) -> list[dict[str, Any]]:
     """Return sizes and times of the best checkpoint of each run. Raises TrainingError if one has none."""
-    networks = [_network(run) for run in runs]
-    size = read_job(runs[0].job).recipe.data.image_size
-    found = [sizes(network, size) for network in networks]
+    return measured([_network(run) for run in runs], read_job(runs[0].job).recipe.data.image_size)
+
+
+def measured(networks: Sequence[nn.Module], image_size: int) -> list[dict[str, Any]]:
+    """Return sizes, and milliseconds for 1 and for 32 images, of networks on the CPU in evaluation mode."""
+    found, threads = [sizes(network, image_size) for network in networks], torch.get_num_threads()
+    torch.set_num_threads(1)
     for batch in BATCHES:
-        times = seconds_in_turn(networks, torch.zeros(batch, 3, size, size))
+        times = seconds_in_turn(networks, torch.zeros(batch, 3, image_size, image_size))
         for values, seconds in zip(found, times, strict=True):
             values[f"milliseconds_{batch}"] = 1000 * seconds
+    torch.set_num_threads(threads)
     return found
 
 
@@ -70,16 +75,16 @@ def sizes(network: nn.Module, image_size: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def seconds_in_turn(networks: Sequence[nn.Module], images_NCHW: torch.Tensor) -> list[float]:
-    """Return the median time of a forward pass of each network."""
-    times: list[list[float]] = [[] for _ in networks]
-    for network in networks:
-        network(images_NCHW)
-    until = time.perf_counter() + _SECONDS * len(networks)
+def seconds_in_turn(predictors: Sequence[Predict], images_NCHW: torch.Tensor) -> list[float]:
+    """Return the median time of a pass of each network, or of whatever predicts."""
+    times: list[list[float]] = [[] for _ in predictors]
+    for predict in predictors:
+        predict(images_NCHW)
+    until = time.perf_counter() + _SECONDS * len(predictors)
     while time.perf_counter() < until or len(times[-1]) < _FEWEST:
-        for network, own in zip(networks, times, strict=True):
+        for predict, own in zip(predictors, times, strict=True):
             started = time.perf_counter()
-            network(images_NCHW)
+            predict(images_NCHW)
             own.append(time.perf_counter() - started)
     return [statistics.median(own) for own in times]
 
