@@ -12,7 +12,7 @@ class DataError(ValueError):
 
 
 class OwnPartError(Exception):
-    """A part of the user's own, found by its import path, is not there or does not do what it must: no data are wrong."""
+    """A part of the user's own, found by its import path, is missing or does not do what it must."""
 
 
 class SkippedSample(NamedTuple):

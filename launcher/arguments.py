@@ -11,6 +11,7 @@ RecipeArguments = Annotated[
     list[str], typer.Argument(metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides.")
 ]
 ClusterOption = Annotated[str, typer.Option("--cluster", "-c", help="Name or path of a cluster file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON; everything else goes to stderr.")]
 DEFAULT_CLUSTER = "laptop"
 Result = TypeVar("Result")
 

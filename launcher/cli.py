@@ -24,6 +24,7 @@ from megabatch.launcher.job_commands import cancel, drill, logs, status
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.prune_command import prune
 from megabatch.launcher.quantize_command import quantize
+from megabatch.launcher.runs_command import app as runs_app
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.study_command import app as study_app
 from megabatch.launcher.tune_commands import app as tune_app
@@ -37,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 config_app = typer.Typer(help="Look at recipes and their schema.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(tune_app, name="tune")

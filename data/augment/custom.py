@@ -22,7 +22,9 @@ def custom(image_HWC: Pixels, settings: CustomTransform, image_size: int, stream
     except Exception as error:  # somebody else's code
         raise OwnPartError(f"transform {settings.function}: {type(error).__name__}: {error}") from error
     if not isinstance(made_HWC, np.ndarray) or made_HWC.dtype != np.uint8 or made_HWC.shape[2:] != (3,):
-        raise OwnPartError(f"transform {settings.function}: returned {_described(made_HWC)}, not a uint8 array (H, W, 3)")
+        raise OwnPartError(
+            f"transform {settings.function}: returned {_described(made_HWC)}, not a uint8 array (H, W, 3)"
+        )
     return made_HWC
 
 
