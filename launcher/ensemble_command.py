@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from megabatch.launcher.arguments import fail, or_exit_study
+from megabatch.launcher.arguments import JsonOption, fail, or_exit_study
+from megabatch.launcher.json_output import answer, json_alone
 
 
 class AverageChoice(StrEnum):
@@ -35,6 +36,7 @@ def ensemble(
     cluster: Annotated[
         str | None, typer.Option("--cluster", "-c", help="Where to evaluate (default: as the first run).")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Put several networks together into one that predicts their mean, and compare it with its best member."""
     from megabatch.launcher.study.ensemble import Settings, combine
@@ -42,9 +44,11 @@ def ensemble(
     if snapshots and checkpoint != "best":
         fail("--snapshots takes every checkpoint that was kept for good: leave --checkpoint out")
     settings = Settings(checkpoint, average.value, _weights(weights), snapshots, cluster)
-    found = or_exit_study(lambda: combine(runs, output, settings))
-    _print(found)
-    typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
+    with json_alone(as_json):
+        found = or_exit_study(lambda: combine(runs, output, settings))
+        answer(run=str(output), **found)
+        _print(found)
+        typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
 
 
 def _weights(text: str) -> Any:  # Any: the word itself, or numbers

@@ -34,8 +34,9 @@ class Condition:
         if value is None:
             return False
         if self.sign in _ORDERS:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            return is_number and _ORDERS[self.sign](float(value), _number(self.wanted))  # type: ignore[arg-type]
+            if isinstance(value, str | bool):
+                return False
+            return _ORDERS[self.sign](value, _number(self.wanted))
         return _equal(value, self.wanted) == (self.sign == "=")
 
 

@@ -9,6 +9,7 @@ import typer
 
 from megabatch.configs.errors import shortened
 from megabatch.launcher.arguments import JsonOption, fail, or_exit
+from megabatch.launcher.help_text import examples
 
 if TYPE_CHECKING:
     from megabatch.launcher.run_list import Run
@@ -19,7 +20,12 @@ app = typer.Typer(
     invoke_without_command=True,
     no_args_is_help=False,
     rich_markup_mode=None,
-    epilog="Example: megabatch runs --where 'recipe=digits*' --where 'test.top1>0.9' --sort test.top1",
+    epilog=examples(
+        "megabatch runs",
+        "megabatch runs --where 'recipe=digits*' --where 'test.top1>0.9' --sort test.top1",
+        "megabatch runs --state failed --state gone --json",
+        "megabatch runs remove runs/digits-20261120-231942",
+    ),
 )
 FolderOption = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where the runs are.")]
 _TO_THE_LEFT = ("run", "state", "recipe")
@@ -65,7 +71,12 @@ def list_runs(
         _print(kept, len(found), folder)
 
 
-@app.command(epilog="Example: megabatch runs remove runs/digits-20261120-231942 --checkpoints")
+@app.command(
+    epilog=examples(
+        "megabatch runs remove runs/digits-20261120-231942",
+        "megabatch runs remove runs/a runs/b --checkpoints --yes",
+    )
+)
 def remove(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or their names in --folder.")],
     folder: FolderOption = Path("runs"),

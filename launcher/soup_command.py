@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from megabatch.launcher.arguments import or_exit_study
+from megabatch.launcher.arguments import JsonOption, or_exit_study
+from megabatch.launcher.json_output import answer, json_alone
 
 
 class BatchNormChoice(StrEnum):
@@ -28,13 +29,19 @@ def soup(
     batch_norm: Annotated[
         BatchNormChoice, typer.Option(help="Running statistics: computed anew from training images, or averaged.")
     ] = BatchNormChoice.RECOMPUTE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Average the weights of several runs into one network (Wortsman et al. 2022) and evaluate it."""
+    """Average the weights of several runs into one network and evaluate it.
+
+    Wortsman et al. 2022, "Model soups".
+    """
     from megabatch.launcher.study.soup import cook
 
-    job, found = or_exit_study(lambda: cook(runs, output, checkpoint, greedy, batch_norm.value))
-    _print(runs, found, job.recipe.metric)
-    typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
+    with json_alone(as_json):
+        job, found = or_exit_study(lambda: cook(runs, output, checkpoint, greedy, batch_norm.value))
+        answer(run=str(output), runs=runs, **found)
+        _print(runs, found, job.recipe.metric)
+        typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
 
 
 def _print(runs: list[str], found: dict[str, Any], metric: str) -> None:
