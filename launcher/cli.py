@@ -11,18 +11,20 @@ import typer
 
 from megabatch.configs.streams import outlive_readers
 from megabatch.launcher.ablate_command import ablate
-from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, JsonOption, RecipeArguments
+from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, JsonOption, RecipeArguments, RunArgument
 from megabatch.launcher.arguments import fail as _fail
 from megabatch.launcher.arguments import or_exit as _or_exit
 from megabatch.launcher.arguments import split as _split
 from megabatch.launcher.cluster_commands import app as cluster_app
+from megabatch.launcher.completion import complete_cluster, complete_recipe, complete_run
+from megabatch.launcher.config_commands import app as config_app
 from megabatch.launcher.data_commands import app as data_app
 from megabatch.launcher.ensemble_command import ensemble
 from megabatch.launcher.export_command import export
 from megabatch.launcher.fuse_command import fuse
 from megabatch.launcher.help_text import FIRST_STEPS, SectionedGroup, examples
 from megabatch.launcher.job_commands import cancel, drill, logs, status
-from megabatch.launcher.json_output import answer, json_alone
+from megabatch.launcher.json_output import json_alone
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.prune_command import prune
 from megabatch.launcher.quantize_command import quantize
@@ -41,7 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-config_app = typer.Typer(help="Look at recipes and their schema.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
@@ -131,14 +132,22 @@ def plan(
 def launch(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides."),
+        typer.Argument(
+            metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides.", autocompletion=complete_recipe
+        ),
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option("--cluster", "-c", help="Name or path of a cluster file (default: laptop).")
+        str | None,
+        typer.Option(
+            "--cluster", "-c", help="Name or path of a cluster file (default: laptop).", autocompletion=complete_cluster
+        ),
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/NAME-DATE-TIME).")] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN_DIR|latest", help="Go on with a run instead of starting one.")
+        str | None,
+        typer.Option(
+            metavar="RUN_DIR|latest", help="Go on with a run instead of starting one.", autocompletion=complete_run
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and the exact command; start nothing.")
@@ -171,7 +180,7 @@ def launch(
     epilog=examples("megabatch eval latest --split test", "megabatch eval runs/mine --checkpoint last --json"),
 )
 def evaluate(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.")],
+    run_dir: RunArgument,
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="best, last, or the step of a checkpoint.")] = "best",
     raw: Annotated[bool, typer.Option("--raw", help="The weights themselves, where the recipe averages them.")] = False,
@@ -188,9 +197,17 @@ def evaluate(
 @app.command(epilog=examples("megabatch check", "megabatch check mine.yaml --cluster two-nodes.yaml"))
 def check(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="With --cluster: data to read.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [KEY=VALUE]...", help="With --cluster: data to read.", autocompletion=complete_recipe
+        ),
     ] = None,
-    cluster: Annotated[str, typer.Option("--cluster", "-c", help="Start its ranks and have each look around.")] = "",
+    cluster: Annotated[
+        str,
+        typer.Option(
+            "--cluster", "-c", help="Start its ranks and have each look around.", autocompletion=complete_cluster
+        ),
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Show what this machine has for a run; with --cluster, what every rank finds on its node, and what is wrong."""
@@ -211,53 +228,6 @@ def check(
     else:
         width = max(map(len, facts)) + 2
         typer.echo("\n".join(f"{name:{width}}{value}" for name, value in facts.items()))
-
-
-@config_app.command(
-    epilog=examples("megabatch config show digits", "megabatch config show mine.yaml optimizer=lamb --origin")
-)
-def show(
-    arguments: RecipeArguments,
-    cluster: ClusterOption = DEFAULT_CLUSTER,
-    origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Print the resolved recipe and cluster: every key, defaults included."""
-    from megabatch.configs.load import load
-    from megabatch.launcher import render
-
-    recipe, overrides = _split(arguments)
-    loaded = _or_exit(lambda: load(recipe, cluster, overrides))
-    with json_alone(as_json):
-        answer(**render.config_values(loaded, origin))
-        render.print_config(loaded, origin)
-
-
-@config_app.command(epilog=examples("megabatch config schema > recipe.schema.json", "megabatch config schema cluster"))
-def schema(which: Annotated[str, typer.Argument(help="recipe or cluster")] = "recipe") -> None:
-    """Print the JSON schema, for editors that complete and check YAML."""
-    import json
-
-    from pydantic import BaseModel
-
-    from megabatch.configs.cluster import Cluster
-    from megabatch.configs.recipe import Recipe
-
-    models: dict[str, type[BaseModel]] = {"recipe": Recipe, "cluster": Cluster}
-    if which not in models:
-        _fail(f"no schema {which!r}: write recipe or cluster")
-    typer.echo(json.dumps(models[which].model_json_schema(), indent=2))
-
-
-@config_app.command(name="list", epilog=examples("megabatch config list"))
-def list_shipped(as_json: JsonOption = False) -> None:
-    """List the shipped recipes and clusters."""
-    from megabatch.configs.load import shipped
-
-    with json_alone(as_json):
-        for kind in ("recipes", "clusters"):
-            answer(**{kind: list(shipped(kind))})
-            typer.echo(f"{kind}: {', '.join(shipped(kind))}")
 
 
 def _version(wanted: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from megabatch.launcher.arguments import JsonOption, fail, or_exit_study
+from megabatch.launcher.completion import complete_cluster, complete_run
 from megabatch.launcher.json_output import answer, json_alone
 
 
@@ -22,7 +23,9 @@ class AverageChoice(StrEnum):
 def ensemble(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN_DIR...", help="Runs for the same classes, or checkpoints of them."),
+        typer.Argument(
+            metavar="RUN_DIR...", help="Runs for the same classes, or checkpoints of them.", autocompletion=complete_run
+        ),
     ],
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="New run folder to write.")],
     checkpoint: Annotated[str, typer.Option(help="Of each run: best, last, or the step of a checkpoint.")] = "best",
@@ -34,7 +37,10 @@ def ensemble(
         str, typer.Option(help="uniform, fitted or greedy (on the validation split), or numbers: 0.5,0.3,0.2.")
     ] = "uniform",
     cluster: Annotated[
-        str | None, typer.Option("--cluster", "-c", help="Where to evaluate (default: as the first run).")
+        str | None,
+        typer.Option(
+            "--cluster", "-c", help="Where to evaluate (default: as the first run).", autocompletion=complete_cluster
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from megabatch.launcher.arguments import JsonOption, or_exit_study
+from megabatch.launcher.completion import complete_run
 from megabatch.launcher.json_output import answer, json_alone
 
 
@@ -24,7 +25,9 @@ class FormatChoice(StrEnum):
 
 
 def export(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.")],
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.", autocompletion=complete_run)
+    ],
     format_name: Annotated[FormatChoice, typer.Option("--format", help="What is written (docs/export.md).")],
     checkpoint: Annotated[str, typer.Option(help="best, last, or the step of a checkpoint.")] = "best",
     raw: Annotated[bool, typer.Option("--raw", help="The weights themselves, where the recipe averages them.")] = False,

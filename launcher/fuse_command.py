@@ -8,16 +8,25 @@ from typing import Annotated
 import typer
 
 from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, JsonOption, fail, or_exit, or_exit_study
+from megabatch.launcher.completion import complete_overrides, complete_run
 from megabatch.launcher.json_output import answer, json_alone
 
 
 def fuse(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR", help="Folder that `megabatch ensemble` has written.")],
+    run_dir: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_DIR", help="Folder that `megabatch ensemble` has written.", autocompletion=complete_run
+        ),
+    ],
     share_until: Annotated[
         str, typer.Option(metavar="LAYER", help="The last layer that all members share: layer2, 3, stages.1.")
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Further changes of the recipe.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Further changes of the recipe.", autocompletion=complete_overrides
+        ),
     ] = None,
     learn_weights: Annotated[
         bool, typer.Option("--learn-weights", help="Train also how much each member counts.")

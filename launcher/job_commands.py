@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megabatch.launcher.arguments import JsonOption, or_exit
+from megabatch.launcher.arguments import JsonOption, RunArgument, or_exit
 from megabatch.launcher.json_output import answer, json_alone
 
 if TYPE_CHECKING:
     from megabatch.configs.run_dir import RunDir
-
-RunArgument = Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.")]
 
 
 def status(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, JsonOption, fail, or_exit, or_exit_study
+from megabatch.launcher.completion import complete_overrides, complete_run
 from megabatch.launcher.json_output import answer, json_alone
 
 
@@ -21,9 +22,14 @@ class PruningChoice(StrEnum):
 
 
 def prune(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of a trained run.")],
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of a trained run.", autocompletion=complete_run)
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Further changes of the recipe.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Further changes of the recipe.", autocompletion=complete_overrides
+        ),
     ] = None,
     name: Annotated[PruningChoice, typer.Option(help="What is removed (docs/pruning.md).")] = PruningChoice.CHANNELS,
     sparsity: Annotated[

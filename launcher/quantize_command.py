@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from megabatch.launcher.arguments import JsonOption, or_exit_study
+from megabatch.launcher.completion import complete_run
 from megabatch.launcher.json_output import answer, json_alone
 
 
@@ -31,7 +32,9 @@ class CalibrationChoice(StrEnum):
 
 
 def quantize(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of a trained run.")],
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of a trained run.", autocompletion=complete_run)
+    ],
     name: Annotated[
         QuantizationChoice | None,
         typer.Option(help="What is quantized (docs/quantization.md; default: trained for a run of int8, else static)."),

@@ -9,6 +9,7 @@ import typer
 
 from megabatch.configs.errors import shortened
 from megabatch.launcher.arguments import JsonOption, fail, or_exit
+from megabatch.launcher.completion import complete_run
 from megabatch.launcher.help_text import examples
 
 if TYPE_CHECKING:
@@ -78,7 +79,12 @@ def list_runs(
     )
 )
 def remove(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or their names in --folder.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Folders of runs, or their names in --folder.", autocompletion=complete_run
+        ),
+    ],
     folder: FolderOption = Path("runs"),
     checkpoints: Annotated[
         bool,

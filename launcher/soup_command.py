@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from megabatch.launcher.arguments import JsonOption, or_exit_study
+from megabatch.launcher.completion import complete_run
 from megabatch.launcher.json_output import answer, json_alone
 
 
@@ -20,7 +21,10 @@ class BatchNormChoice(StrEnum):
 
 
 def soup(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN_DIR...", help="Folders of runs of the same model.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN_DIR...", help="Folders of runs of the same model.", autocompletion=complete_run),
+    ],
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="New run folder to write.")],
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Best run first, and keep only what makes validation no worse.")

@@ -9,6 +9,7 @@ import typer
 
 from megabatch.configs.json_files import read_json
 from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, JsonOption, fail, or_exit, or_exit_study
+from megabatch.launcher.completion import complete_overrides
 from megabatch.launcher.help_text import examples
 from megabatch.launcher.json_output import answer, json_alone
 from megabatch.launcher.mistakes import mistakes_told
@@ -31,7 +32,10 @@ def common() -> None:
 @app.command(epilog=examples("megabatch study overfit --seeds 3 data.path=data/cifar10"))
 def overfit(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of all recipes of the study.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Changes of all recipes of the study.", autocompletion=complete_overrides
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each recipe, with seed, seed + 1, ...")] = 3,
     members: Annotated[int, typer.Option(min=2, help="Networks in a fusion, each with a seed of its own.")] = 3,
