@@ -26,6 +26,7 @@ from megabatch.launcher.help_text import FIRST_STEPS, SectionedGroup, examples
 from megabatch.launcher.job_commands import cancel, drill, logs, status
 from megabatch.launcher.json_output import json_alone
 from megabatch.launcher.mistakes import mistakes_told
+from megabatch.launcher.new_command import new
 from megabatch.launcher.prune_command import prune
 from megabatch.launcher.quantize_command import quantize
 from megabatch.launcher.runs_command import app as runs_app
@@ -43,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command(epilog=examples("megabatch new mine"))(new)
 app.add_typer(runs_app, name="runs")
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
