@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from megabatch.configs.base import (
     EnvironmentText,
@@ -21,6 +23,9 @@ class Wandb(Frozen):
     mode: Literal["auto", "online", "offline"] = "auto"
 
 
+OwnTracker = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+
+
 class Tracking(Frozen):
     """Where results go besides RUN_DIR/metrics.jsonl, which is always written: every `every_steps` steps one line,
     and one for each step that was passed over or had samples that could not be used.
@@ -29,6 +34,8 @@ class Tracking(Frozen):
     `noise_scale` measures the gradient noise scale and says what it means for the batch (docs/large-batch.md).
     `update_ratio` adds the norm of a logged step's update relative to that of the weights.
     `trust_ratios_every_steps` adds lines with the trust ratio of each adapted parameter under LARS and LAMB.
+    `own` names functions of your own, as module:function: each is called with (job, run_dir, lines) and goes through
+    the lines of metrics.jsonl as they are written (docs/tracking.md).
     """
 
     every_steps: PositiveInt = 1
@@ -39,3 +46,4 @@ class Tracking(Frozen):
     print_every_seconds: PositiveFloat = 5.0
     sample_log: bool = False
     wandb: Wandb | None = None
+    own: tuple[OwnTracker, ...] = ()

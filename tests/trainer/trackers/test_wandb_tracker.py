@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from megabatch.configs.job import Job
-from megabatch.configs.load import load
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.tracking import Wandb
-from megabatch.trainer.evaluate import EvaluationResult
-from megabatch.trainer.state import TrainState
-from megabatch.trainer.step import StepReport
-from megabatch.trainer.trackers import wandb_tracker
-from megabatch.trainer.trackers.wandb_tracker import WandbTracker
+from megabatch.trainer.trackers import mirror, wandb_tracker
+from megabatch.trainer.trackers.mirror import Mirror
+from support.tracked import job, tell
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("default")]
 
@@ -29,14 +25,12 @@ def without_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(wandb_tracker, "_FINISH_SECONDS", 300.0)  # these tests are not about time
+    monkeypatch.setattr(mirror, "_FINISH_SECONDS", 300.0)  # these tests are not about time
 
 
-def job(folder: Path) -> Job:
-    loaded = load("digits", "laptop", ["cluster.environment={SECRET_TOKEN: hunter2}"])
-    return Job(
-        recipe=loaded.recipe, cluster=loaded.cluster, working_folder=str(folder), data_fingerprint="", version="0"
-    )
+def tracker_of(settings: Wandb, folder: Path, run_dir: RunDir, warnings: list[str]) -> Mirror:
+    follow = partial(wandb_tracker.follow, settings, job(folder), run_dir, warnings.append)
+    return Mirror("Weights & Biases", follow, warnings.append)
 
 
 def log_records(raw: bytes) -> Iterator[bytes]:
@@ -74,12 +68,7 @@ def test_an_offline_run_holds_every_step_and_evaluation_under_one_id_across_rest
     run_dir.root.mkdir()
     warnings: list[str] = []
     for attempt, steps in ((1, (1, 2)), (2, (3,))):
-        tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), run_dir, warnings.append)
-        for step in steps:
-            state = TrainState(step=step, samples_seen=20 * step, attempt=attempt)
-            tracker.step(StepReport(step - 1, 0, 20, 1.0 / step, 0.1, None, 0.5, 0.0, 0, False), state)
-        tracker.evaluation(EvaluationResult("validation", 10, 0, 0.25, {"top1": 0.9, "top5": 1.0}), state)
-        tracker.close()
+        tell(tracker_of(Wandb(project="demo"), tmp_path, run_dir, warnings), steps, attempt)
     assert warnings == []
     rows, everything = written(run_dir)
     assert [(row["samples_seen"], row["train/loss"]) for row in rows if "train/loss" in row] == [
@@ -92,56 +81,16 @@ def test_an_offline_run_holds_every_step_and_evaluation_under_one_id_across_rest
     assert "hunter2" not in everything
 
 
-def test_a_failure_there_ends_with_a_message_and_not_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import wandb
-
-    def broken(**_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(wandb, "init", broken)
-    warnings: list[str] = []
-    tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), RunDir(tmp_path), warnings.append)
-    for step in range(20):
-        tracker.step(StepReport(step, 0, 20, 1.0, 0.1, None, 0.5, 0.0, 0, False), TrainState(step=step))
-        time.sleep(0.01)
-    tracker.close()
-    assert warnings == [
-        "Weights & Biases stopped: OSError no space left on device. Training goes on; metrics.jsonl has everything"
-    ]
-
-
-def test_a_server_that_hangs_neither_blocks_a_step_nor_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
-    import wandb
-
-    release = threading.Event()
-    monkeypatch.setattr(wandb, "init", lambda **_: release.wait())
-    monkeypatch.setattr(wandb_tracker, "_FINISH_SECONDS", 0.2)
-    monkeypatch.setattr(wandb_tracker, "_QUEUE_LINES", 5)
-    warnings: list[str] = []
-    tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), RunDir(tmp_path), warnings.append)
-    for step in range(20):
-        tracker.step(StepReport(step, 0, 20, 1.0, 0.1, None, 0.5, 0.0, 0, False), TrainState(step=step))
-    tracker.close()
-    release.set()
-    assert warnings == ["Weights & Biases did not finish within 0 s; metrics.jsonl has everything"]
-
-
 def test_without_a_network_it_is_written_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens on the discard port
     run_dir = RunDir(tmp_path / "run")
     run_dir.root.mkdir()
     warnings: list[str] = []
-    tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), run_dir, warnings.append)
-    tracker.step(StepReport(0, 0, 20, 0.5, 0.1, None, 0.5, 0.0, 0, False), TrainState(step=1, samples_seen=20))
-    tracker.close()
+    tell(tracker_of(Wandb(project="demo"), tmp_path, run_dir, warnings), [1])
     assert warnings == ["http://127.0.0.1:9 cannot be reached: writing offline; `wandb sync` sends it later"]
     rows, _ = written(run_dir)
-    assert [row["train/loss"] for row in rows] == [0.5]
+    assert [row["train/loss"] for row in rows if "train/loss" in row] == [1.0]
 
 
 @pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("0" * 40, "online")])
