@@ -15,8 +15,9 @@ from megabatch.trainer.trackers.base import Tracker
 STEPS = (1, 2, 3)
 
 
-def tell(tracker: Tracker, steps: Iterable[int], attempt: int = 1, top1: float = 0.9) -> None:
-    """Tell of these steps (20 samples each, the loss is 1 / step), of an evaluation after them, and close."""
+def tell(tracker: Tracker, steps: Iterable[int], attempt: int = 1, top1: float = 0.9, last: int = 0) -> None:
+    """Tell of these steps (20 samples each, the loss is 1 / step), of an evaluation after the last one, and close."""
+    state = TrainState(step=last, samples_seen=20 * last, attempt=attempt)
     for step in steps:
         state = TrainState(step=step, samples_seen=20 * step, attempt=attempt)
         tracker.step(StepReport(step - 1, 0, 20, 1.0 / step, 0.1, None, 0.5, 0.0, 0, False), state)

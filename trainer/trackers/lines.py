@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from megabatch.configs.metrics import OF_STEPS, read_lines
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepReport
@@ -78,3 +81,36 @@ def metrics_of(line: Line) -> Line:
     return {
         name if name in _AXES else f"{group}/{name}": value for name, value in line.items() if name not in _NO_NUMBERS
     }
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value can be a point of a curve: a loss that is not finite is None, a reason is a text."""
+    return isinstance(value, int | float)
+
+
+def news(lines: Iterator[Line], file: Path) -> Iterator[Line]:
+    """Leave out the steps that metrics.jsonl, `file`, has from an earlier attempt, and those trained again in this one.
+
+    For mirrors that can only append: a step that is trained again after a restart comes to the same numbers.
+    """
+    known: dict[tuple[str, str], int] | None = None
+    for line in lines:
+        if line["kind"] not in OF_STEPS:
+            continue
+        if known is None:
+            known = _highest_steps(file, before=line["attempt"])
+        what = line["kind"], line.get("split", "")
+        if line["step"] > known.get(what, 0):
+            known[what] = line["step"]
+            yield line
+
+
+def _highest_steps(file: Path, before: int) -> dict[tuple[str, str], int]:
+    """Return the highest step of each kind of line that attempts before this one have written."""
+    known: dict[tuple[str, str], int] = {}
+    if before > 1 and file.exists():
+        for line in read_lines(file):
+            if line.get("kind") in OF_STEPS and line["attempt"] < before:
+                what = line["kind"], line.get("split", "")
+                known[what] = max(known.get(what, 0), line["step"])
+    return known

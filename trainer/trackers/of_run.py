@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from megabatch.configs.job import Job
@@ -30,12 +30,20 @@ def trackers_of(job: Job, world: World, run_dir: RunDir, steps: Steps) -> Tracke
     return Trackers((JsonlTracker(run_dir.metrics), terminal, *mirrors))
 
 
-def _mirrors(job: Job, run_dir: RunDir, warn: Callable[[str], None]) -> list[tuple[str, Follow]]:
-    """Return the name of each mirror that the recipe asks for, and what follows the lines."""
+def _mirrors(job: Job, run_dir: RunDir, warn: Callable[[str], None]) -> Iterator[tuple[str, Follow]]:
+    """Yield the name of each mirror that the recipe asks for, and what follows the lines."""
     tracking = job.recipe.tracking
-    own: list[tuple[str, Follow]] = [(name, partial(own_tracker(name), job, run_dir)) for name in tracking.own]
-    if tracking.wandb is None:
-        return own
-    from megabatch.trainer.trackers import wandb_tracker
+    if tracking.wandb is not None:
+        from megabatch.trainer.trackers import wandb_tracker
 
-    return [("Weights & Biases", partial(wandb_tracker.follow, tracking.wandb, job, run_dir, warn)), *own]
+        yield "Weights & Biases", partial(wandb_tracker.follow, tracking.wandb, job, run_dir, warn)
+    if tracking.tensorboard is not None:
+        from megabatch.trainer.trackers import tensorboard_tracker
+
+        yield "TensorBoard", partial(tensorboard_tracker.follow, run_dir)
+    if tracking.mlflow is not None:
+        from megabatch.trainer.trackers import mlflow_tracker
+
+        yield "MLflow", partial(mlflow_tracker.follow, tracking.mlflow, job, run_dir)
+    for name in tracking.own:
+        yield name, partial(own_tracker(name), job, run_dir)
