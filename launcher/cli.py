@@ -32,6 +32,7 @@ from megabatch.launcher.quantize_command import quantize
 from megabatch.launcher.runs_command import app as runs_app
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.study_command import app as study_app
+from megabatch.launcher.sync_command import sync
 from megabatch.launcher.tune_commands import app as tune_app
 
 app = typer.Typer(
@@ -78,6 +79,7 @@ app.command(
 app.command(epilog=examples("megabatch logs latest --follow", "megabatch logs runs/mine --rank 3"))(logs)
 app.command(epilog=examples("megabatch cancel latest"))(cancel)
 app.command(epilog=examples("megabatch drill latest", "megabatch drill runs/mine --steps 20"))(drill)
+app.command(epilog=examples("megabatch sync latest", "megabatch sync runs/mine runs/other --project mine"))(sync)
 
 
 @app.command(
