@@ -22,7 +22,7 @@ from megabatch.data.hashing import RandomStream
 from megabatch.launcher.launch import render
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-FOLDERS = sorted(folder for folder in EXAMPLES.iterdir() if folder.is_dir() and folder.name != "__pycache__")
+FOLDERS = sorted(EXAMPLES.glob("own_*"))
 MOST_LINES = 60
 
 
