@@ -68,7 +68,9 @@ OF_TEXTS = [
         "cluster.backend.module: nowhere: ModuleNotFoundError",
     ),
     cluster(
-        "a backend that is a path", "name: a\nbackend: {name: custom, module: a/b.py}\n", "backend.module: 'a/b.py'"
+        "a backend that is a path",
+        "name: a\nbackend: {name: custom, module: a/b.py}\n",
+        "'a/b.py': write the name of a module",
     ),
     cluster("more hosts than nodes", "name: a\nbackend: {name: ssh, hosts: [a, b]}\n", "x.yaml:2:1", "Write nodes: 2"),
     cluster("a host that is an option", "name: a\nbackend: {name: ssh, hosts: [-oProxyCommand=x]}\n", "x.yaml:2:"),

@@ -96,8 +96,7 @@ OF_YAML = [
         "a transform that is no import path",
         "- horizontal_flip",
         "- {name: custom, function: flip}",
-        "x.yaml:9:",
-        "data.train_transforms.1.function: 'flip'",
+        "x.yaml:10:22: data.train_transforms.1.function: 'flip': write MODULE:FUNCTION",
     ),
     changed(
         "a transform that is not there",
