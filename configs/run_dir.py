@@ -207,7 +207,7 @@ class RunDir:
 
     @property
     def rank_history(self) -> Path:
-        """Return rank-history.jsonl, a line every ten seconds or so: how each rank waits, and how much memory it has."""
+        """Return rank-history.jsonl, how each rank waits and what memory it takes, a line now and then."""
         return self.root / "rank-history.jsonl"
 
     @property
