@@ -26,6 +26,7 @@ from megabatch.launcher.prune_command import prune
 from megabatch.launcher.quantize_command import quantize
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.study_command import app as study_app
+from megabatch.launcher.sync_command import sync
 from megabatch.launcher.tune_commands import app as tune_app
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ app.command(epilog="Example: megabatch fuse runs/abc --share-until layer2 --epoc
 app.command(epilog="Example: megabatch prune runs/mine --name channels --flops 0.5 --epochs 6")(prune)
 app.command(epilog="Example: megabatch quantize runs/mine --name static --samples 1000")(quantize)
 app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)
+app.command(epilog="Example: megabatch sync runs/mine runs/other --project mine")(sync)
 app.command(epilog="Example: megabatch status latest --follow")(status)
 app.command(epilog="Example: megabatch logs runs/mine --follow")(logs)
 app.command(epilog="Example: megabatch cancel latest")(cancel)

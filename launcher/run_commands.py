@@ -23,6 +23,7 @@ from megabatch.launcher.pruning import has_plan, new_run_with_plan
 from megabatch.launcher.save_job import RUNS_FOLDER, find_folder, find_run, require_new, saved_job
 from megabatch.launcher.starter import Starter
 from megabatch.launcher.supervise import Ending, ExitCode
+from megabatch.launcher.tracking import send_files
 
 
 def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path | None) -> int:
@@ -124,6 +125,7 @@ def run_job(job: Job, run_dir: RunDir, starter: Starter | None = None, whole: Ru
         typer.echo(f"stopped. Go on with: megabatch launch --resume {named}")
     elif ending.code == ExitCode.DONE and is_watched(job):
         _summary(run_dir)
+        send_files(job, run_dir, _say)
     elif ending.code == ExitCode.FAILED and any(run_dir.checkpoints.glob("step-*")):
         typer.echo(f"go on from the last checkpoint with: megabatch launch --resume {named}", err=True)
     return _told(ending)

@@ -37,6 +37,7 @@ from megabatch.trainer.optim.state import optimizer_tensors
 from megabatch.trainer.pretrained.read import weights_to_begin_with
 from megabatch.trainer.pruning.inspect import masks_line
 from megabatch.trainer.pruning.plan import plan_of
+from megabatch.trainer.trackers.own import problems_of_own
 
 _SAMPLES_TRIED = 8
 
@@ -69,6 +70,7 @@ def inspect(job: Job) -> dict[str, Any]:
         modules_to_wrap(network, job.recipe.engine)
     problems = [
         *problems_here(job.recipe, job.cluster),
+        *problems_of_own(job.recipe.tracking.own),
         *_images_do_not_fit(job, arrangement),
         *_network_does_not_run(job, arrangement, network),
     ]
