@@ -205,6 +205,30 @@ class RunDir:
         """Return ranks.json, where each rank is and what it is doing, written every few seconds."""
         return self.root / "ranks.json"
 
+    @property
+    def report(self) -> Path:
+        """Return report.html, the page about the run."""
+        return self.root / "report.html"
+
+    @property
+    def launches(self) -> Path:
+        """Return launches.jsonl, with which command the run was started and gone on with, a line each."""
+        return self.root / "launches.jsonl"
+
+    @property
+    def starts(self) -> Path:
+        """Return starts.jsonl, a line for each start of the training and one for each end."""
+        return self.root / "starts.jsonl"
+
+    @property
+    def rank_history(self) -> Path:
+        """Return rank-history.jsonl, what every rank waited for and needed, written every few seconds."""
+        return self.root / "rank-history.jsonl"
+
+    def details(self, split: str) -> Path:
+        """Return details-SPLIT.json: classes, confusions and worst mistakes of an evaluation."""
+        return self.root / f"details-{split}.json"
+
     def evaluation(self, split: str, checkpoint: str) -> Path:
         """Return the result of `megabatch eval`."""
         return self.root / f"evaluation-{split}-{checkpoint}.json"

@@ -23,6 +23,7 @@ from megabatch.configs.json_files import json_object, read_json
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.slurm import Slurm
+from megabatch.launcher.report.fresh import write_quietly
 from megabatch.launcher.supervise import INPUT_ERRORS, UNFIT_NODE
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h
@@ -147,6 +148,7 @@ def main() -> int:
     line = {**asdict(attempt), "excluded": decision.excluded, "decision": decision.why, "time": round(time.time(), 3)}
     with run_dir.attempts.open("a", encoding="utf-8") as file:
         file.write(f"{json.dumps(line)}\n")
+    write_quietly(run_dir)
     print(decision.why, file=sys.stderr, flush=True)
     if not decision.goes_on:
         return arguments.code or int(attempt.cause != "finished")
