@@ -127,7 +127,8 @@ def read_attempts(run_dir: RunDir, job: str | None = None) -> list[Attempt]:
     if not run_dir.attempts.exists():
         return []
     names = Attempt.__dataclass_fields__
-    lines = [line for text in run_dir.attempts.read_text(encoding="utf-8").splitlines() if (line := json_object(text))]
+    texts = run_dir.attempts.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = [line for text in texts if {"job", "cause", "step"} <= (line := json_object(text)).keys()]
     found = [Attempt(**{name: value for name, value in line.items() if name in names}) for line in lines]
     return [attempt for attempt in found if job is None or attempt.job == job]
 

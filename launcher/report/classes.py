@@ -151,7 +151,7 @@ def _matrix(
 ) -> tuple[tuple[Cell, ...], ...]:
     """Return the counts, shaded by their share of the true class."""
     counts = {(int(true), int(said)): int(count) for true, said, count in confusion}
-    of_class = {int(entry["class"]): int(entry.get("samples") or 0) for entry in per_class if "class" in entry}
+    of_class = _samples_of(per_class)
 
     def cell(true: int, said: int) -> Cell:
         count, samples = counts.get((true, said), 0), of_class.get(true) or 1
@@ -164,7 +164,7 @@ def _matrix(
 def _pairs(
     confusion: Sequence[Sequence[int]], names: Sequence[str], per_class: Sequence[dict[str, Any]]
 ) -> Table | None:
-    of_class = {int(entry["class"]): int(entry.get("samples") or 0) for entry in per_class if "class" in entry}
+    of_class = _samples_of(per_class)
     wrong = sorted((cell for cell in confusion if cell[0] != cell[1]), key=lambda cell: -cell[2])[:_PAIRS]
     rows = tuple(
         (_name(names, true), _name(names, said), f"{count:,}",
@@ -172,6 +172,12 @@ def _pairs(
         for true, said, count in wrong
     )  # fmt: skip
     return Table(("True class", "Taken for", "Samples", "Of the class"), rows, texts=2) if rows else None
+
+
+def _samples_of(per_class: Sequence[dict[str, Any]]) -> dict[int, int]:
+    return {
+        entry["class"]: int(entry.get("samples") or 0) for entry in per_class if isinstance(entry.get("class"), int)
+    }
 
 
 def _mistake(entry: dict[str, Any], names: Sequence[str]) -> Mistake:

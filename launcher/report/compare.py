@@ -162,7 +162,7 @@ def _charts(runs: Sequence[Run]) -> list[Chart]:
     splits = dict.fromkeys(str(line.get("split")) for run in runs for line in run.metrics.evaluations)
     evaluations = [_evaluation_chart(runs, split, name) for split in splits for name in METRICS]
     drawn = [found[0], *evaluations, *found[1:]]
-    return [chart for chart in drawn if chart.series]
+    return [chart for chart in drawn if any(len(one.steps) > 1 for one in chart.series)]  # a point is in the table
 
 
 def _evaluation_chart(runs: Sequence[Run], split: str, name: str) -> Chart:

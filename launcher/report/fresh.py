@@ -21,10 +21,15 @@ _LOWEST_PRIORITY = 19
 
 
 def write_report(run_dir: RunDir, output: Path | None = None, price: float | None = None) -> Path:
-    """Write the report and return where. Raises ConfigError for a folder that is no run, OSError for a full disk."""
+    """Write the report, and those of its stages, and return where.
+
+    Raises ConfigError for a folder that is no run, OSError for a full disk.
+    """
     from megabatch.launcher.report.page import run_page, write_page
     from megabatch.launcher.report.run import read_run
 
+    for stage in run_dir.stages():
+        write_report(stage)
     file = output or run_dir.report
     write_page(file, run_page(read_run(run_dir), file, price))
     return file

@@ -88,7 +88,7 @@ class Run:
 def read_run(run_dir: RunDir) -> Run:
     """Read everything. Raises ConfigError for a folder that is no run."""
     job = _read_job(run_dir.job)
-    status = look(run_dir)
+    status = look((run_dir.stages() or [run_dir])[-1])  # one with stages does what the newest of them does
     metrics = read_all(run_dir.metrics)
     is_running = status.state in (RUNNING, WAITING)
     now = time.time()

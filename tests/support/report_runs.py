@@ -36,7 +36,7 @@ def rich_run(
     folder: Path, steps: int = 600, classes: Sequence[str] = CIFAR10, seed: int = 0, *overrides: str
 ) -> RunDir:
     """A finished run with a restart, a bad step, left-out samples, two evaluations' details and a straggler."""
-    run_dir = bare_run(folder, "name=" + folder.name, *overrides)
+    run_dir = bare_run(folder, f"name='{folder.name}'", *overrides)
     draws = np.random.default_rng(seed)
     lines(run_dir.metrics, [*_first_attempt(draws, steps), *_second_attempt(draws, steps)])
     lines(run_dir.starts, _starts(steps))
