@@ -216,17 +216,17 @@ class RunDir:
         return self.root / "launches.jsonl"
 
     @property
+    def rank_history(self) -> Path:
+        """Return rank-history.jsonl, how each rank waits and what memory it takes, a line now and then."""
+        return self.root / "rank-history.jsonl"
+
+    @property
     def starts(self) -> Path:
         """Return starts.jsonl, a line for each start of the training and one for each end."""
         return self.root / "starts.jsonl"
 
-    @property
-    def rank_history(self) -> Path:
-        """Return rank-history.jsonl, what every rank waited for and needed, written every few seconds."""
-        return self.root / "rank-history.jsonl"
-
     def details(self, split: str) -> Path:
-        """Return details-SPLIT.json: classes, confusions and worst mistakes of an evaluation."""
+        """Return what the last evaluation of a split found beyond its figures: confusions, and the worst mistakes."""
         return self.root / f"details-{split}.json"
 
     def evaluation(self, split: str, checkpoint: str) -> Path:
