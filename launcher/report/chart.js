@@ -41,11 +41,11 @@
   const logTicks = (low, high) => {
     const found = [];
     for (let power = Math.ceil(low); power <= Math.floor(high); power++) found.push(power);
-    return found.length > 1 ? found : ticks(low, high, 4);
+    return found.length > 1 ? found : ticks(low, high, 6);
   };
   const byteTicks = (low, high) => {
     const unit = high >= 2 ** 30 ? 2 ** 30 : 2 ** 20;
-    return ticks(low / unit, high / unit, 4).map((tick) => tick * unit);
+    return ticks(low / unit, high / unit, 6).map((tick) => tick * unit);
   };
 
   // A step as samples seen or hours trained, by the nearest two that the page knows.
@@ -151,7 +151,7 @@
       const clip = `clip-${this.data.key}`;
       element(element(element(svg, "defs"), "clipPath", { id: clip }), "rect",
         { x: LEFT, y: 0, width: this.width - LEFT - RIGHT + 6, height: HEIGHT - BOTTOM + 4 });
-      const ticksOf = this.log ? logTicks : this.data.unit === "bytes" ? byteTicks : (low, high) => ticks(low, high, 4);
+      const ticksOf = this.log ? logTicks : this.data.unit === "bytes" ? byteTicks : (low, high) => ticks(low, high, 6);
       for (const tick of ticksOf(this.low, this.high)) {
         const value = this.log ? 10 ** tick : tick, y = this.py(value);
         element(svg, "path", { class: "grid", d: `M${LEFT} ${y.toFixed(1)}H${this.width - RIGHT}` });

@@ -15,6 +15,7 @@ _SHOWN_CLASSES = 40
 _PAIRS = 12
 _SHADES = 9
 _BINS = 10
+_SHOWN_OF_SEVERAL = 6
 _JPEG = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
@@ -70,7 +71,7 @@ class Details:
 
 def details_of(values: dict[str, Any]) -> Details:
     """Return what one details-SPLIT.json says."""
-    names = [words.plain(name) for name in values.get("classes") or ()]
+    names = [words.plain(name) for name in values.get("classes") or values.get("outputs") or ()]
     target = str(values.get("target") or "class")
     rows = _rows(values, names, target)
     many = len(rows) > _SHOWN_CLASSES
@@ -195,14 +196,20 @@ def _mistake(entry: dict[str, Any], names: Sequence[str]) -> Mistake:
 
 
 def _of_several(entry: dict[str, Any], names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Return what a sample is and what it was taken for: numbers, or classes with their probabilities."""
     targets, said = list(entry.get("targets") or ()), list(entry.get("predictions") or ())
-    return f"is {_listed(targets, names)}", (f"predicted {_listed(said, names)}",)
+    return f"is {_listed(targets, names)}", (f"taken for {_listed(said, names)}",)
 
 
 def _listed(values: Sequence[Any], names: Sequence[str]) -> str:
-    shown = [_name(names, v) if isinstance(v, int) and names else words.plain(f"{v:.3g}" if isinstance(v, float) else v)
-             for v in values[:8]]  # fmt: skip
-    return ", ".join(shown) + ("…" if len(values) > 8 else "") if shown else "nothing"
+    shown = ", ".join(_one_of_several(value, names) for value in values[:_SHOWN_OF_SEVERAL])
+    return (shown + ("…" if len(values) > _SHOWN_OF_SEVERAL else "")) or "nothing"
+
+
+def _one_of_several(value: object, names: Sequence[str]) -> str:
+    if isinstance(value, list) and len(value) == 2:
+        return f"{_name(names, value[0])} {_percent(value[1])}"
+    return f"{value:.4g}" if isinstance(value, float) else _name(names, value)
 
 
 def _name(names: Sequence[str], number: object) -> str:

@@ -90,6 +90,8 @@ def _mean_of(rank: int, entries: Sequence[dict[str, object]]) -> RankMeans:
 def _told(found: Sequence[RankMeans], slow: dict[int, str]) -> str:
     if len(found) == 1:
         return "There is one rank, which waits for nobody."
+    if sum(one.waits_for_ranks is not None for one in found) < 2:
+        return "The start was too short to tell which rank the others wait for."
     if not slow:
         return "No rank holds the others up."
     hosts = {one.rank: one.host for one in found}

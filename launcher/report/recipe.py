@@ -69,9 +69,17 @@ def _given(launches: Sequence[dict[str, Any]]) -> str:
         if launch.get("folder") and launch["folder"] != folder:
             folder = str(launch["folder"])
             lines.append(f"cd {shlex.quote(folder)}")
-        commit = (launch.get("git") or {}).get("commit")
-        if commit and f"git checkout {commit}" not in lines:
-            lines.append(f"git checkout {commit}")
+        if (checkout := _checkout(launch.get("git") or {})) and checkout not in lines:
+            lines.append(checkout)
         if launch.get("command"):
             lines.append(shlex.join(map(str, launch["command"])))
     return words.plain_block("\n".join(lines))
+
+
+def _checkout(git: dict[str, Any]) -> str:
+    if not git.get("commit"):
+        return ""
+    changed = git.get("changed")
+    return f"git checkout {git['commit']}" + (
+        f"  # files that were not as they are there: {changed}" if changed else ""
+    )

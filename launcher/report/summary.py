@@ -107,7 +107,7 @@ def _scores(run: Run) -> list[Card]:
     if best is not None:
         name = next(name for name in METRICS if name in best)
         shown = METRICS[name].shown(float(best[name]))
-        found.append(Card(f"best {best.get('split')} {METRICS[name].title}", shown, f"step {int(best['step']):,}"))
+        found.append(Card(f"{best.get('split')} {METRICS[name].title}", shown, f"the best, step {int(best['step']):,}"))
     loss = run.metrics.steps.last("loss")
     if loss is not None:
         found.append(Card("training loss", f"{loss:.4g}", "of the last step"))

@@ -46,8 +46,7 @@ def checkpoints_of(run: Run) -> Table | None:
         step = int(line.get("step") or 0)
         kept = run.run_dir.checkpoint(step).name in there
         state = "best" if step == best and kept else "kept" if kept else "removed since"
-        stalled = f"{number(line.get('stalled_seconds')):.3g} s" if "stalled_seconds" in line else ""
-        behind = f"{number(line.get('background_seconds')):.3g} s" if "background_seconds" in line else ""
+        stalled, behind = (words.seconds(number(line.get(f"{what}_seconds"))) for what in ("stalled", "background"))
         rows.append((f"step {step:,}", state, words.moment(line.get("time")), stalled, behind))
     columns = ("Checkpoint", "State", "Written", "Training stood still", "In the background")
     return Table(columns, tuple(rows), texts=3) if rows else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -52,6 +53,17 @@ def hours(value: float) -> str:
 def span(seconds: float) -> str:
     """Return a time span."""
     return duration(seconds)
+
+
+def seconds(value: float) -> str:
+    """Return a short time; empty if it is not known.
+
+    >>> seconds(0.00312), seconds(2.5), seconds(float("nan"))
+    ('3.1 ms', '2.5 s', '')
+    """
+    if math.isnan(value):
+        return ""
+    return f"{1000 * value:.1f} ms" if value < 1 else f"{value:,.1f} s"
 
 
 def plain(value: object) -> str:

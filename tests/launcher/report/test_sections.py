@@ -74,12 +74,15 @@ def test_labels_and_numbers_are_told_in_their_own_measures() -> None:
     per_class = [{"class": 0, "samples": 9, "average_precision": 0.5, "precision": 0.25, "recall": 1.0}]
     several = details_of({
         "split": "test", "target": "labels", "classes": ["sea", "sun"], "per_class": per_class,
-        "mistakes": [{"key": "k", "shard": "s", "targets": [0, 1], "predictions": [1], "loss": 2.0}],
+        "mistakes": [{"key": "k", "shard": "s", "targets": [0, 1], "predictions": [[1, 0.9], [0, 0.125]], "loss": 2.0}],
     })  # fmt: skip
     assert (several.rows[0].shown, several.rows[0].more) == ("50.0%", "precision 25.0%, recall 100.0%, 9")
-    assert (several.mistakes[0].title, several.mistakes[0].lines) == ("is sea, sun", ("predicted sun", "loss 2"))
+    assert (several.mistakes[0].title, several.mistakes[0].lines) == (
+        "is sea, sun",
+        ("taken for sun 90.0%, sea 12.5%", "loss 2"),
+    )
     per_output = [{"output": 0, "mae": 0.5, "bias": -0.25}, {"output": 1, "mae": 1.0, "bias": 0.0}]
-    numbers = details_of({"split": "test", "target": "numbers", "classes": ["x", "y"], "per_output": per_output})
+    numbers = details_of({"split": "test", "target": "numbers", "outputs": ["x", "y"], "per_output": per_output})
     assert [(row.name, row.share, row.shown, row.more) for row in numbers.rows] == [
         ("x", 0.5, "0.5", "bias -0.25"), ("y", 1.0, "1", "bias +0"),
     ]  # fmt: skip
@@ -121,7 +124,7 @@ def test_checkpoints_say_whether_they_are_still_there(rich: Run) -> None:
 
 def test_how_to_do_it_again_has_folder_commit_and_command(rich: Run) -> None:
     assert commands_of(rich)[0][1].splitlines() == [
-        "cd /home/me/project", "git checkout 4f2c9a1b77d0e8c35a6b19d2e4f80713c5a9b6d8",
+        "cd /home/me/project", "git checkout 4f2c9a1b77d0e8c35a6b19d2e4f80713c5a9b6d8  # files that were not as they are there: 1",
         "megabatch launch mine.yaml epochs=30",
     ]  # fmt: skip
     found = differences_of(rich)
