@@ -69,9 +69,15 @@ def _attempt(
         hosts=tuple(map(str, start.get("hosts") or ())), device=str(start.get("device") or ""),
         engine=str(start.get("engine") or ""),
         outcome=str(end.get("outcome") or (KILLED if goes_on_at is None else RUNNING)),
-        cause=str(end.get("cause") or (told if goes_on_at is None else None) or ""),
+        cause=_cause(end.get("cause"), told if goes_on_at is None else None),
         versions=tuple((str(name), str(text)) for name, text in (start.get("versions") or {}).items()),
     )  # fmt: skip
+
+
+def _cause(of_ranks: object, of_launcher: object) -> str:
+    """Return what caused an end: the launcher knows more if it says it in a line, but may quote a whole traceback."""
+    told = str(of_launcher or "")
+    return told if told and "\n" not in told else str(of_ranks or told)
 
 
 def _from_metrics(steps: Steps, goes_on_at: float | None) -> list[Attempt]:

@@ -15,7 +15,7 @@ def extremes(values: Column, most: int) -> NDArray[np.intp]:
     """Return which points to draw, at most about `most`: the ends, and lowest and highest of each bucket.
 
     >>> extremes(np.array([5.0, 1.0, 2.0, 9.0, 3.0, 4.0, 4.0, 0.0]), 4)
-    array([0, 1, 3, 7])
+    array([0, 1, 3, 5, 7])
     """
     if len(values) <= most:
         return np.arange(len(values))

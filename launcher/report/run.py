@@ -12,6 +12,7 @@ from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.json_files import read_json
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.yaml_tree import read_tree
+from megabatch.launcher.from_here import from_here
 from megabatch.launcher.report.attempts import Attempt, attempts_of
 from megabatch.launcher.report.metrics import Metrics, read_all, read_lines
 from megabatch.launcher.status import RUNNING, WAITING, look
@@ -110,9 +111,13 @@ def _read_job(file: Path) -> dict[str, Any]:
     """Return job.yaml as plain values: one of another version is still worth a page."""
     if not file.is_file():
         raise ConfigError(
-            [Problem(str(file.parent), "is no run folder: it has no job.yaml. `megabatch launch RECIPE` makes one")]
+            [
+                Problem(
+                    from_here(file.parent), "is no run folder: it has no job.yaml. `megabatch launch RECIPE` makes one"
+                )
+            ]
         )
-    return read_tree(file, str(file)).values
+    return read_tree(file, from_here(file)).values
 
 
 def _lines(file: Path) -> tuple[dict[str, Any], ...]:

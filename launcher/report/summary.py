@@ -109,7 +109,7 @@ def _scores(run: Run) -> list[Card]:
         shown = METRICS[name].shown(float(best[name]))
         found.append(Card(f"{best.get('split')} {METRICS[name].title}", shown, f"the best, step {int(best['step']):,}"))
     loss = run.metrics.steps.last("loss")
-    if loss is not None:
+    if loss is not None and not found:
         found.append(Card("training loss", f"{loss:.4g}", "of the last step"))
     return found
 
