@@ -119,10 +119,8 @@ OF_PATHS = [
     Bad("report: of what is no run", ("data: is no run folder: it has no job.yaml",), ("report", "data")),
     Bad("report: no run to be the latest", ("runs: has no run: start one",), ("report",)),
     Bad("report: a job that is no YAML", ("run/job.yaml:1:1: not valid YAML",), ("report", "run"), _run("\t")),
-    Bad("report: a price below nothing", ("--price-per-device-hour",), ("report", "--price-per-device-hour", "-1")),
     Bad("compare: what is no run", ("data: is no", "nowhere: is no"), ("compare", "data", "nowhere")),
     Bad("compare: one run", ("run: is one run: name two or more",), ("compare", "run"), _run("a: 1")),
-    Bad("compare: nothing", ("Missing argument 'RUN_DIR...'",), ("compare",)),
     Bad("fuse: what is no run", ("data: is no run folder",), ("fuse", "data", "--share-until", "1")),
     Bad(
         "run: a job with an object of Python",
