@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,14 @@ COMMANDS = sorted({
     for block in re.findall(r"```\n(.*?)```", document.read_text(), re.DOTALL)
     for match in re.finditer(r"^megabatch ([a-z].*)$", block, re.MULTILINE)
 })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", [name for name, value in vars(RunDir).items() if isinstance(value, property) and name != "logs"]
+)
+def test_every_file_of_a_run_folder_is_in_its_page(path: str) -> None:
+    page = (ROOT / "docs" / "run-folder.md").read_text()
+    assert re.search(rf"`(\w+/)*{re.escape(getattr(RunDir(Path('run')), path).name)}[/`]", page)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
