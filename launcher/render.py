@@ -220,12 +220,13 @@ def print_config(loaded: Loaded, origin: bool) -> None:
         console.print(table)
 
 
-def yaml_text(values: dict[str, Any]) -> str:
-    """Return plain values as YAML, in their own order."""
+def yaml_text(values: dict[str, Any], leaves_inline: bool = False) -> str:
+    """Return plain values as YAML, in their own order; with `leaves_inline` what holds only scalars is `{a: 1}`."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
+    yaml.default_flow_style = None if leaves_inline else False
+    yaml.width = 110
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
     yaml.dump(values, text)
