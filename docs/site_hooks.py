@@ -1,7 +1,7 @@
 """What mkdocs needs beyond docs/: pages from the top of the repository, and links that lead out of docs/.
 
-Links are written for readers of the files themselves. On the site a link to a page at the top leads to its copy here, and
-one to a source file, which the site has not got, becomes its name.
+Links are written for readers of the files themselves. On the site a link to a page at the top leads to its copy here,
+and one to a source file, which the site has not got, becomes its name.
 """
 
 from __future__ import annotations
