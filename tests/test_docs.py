@@ -15,8 +15,9 @@ import typer
 
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.load import load, shipped
+from megabatch.configs.recipe import Recipe
 from megabatch.launcher.cli import app
-from support.documents import PAGES, Command, commands
+from support.documents import PAGES, Command, commands, keys_in_text
 
 ROOT = Path(__file__).parents[1]
 COMMAND_LINE = typer.main.get_command(app)
@@ -82,6 +83,20 @@ def test_every_command_in_the_documents_has_options_recipes_and_keys_that_exist(
     found = [command for page in PAGES for command in commands(page)]
     assert len(found) > 200
     assert [f"{command}: {why}" for command in found if (why := unusable(command, readme))] == []
+
+
+def test_every_key_in_the_text_of_the_documents_exists(tmp_path: Path) -> None:
+    """Only unknown names count: what stands in a sentence is seldom a whole section."""
+    readme = tmp_path / "recipe.yaml"
+    readme.write_text(re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0])
+    found = [
+        (place, override)
+        for page in PAGES for place, override in keys_in_text(page)
+        if override.split(".")[0].split("=")[0] in Recipe.model_fields and not override.startswith("name=")
+    ]  # fmt: skip
+    assert len(found) > 100
+    wrong = [(place, why) for place, override in found for why in problems_of(str(readme), [override])]
+    assert [(place, why) for place, why in wrong if "unknown key" in why or "is not known" in why] == []
 
 
 @pytest.mark.parametrize(

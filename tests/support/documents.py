@@ -90,11 +90,24 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def _command(place: str, line: str, in_text: bool) -> Iterator[Command]:
-    """Return the first command of a line, without what redirects it, if it is one of megabatch."""
+    """Return the first command of a line, if it is one of megabatch, without what redirects it.
+
+    One with `|| true` after it shows a mistake.
+    """
     try:
         words = shlex.split(line, comments=True)
     except ValueError:  # prose in a block that is no code
         return
     stop = next((n for n, word in enumerate(words) if re.match(r"[|;&>]|2>", word)), len(words))
-    if words[:1] == ["megabatch"]:
+    meant_to_fail = words[stop : stop + 2] == ["||", "true"]
+    if words[:1] == ["megabatch"] and not meant_to_fail:
         yield Command(place, tuple(words[1:stop]), in_text)
+
+
+def keys_in_text(page: Path) -> Iterator[tuple[str, str]]:
+    """Return place and override of each `key: value` in the middle of a text: `batch.micro_batch: 64` is batch.micro_batch=64."""
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", line):
+            match = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)*): (\S.*)", code)
+            if match and "..." not in code:
+                yield f"{page.relative_to(ROOT)}:{number}", f"{match[1]}={match[2]}"
