@@ -205,6 +205,20 @@ class RunDir:
         """Return ranks.json, where each rank is and what it is doing, written every few seconds."""
         return self.root / "ranks.json"
 
+    @property
+    def rank_history(self) -> Path:
+        """Return rank-history.jsonl, how each rank waits and what memory it takes, a line now and then."""
+        return self.root / "rank-history.jsonl"
+
+    @property
+    def starts(self) -> Path:
+        """Return starts.jsonl, a line for each start of the training and one for each end."""
+        return self.root / "starts.jsonl"
+
+    def details(self, split: str) -> Path:
+        """Return what the last evaluation of a split found beyond its figures: confusions, and the worst mistakes."""
+        return self.root / f"details-{split}.json"
+
     def evaluation(self, split: str, checkpoint: str) -> Path:
         """Return the result of `megabatch eval`."""
         return self.root / f"evaluation-{split}-{checkpoint}.json"

@@ -16,6 +16,7 @@ import typer
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.load import load, shipped
 from megabatch.configs.recipe import Recipe
+from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.cli import app
 from support.documents import PAGES, Command, commands, keys_in_text
 
@@ -110,6 +111,14 @@ def test_every_key_in_the_text_of_the_documents_exists(tmp_path: Path) -> None:
 def test_a_mistake_in_a_command_of_the_documents_would_be_seen(words: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("base: digits\n")
     assert unusable(Command("here", words, in_text=False), tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", [name for name, value in vars(RunDir).items() if isinstance(value, property) and name != "logs"]
+)
+def test_every_file_of_a_run_folder_is_in_its_page(path: str) -> None:
+    page = (ROOT / "docs" / "run-folder.md").read_text()
+    assert re.search(rf"`(\w+/)*{re.escape(getattr(RunDir(Path('run')), path).name)}[/`]", page)
 
 
 def test_the_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:

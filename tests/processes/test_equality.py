@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from support.runs import Workplace, losses, trained_samples
 
 pytestmark = pytest.mark.processes
 WORLDS = (1, 2, 3)
-STEPS_200 = ("epochs=67", "precision=fp64", "checkpoint.every_epochs=67")
+STEPS_200 = (
+    "epochs=67", "precision=fp64", "checkpoint.every_epochs=67", "data.test_split=test", "evaluation.micro_batch=2",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,14 @@ def test_every_world_trains_on_the_same_samples_in_the_same_order(float64_runs: 
         assert sorted(sum(reference[first : first + 3], [])) == list(range(44))
     for world in WORLDS[1:]:
         assert trained_samples(float64_runs[world]) == reference
+
+
+def test_every_world_finds_the_same_mistakes(float64_runs: dict[int, RunDir]) -> None:
+    found = [json.loads(float64_runs[world].details("test").read_text()) for world in WORLDS]
+    assert found[0]["samples"] == sum(count for _, _, count in found[0]["confusion"]) == 15
+    assert found[0]["mistakes"]
+    assert all(mistake["thumbnail"] for mistake in found[0]["mistakes"])
+    assert found[1:] == found[:1] * 2
 
 
 def test_float32_losses_agree_to_1e5_over_the_first_5_steps(workplace: Workplace) -> None:

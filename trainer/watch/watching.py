@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,8 +17,10 @@ from megabatch.configs.cluster import Cluster
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.process import record_failure
+from megabatch.trainer.starts import attempt_now, tell_failure
 from megabatch.trainer.watch import doing, rules
-from megabatch.trainer.watch.beats import PeerLostError, Verdict
+from megabatch.trainer.watch.beats import Beat, PeerLostError, Verdict
+from megabatch.trainer.watch.history import RankHistory
 from megabatch.trainer.watch.shown import RanksFile
 from megabatch.trainer.watch.watch import Place, Watch
 from megabatch.trainer.world import World
@@ -61,11 +63,22 @@ def _start(world: World, cluster: Cluster, run_dir: RunDir) -> Watch:
 
     watched = rules.watched_by(world.rank, world.num_ranks, cluster.processes_per_node)
     place = Place(world.rank, world.num_ranks, world.host, world.device, tuple(watched))
-    show = RanksFile(run_dir.ranks) if world.is_main else None
+    show = _shown_in(run_dir) if world.is_main else None
     watch = Watch(place, connect, cluster.limits, lambda verdict: _end(verdict, world, run_dir), _tell, show)
     dist.all_reduce(number)
     watch.start()
     return watch
+
+
+def _shown_in(run_dir: RunDir) -> Callable[[Sequence[Beat]], None]:
+    """Return what gets the beats of all ranks every few seconds."""
+    files = (RanksFile(run_dir.ranks), RankHistory(run_dir.rank_history, attempt_now))
+
+    def show(beats: Sequence[Beat]) -> None:
+        for write in files:
+            write(beats)
+
+    return show
 
 
 def _end(verdict: Verdict, world: World, run_dir: RunDir) -> None:
@@ -76,6 +89,7 @@ def _end(verdict: Verdict, world: World, run_dir: RunDir) -> None:
         record_failure(run_dir, world.rank, PeerLostError(verdict), stack, collective)
         os.write(2, f"error: {verdict.message}\n".encode())  # a lock of sys.stderr may be what the main thread holds
         faulthandler.dump_traceback(all_threads=True)
+        tell_failure(world.rank, PeerLostError(verdict))
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
