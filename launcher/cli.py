@@ -25,6 +25,7 @@ from megabatch.launcher.job_commands import cancel, drill, logs, status
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.prune_command import prune
 from megabatch.launcher.quantize_command import quantize
+from megabatch.launcher.report_commands import compare, report
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.study_command import app as study_app
 from megabatch.launcher.tune_commands import app as tune_app
@@ -56,6 +57,8 @@ app.command(epilog="Example: megabatch prune runs/mine --name channels --flops 0
 app.command(epilog="Example: megabatch quantize runs/mine --name static --samples 1000")(quantize)
 app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)
 app.command(epilog="Example: megabatch status latest --follow")(status)
+app.command(epilog="Example: megabatch report latest --price-per-device-hour 2.5")(report)
+app.command(epilog="Example: megabatch compare runs/a runs/b --output compare.html")(compare)
 app.command(epilog="Example: megabatch logs runs/mine --follow")(logs)
 app.command(epilog="Example: megabatch cancel latest")(cancel)
 app.command(epilog="Example: megabatch drill runs/mine")(drill)
