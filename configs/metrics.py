@@ -57,6 +57,9 @@ def last_attempt(file: Path) -> int:
 
 def end_last_line(file: Path) -> None:
     """End a line that a kill has cut short, so that the next one stands alone."""
-    if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write("\n")
+    if not file.exists() or not file.stat().st_size:
+        return
+    with file.open("rb+") as opened:
+        opened.seek(-1, os.SEEK_END)
+        if opened.read() != b"\n":
+            opened.write(b"\n")

@@ -166,11 +166,6 @@ class RunDir:
         return self.root / "wandb_id"
 
     @property
-    def report(self) -> Path:
-        """Return report.html, the run as one page."""
-        return self.root / "report.html"
-
-    @property
     def wandb_replay(self) -> Path:
         """Return the folder in which `megabatch sync --offline` leaves what it wrote."""
         return self.root / "wandb-replay"
@@ -224,6 +219,30 @@ class RunDir:
     def ranks(self) -> Path:
         """Return ranks.json, where each rank is and what it is doing, written every few seconds."""
         return self.root / "ranks.json"
+
+    @property
+    def report(self) -> Path:
+        """Return report.html, the page about the run."""
+        return self.root / "report.html"
+
+    @property
+    def launches(self) -> Path:
+        """Return launches.jsonl, with which command the run was started and gone on with, a line each."""
+        return self.root / "launches.jsonl"
+
+    @property
+    def rank_history(self) -> Path:
+        """Return rank-history.jsonl, how each rank waits and what memory it takes, a line now and then."""
+        return self.root / "rank-history.jsonl"
+
+    @property
+    def starts(self) -> Path:
+        """Return starts.jsonl, a line for each start of the training and one for each end."""
+        return self.root / "starts.jsonl"
+
+    def details(self, split: str) -> Path:
+        """Return what the last evaluation of a split found beyond its figures: confusions, and the worst mistakes."""
+        return self.root / f"details-{split}.json"
 
     def evaluation(self, split: str, checkpoint: str) -> Path:
         """Return the result of `megabatch eval`."""

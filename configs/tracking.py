@@ -14,15 +14,16 @@ from megabatch.configs.base import (
     PositiveInt,
 )
 
-Tag = Annotated[str, EnvironmentAllowed(), Field(min_length=1, max_length=64)]  # what Weights & Biases takes
+LONGEST_TAG = 64  # what Weights & Biases takes
+Tag = Annotated[str, EnvironmentAllowed(), Field(min_length=1, max_length=LONGEST_TAG)]
 
 
 class Wandb(Frozen):
     """Weights & Biases. `auto` is online with a key and offline without.
 
     `name` is that of the run folder if it is not given; `group`, `job_type` and `tags` are what runs are sorted by
-    there (`megabatch ablate` fills in those that are not given). With `log_report` and `log_checkpoint` the report and
-    the best checkpoint are sent as artifacts when the run has ended.
+    there (studies of several runs fill in those that are not given). With `log_report` and `log_checkpoint` the report
+    and the best checkpoint are sent as artifacts when the run has ended.
     """
 
     project: EnvironmentText

@@ -21,6 +21,7 @@ from megabatch.launcher.config_commands import app as config_app
 from megabatch.launcher.data_commands import app as data_app
 from megabatch.launcher.ensemble_command import ensemble
 from megabatch.launcher.export_command import export
+from megabatch.launcher.from_timm_command import from_timm
 from megabatch.launcher.fuse_command import fuse
 from megabatch.launcher.help_text import FIRST_STEPS, SectionedGroup, examples
 from megabatch.launcher.job_commands import cancel, drill, logs, status
@@ -29,6 +30,7 @@ from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.new_command import new
 from megabatch.launcher.prune_command import prune
 from megabatch.launcher.quantize_command import quantize
+from megabatch.launcher.report_commands import compare, report
 from megabatch.launcher.runs_command import app as runs_app
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.study_command import app as study_app
@@ -48,6 +50,11 @@ app = typer.Typer(
 app.command(epilog=examples("megabatch new mine"))(new)
 app.add_typer(runs_app, name="runs")
 app.add_typer(config_app, name="config")
+config_app.command(
+    name="from-timm",
+    context_settings={"ignore_unknown_options": True},  # those of train.py, where nothing stands before them
+    epilog="Example: megabatch config from-timm 'torchrun --nproc_per_node=8 train.py /data --model resnet50 --lr 0.5'",
+)(from_timm)
 app.add_typer(data_app, name="data")
 app.add_typer(tune_app, name="tune")
 app.add_typer(cluster_app, name="cluster")
@@ -80,6 +87,10 @@ app.command(epilog=examples("megabatch logs latest --follow", "megabatch logs ru
 app.command(epilog=examples("megabatch cancel latest"))(cancel)
 app.command(epilog=examples("megabatch drill latest", "megabatch drill runs/mine --steps 20"))(drill)
 app.command(epilog=examples("megabatch sync latest", "megabatch sync runs/mine runs/other --project mine"))(sync)
+app.command(epilog=examples("megabatch report latest", "megabatch report latest --price-per-device-hour 2.5"))(report)
+app.command(
+    epilog=examples("megabatch compare runs/a runs/b", "megabatch compare runs/a runs/b --output compare.html")
+)(compare)
 
 
 @app.command(

@@ -33,6 +33,7 @@ from megabatch.launcher.stages import previews, settings_of, stage_data, stage_r
 from megabatch.launcher.study import continual as report
 from megabatch.launcher.study.process import write_request
 from megabatch.launcher.supervise import ExitCode
+from megabatch.launcher.tracking import as_one_of
 
 
 def start(job: Job, chosen: Path | None) -> int:
@@ -115,7 +116,8 @@ def _train(job: Job, run_dir: RunDir, number: int) -> int:
     before = run_dir.stage(number - 1) if number > 1 else None
     recipe = stage_recipe(job, stage_data(job), number, before)
     fresh = job.model_copy(update={"recipe": recipe, "data_fingerprint": "", "data_contents": {}})
-    return start_job(check(fresh), stage.root, run_dir)
+    name = run_dir.root.name
+    return start_job(check(as_one_of(fresh, name, "stage", f"{name}-stage-{number}")), stage.root, run_dir)
 
 
 def _here(stage: Job, job: Job) -> Job:

@@ -14,6 +14,7 @@ from typing import Any
 
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
+from megabatch.configs.json_files import tail
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
 from megabatch.data.arrangement import arrange
@@ -21,7 +22,7 @@ from megabatch.data.draws import Order
 from megabatch.data.steps import Steps, steps_of
 from megabatch.launcher import slurm_queue
 from megabatch.launcher.cancel import stop_ranks
-from megabatch.launcher.status import RUNNING, WAITING, Status, holds, look, main_process, tail
+from megabatch.launcher.status import RUNNING, WAITING, Status, holds, look, main_process
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MEGABATCH = (sys.executable, "-c", "from megabatch.launcher.cli import main; main()")

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from megabatch.configs.errors import ConfigError
 from megabatch.configs.job import Job
+from megabatch.configs.json_files import tail
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import RunDir
-from megabatch.launcher.status import tail
 
 _NEWEST = 3  # run folders that are read: each takes some hundredths of a second
 

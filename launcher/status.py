@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megabatch.configs.json_files import json_object, read_json
+from megabatch.configs.json_files import read_json, tail
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import owner_in, said_in
 from megabatch.launcher import slurm_queue
@@ -21,7 +21,6 @@ from megabatch.launcher.requeue import newest_step, read_attempts
 
 RUNNING, WAITING = "running", "waiting"
 _SILENT_SECONDS = 120.0  # without a sign of life a run on another machine counts as gone
-_TAIL_BYTES = 1 << 17
 _RECENT_STEPS = 20
 _OWNER = re.compile(r"process (\d+) on (\S+)")
 
@@ -152,13 +151,3 @@ def _rate(steps: Sequence[dict[str, Any]]) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def tail(file: Path) -> list[dict[str, Any]]:
-    """Return the last lines of a .jsonl file: a long run has a long one."""
-    if not file.exists():
-        return []
-    with file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - _TAIL_BYTES))
-        lines = opened.read().decode(errors="replace").splitlines()
-    return [line for text in lines if (line := json_object(text))]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from typing import Annotated
 
@@ -28,13 +26,13 @@ def sync(
 
     Exit codes: 0 done, 1 the server cannot be reached or takes nothing, 2 a mistake in what you wrote.
     """
+    from megabatch.launcher import tracking
     from megabatch.launcher.save_job import find_folder
 
     found = [or_exit(partial(find_folder, name, None)) for name in run_dirs]
-    folders = [str(run.root) for whole in found for run in (whole.stages() or [whole])]
+    runs = [run for whole in found for run in (whole.stages() or [whole])]
     options = [
         *([] if project is None else ["--project", project]), *([] if entity is None else ["--entity", entity]),
         *(name for name, wished in (("--offline", offline), ("--new", new), ("--dry-run", dry_run)) if wished),
     ]  # fmt: skip
-    command = [sys.executable, "-m", "megabatch.trainer.trackers.sync", *options, *folders]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    raise typer.Exit(tracking.sync(runs, options))

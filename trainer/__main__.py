@@ -25,6 +25,7 @@ from megabatch.trainer import check_ranks, checkpoint, loop, study
 from megabatch.trainer.agreed import agreed, wait_until_seen
 from megabatch.trainer.build import Parts, build
 from megabatch.trainer.causes import explained
+from megabatch.trainer.details.write import Details
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.evaluate import EvaluationStoppedError
 from megabatch.trainer.process import (
@@ -38,6 +39,7 @@ from megabatch.trainer.process import (
 from megabatch.trainer.rank_log import redirect_output
 from megabatch.trainer.srun import srun_variables
 from megabatch.trainer.start_check import require_fit_nodes
+from megabatch.trainer.starts import tell_end, tell_failure, tell_start
 from megabatch.trainer.watch.watching import watching
 from megabatch.trainer.world import join, leave, read_world, refuse_contradictions
 
@@ -64,6 +66,7 @@ def main() -> int:
             run_dir.ended.touch()
     except (ConfigError, DataError, OwnPartError, TrainingError) as error:
         record_failure(run_dir, rank, error)
+        tell_failure(rank, error)
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, OwnPartError | TrainingError) else 2
     except RunFolderError as error:
@@ -72,6 +75,7 @@ def main() -> int:
     except Exception as error:
         told = explained(error)
         record_failure(run_dir, rank, told or error)
+        tell_failure(rank, told or error)
         traceback.print_exc()
         if told is not None:
             print(f"error: {told}", file=sys.stderr)
@@ -122,7 +126,8 @@ def train(parts: Parts) -> None:
     if parts.world.is_main:
         parts.run_dir.result.unlink(missing_ok=True)
         checkpoint.clear_hidden(parts.run_dir)
-    loop.restore(parts)
+    begin_with = loop.restore(parts)
+    tell_start(parts.run_dir, parts.world, parts.job, lambda: parts.state, begin_with)
     outcome = loop.train(parts)
     result: dict[str, object] = {"total_steps": parts.steps.total}
     if outcome == "finished" and parts.job.recipe.data.test_split is not None:
@@ -139,6 +144,7 @@ def train(parts: Parts) -> None:
         parts.trackers.message(f"samples that could not be used: {skipped}; see {parts.run_dir.data_errors}")
     if parts.world.is_main:
         write_json(parts.run_dir.result, {**result, **parts.state.to_json(), "seconds": time.monotonic() - started})
+    tell_end(outcome)
 
 
 def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
@@ -156,7 +162,9 @@ def _evaluate_test(parts: Parts, split: str) -> dict[str, object]:
         engine.load_network(checkpoint.load_network(parts.run_dir.checkpoint(step), like=like))
         if parts.step_parts.average is not None:
             parts.step_parts.average.forget()
-    result = parts.evaluate_split(split)
+    details = Details(parts)
+    result = parts.evaluate_split(split, also=details.begin)
+    details.write(result, "best" if step == parts.state.best_step else "last", step)
     parts.trackers.evaluation(result, parts.state)
     return {**result.to_json(), "checkpoint_step": step}
 
@@ -166,7 +174,9 @@ def _evaluate(parts: Parts, split: str, which: str, averaged: bool) -> None:
     assert folder is not None
     engine = parts.step_parts.engine
     engine.load_network(checkpoint.load_network(folder, averaged, dict(engine.network.state_dict())))
-    result = parts.evaluate_split(split)
+    details = Details(parts)
+    result = parts.evaluate_split(split, also=details.begin)
+    details.write(result, which, checkpoint.step_of(folder))
     if parts.world.is_main:
         write_json(parts.run_dir.evaluation(split, which), {**result.to_json(), "checkpoint": folder.name})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from megabatch.data.rate import LearningRate, learning_rate_of
 from megabatch.data.requests import Request, evaluation_requests
 from megabatch.data.steps import Steps, steps_of
 from megabatch.trainer.abilities import require_abilities
+from megabatch.trainer.aside import Aside
 from megabatch.trainer.averaging import WeightAverage
 from megabatch.trainer.bad_steps import BadSteps, samples_finder
 from megabatch.trainer.batch_augment.chain import chain as batch_chain
@@ -42,6 +43,7 @@ from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.line_file import LineFile
 from megabatch.trainer.loaders import split_loader, training_data
 from megabatch.trainer.losses import Loss, over
+from megabatch.trainer.metrics import gathered
 from megabatch.trainer.optim.groups import decayed_parameters, describe_parameters, parameter_groups
 from megabatch.trainer.optim.thaw import thaw_of
 from megabatch.trainer.outputs import record_outputs
@@ -58,6 +60,8 @@ from megabatch.trainer.trackers.base import Trackers
 from megabatch.trainer.trackers.of_run import trackers_of
 from megabatch.trainer.trained_network import trained_network
 from megabatch.trainer.world import World
+
+_SECONDS_FOR_THE_REST = 5.0
 
 
 @dataclass
@@ -77,10 +81,12 @@ class Parts:
     sample_log: SampleLog | None
     bad_steps: BadSteps
     saver: Saver
+    aside: Aside = field(default_factory=Aside)  # for what the training can do without
 
     def close(self) -> None:
         """Write what is still pending and close the logs."""
         self.saver.close()
+        self.aside.wait(_SECONDS_FOR_THE_REST)
         self.trackers.close()
         if self.sample_log is not None:
             self.sample_log.close()
@@ -252,13 +258,16 @@ def _evaluation(job: Job, world: World, arrangement: Arrangement, parts: StepPar
         chosen: NDArray[np.int64] | None = None,
         also: Callable[[Evaluated], TakeIn] | None = None,
     ) -> EvaluationResult:
-        loader = split_loader(job, arrangement, arrangement.reader(split), transforms, job.cluster.loader_threads)
+        reader = arrangement.reader(split)
+        loader = split_loader(job, arrangement, reader, transforms, job.cluster.loader_threads)
         chosen = arrangement.sample_ids(split) if chosen is None else chosen
         requests = evaluation_requests(
             len(chosen), micro_batch, world.rank, world.num_ranks, chosen, parts.engine.same_number_of_passes
         )
         with parts.engine.forward_only(), parts.average.in_network() if parts.average is not None else nullcontext():
-            what = Evaluated(split, len(chosen), micro_batch, job.recipe.data.target, arrangement.num_outputs)
+            target, outputs = job.recipe.data.target, arrangement.num_outputs
+            kept = gathered(target, len(chosen), outputs, world.device)
+            what = Evaluated(split, chosen, reader, micro_batch, target, outputs, kept)
             with closing(loader.load(requests)) as micro_batches:
                 return evaluate(
                     what, micro_batches, parts.engine, parts.precision, parts.normalize, parts.ledger,

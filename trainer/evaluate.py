@@ -14,11 +14,12 @@ from megabatch.configs.losses import BinaryCrossEntropy, CrossEntropy, MeanSquar
 from megabatch.configs.targets import ClassTarget, NumbersTarget, Target, is_better
 from megabatch.data.errors import SkippedSample
 from megabatch.data.loader import MicroBatch
+from megabatch.data.read import Reader
 from megabatch.trainer.engines.base import Engine
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.ledger import Ledger
 from megabatch.trainer.losses import Loss, binary_cross_entropy, cross_entropy, mean_squared_error
-from megabatch.trainer.metrics import gathered
+from megabatch.trainer.metrics import Gathered
 from megabatch.trainer.precision import PrecisionPolicy
 from megabatch.trainer.preprocess import Normalize
 
@@ -61,13 +62,23 @@ class EvaluationStoppedError(TrainingError):
 
 
 class Evaluated(NamedTuple):
-    """What is evaluated: a split of so many samples, `micro_batch` of them at a time, towards a target."""
+    """What is evaluated: these samples of a split, `micro_batch` of them at a time, towards a target.
+
+    `kept` is what the metrics are worked out from: of this rank while it goes on, and of all ranks afterwards.
+    """
 
     split: str
-    samples: int
+    sample_ids: NDArray[np.int64]
+    reader: Reader
     micro_batch: int
     target: Target
     outputs: int
+    kept: Gathered
+
+    @property
+    def samples(self) -> int:
+        """Return how many samples there are."""
+        return len(self.sample_ids)
 
 
 class EvaluateSplit(Protocol):
@@ -101,7 +112,6 @@ def evaluate(
     Raises EvaluationStoppedError on all ranks, some passes after one of them was asked to stop.
     """
     loss = plain_loss(what.target)
-    kept = gathered(what.target, what.samples, what.outputs, precision.device)
     engine.network.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=precision.device)  # samples, loss, skipped, ranks asked to stop
     skipped: list[SkippedSample] = []
@@ -118,7 +128,7 @@ def evaluate(
         weights_N = micro_batch.weights_N.to(precision.device, torch.float64)
         skipped += micro_batch.skipped
         first = micro_batch.request.number * what.micro_batch
-        kept.add(first, outputs_NK, targets, weights_N)
+        what.kept.add(first, outputs_NK, targets, weights_N)
         if also is not None:
             also(first, outputs_NK, targets, weights_N)
         sums[:2] += torch.stack([torch.ones_like(weights_N), losses_N.double()]) @ weights_N
@@ -131,8 +141,8 @@ def evaluate(
         ledger.add(skipped, what.split)
     if samples == 0:
         raise TrainingError(f"none of the {int(num_skipped):,} samples of split {what.split!r} could be loaded")
-    engine.sum_over_ranks(kept.sums)
-    return EvaluationResult(what.split, int(samples), int(num_skipped), loss_sum / samples, kept.metrics())
+    engine.sum_over_ranks(what.kept.sums)
+    return EvaluationResult(what.split, int(samples), int(num_skipped), loss_sum / samples, what.kept.metrics())
 
 
 def _stops(engine: Engine, number: int, stop_requested: Callable[[], bool], device: torch.device) -> bool:

@@ -81,8 +81,6 @@ class Ledger:
         return counts
 
     def _of_all_ranks(self, skipped: Sequence[SkippedSample]) -> list[SkippedSample]:
-        if self._world.num_ranks == 1:
-            return list(skipped)
         of_ranks = gathered_json(skipped, self._world.num_ranks)
         return [SkippedSample(*sample) for of_rank in of_ranks for sample in of_rank]
 

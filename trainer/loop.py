@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from megabatch.trainer import checkpoint
 from megabatch.trainer.build import Parts
 from megabatch.trainer.causes import is_out_of_memory
 from megabatch.trainer.checkpoint import Snapshot
+from megabatch.trainer.details.write import Details
 from megabatch.trainer.evaluate import EvaluationResult, EvaluationStoppedError
 from megabatch.trainer.going_on import misfit, other_code, require_none_written, require_same_training
 from megabatch.trainer.noise_scale import advice
@@ -118,13 +120,15 @@ def _evaluate_if_due(parts: Parts) -> bool:
         refresh_statistics(parts)
     if split is None:
         return False
-    result = parts.evaluate_split(split)
+    details = Details(parts)
+    result = parts.evaluate_split(split, also=details.begin)
     state.evaluated_step = state.step
     masks = parts.step_parts.masks
     complete = masks is None or masks.complete(state.step)  # what is to get sparser yet is no result
     better = complete and result.better_than(state.best_value, metric)
     if better:
         state.best_step, state.best_value = state.step, result.value(metric)
+        details.write(result, "best", state.step)
     parts.trackers.evaluation(result, state)
     if complete:
         _watch(parts, result)
@@ -191,8 +195,8 @@ def is_there(parts: Parts, step: int) -> bool:
     return bool(told.item())
 
 
-def restore(parts: Parts) -> None:
-    """Go on from the newest undamaged checkpoint of the run folder, if there is one."""
+def restore(parts: Parts) -> Path | None:
+    """Go on from the newest undamaged checkpoint of the run folder, and return it; None if there is none."""
     folder, messages = agreed_checkpoint(parts)
     for message in messages:
         parts.trackers.message(f"warning: {message}")
@@ -200,7 +204,7 @@ def restore(parts: Parts) -> None:
     if folder is None:
         require_none_written(parts)
         parts.state.attempt = attempt
-        return
+        return None
     snapshot = checkpoint.load(folder, parts.saver.damage_of, dict(parts.step_parts.engine.network.state_dict()))
     require_same_training(folder, snapshot.state, parts.job, parts.run_dir)
     if changed := other_versions(snapshot.state.get("versions", {})):
@@ -221,11 +225,13 @@ def restore(parts: Parts) -> None:
     ranks_before, ranks = snapshot.state["num_ranks"], parts.world.num_ranks
     if told := other_ranks(parts.job.recipe.model.batch_norm, ranks_before, ranks):
         parts.trackers.message(told)
+    return folder
 
 
 def _next_attempt(parts: Parts) -> int:
     """Return the number of this attempt, the same on all ranks: also one that ended before it saved was one."""
-    attempt = last_attempt(parts.run_dir.metrics) + 1 if parts.world.is_main else 0
+    files = (parts.run_dir.metrics, parts.run_dir.starts)
+    attempt = max(map(last_attempt, files)) + 1 if parts.world.is_main else 0
     told = torch.tensor(attempt, device=parts.world.device)
     parts.step_parts.engine.sum_over_ranks(told)
     return int(told.item())

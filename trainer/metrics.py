@@ -61,6 +61,7 @@ class OutputTable:
     def __init__(self, target: Target, samples: int, outputs: int, device: torch.device):
         self.target = target
         self.sums = torch.zeros(samples, 2 * outputs + 1, dtype=torch.float64, device=device)
+        self.precisions_K: Array = np.zeros(0)  # average precision of each of several labels, by `metrics`
 
     def add(self, first: int, outputs_NK: torch.Tensor, targets: torch.Tensor, weights_N: torch.Tensor) -> None:
         """Fill rows; targets are targets_NK."""
@@ -71,15 +72,27 @@ class OutputTable:
         """Return `mae`, `mse` and `r2` of numbers, `map` and `top1` of several labels."""
         outputs_NK, targets_NK = self.counted()
         if isinstance(self.target, NumbersTarget):
-            return regression_metrics(outputs_NK, targets_NK, np.array(self.target.std or [1.0] * self.target.outputs))
-        return {"map": mean_average_precision(outputs_NK, targets_NK), "top1": top1_of_labels(outputs_NK, targets_NK)}
+            return regression_metrics(outputs_NK, targets_NK, scale_of(self.target))
+        self.precisions_K = average_precisions(outputs_NK, targets_NK)
+        return {
+            "map": mean_over_classes(self.precisions_K, outputs_NK), "top1": top1_of_labels(outputs_NK, targets_NK)
+        }  # fmt: skip
 
     def counted(self) -> tuple[Array, Array]:
         """Return outputs_NK and targets_NK of the samples that count."""
-        rows: Array = self.sums.cpu().numpy()
-        outputs = rows.shape[1] // 2
-        rows = rows[rows[:, -1] > 0]
-        return rows[:, :outputs], rows[:, outputs:-1]
+        outputs_NK, targets_NK, counts_N = self.rows()
+        outputs, targets = outputs_NK[counts_N].cpu().numpy(), targets_NK[counts_N].cpu().numpy()
+        return outputs, targets
+
+    def rows(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return outputs_NK, targets_NK and whether a sample counts of all samples."""
+        outputs = self.sums.shape[1] // 2
+        return self.sums[:, :outputs], self.sums[:, outputs:-1], self.sums[:, -1] > 0
+
+
+def scale_of(target: NumbersTarget) -> Array:
+    """Return scale_K, what an error of 1 means in the unit of the data."""
+    return np.array(target.std or [1.0] * target.outputs)
 
 
 def regression_metrics(outputs_NK: Array, targets_NK: Array, scale_K: Array) -> dict[str, float]:
@@ -103,18 +116,31 @@ def regression_metrics(outputs_NK: Array, targets_NK: Array, scale_K: Array) -> 
 def mean_average_precision(outputs_NK: Array, labels_NK: Array) -> float:
     """Return the mean of the average precision over the classes that at least one sample has; 0 if there is none.
 
-    Samples of equal score are taken at once and nothing is interpolated. It is nan if an output is not finite.
+    It is nan if an output is not finite.
     """
+    return mean_over_classes(average_precisions(outputs_NK, labels_NK), outputs_NK)
+
+
+def mean_over_classes(precisions_K: Array, outputs_NK: Array) -> float:
+    """Return that mean of average precisions that are known already."""
+    known = ~np.isnan(precisions_K)
     if not np.isfinite(outputs_NK).all():
         return float("nan")
+    return float(precisions_K[known].mean()) if known.any() else 0.0
+
+
+def average_precisions(outputs_NK: Array, labels_NK: Array) -> Array:
+    """Return the average precision of each class; nan for one that no sample has, and for an output that is not finite.
+
+    Samples of equal score are taken at once and nothing is interpolated.
+    """
     from sklearn import metrics
 
-    found = [
-        metrics.average_precision_score(labels_N > 0, scores_N)
-        for scores_N, labels_N in zip(outputs_NK.T, labels_NK.T, strict=True)
-        if labels_N.any()
-    ]
-    return float(np.mean(found)) if found else 0.0
+    known = labels_NK.any(axis=0) & np.isfinite(outputs_NK).all(axis=0)
+    precisions_K = np.full(outputs_NK.shape[1], np.nan)
+    for number in np.flatnonzero(known):
+        precisions_K[number] = metrics.average_precision_score(labels_NK[:, number] > 0, outputs_NK[:, number])
+    return precisions_K
 
 
 def top1_of_labels(outputs_NK: Array, labels_NK: Array) -> float:

@@ -215,6 +215,5 @@ def test_followed_logs_give_each_line_once_and_whole(run: RunDir) -> None:
 def test_a_ranks_file_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     write = RanksFile(tmp_path / "missing" / "ranks.json")
     write([])
-    assert write._writer is not None
-    write._writer.join(10)
-    assert not write._writer.is_alive()
+    write._aside.wait(10)
+    assert write._aside._thread is None

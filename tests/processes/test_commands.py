@@ -50,6 +50,12 @@ def test_every_signal_saves_a_checkpoint_and_resume_goes_on_exactly(workplace: W
     lines = read_metrics(run_dir.metrics, "step")
     attempts = [[attempt] * (end - start) for attempt, (start, end) in enumerate(itertools.pairwise(starts), 1)]
     assert [line["attempt"] for line in lines] == sum(attempts, [])
+    told = [json.loads(text) for text in run_dir.starts.read_text().splitlines()]
+    assert [(line["kind"], line["attempt"], line["step"]) for line in told] == [
+        (kind, attempt, starts[attempt - (kind == "start")]) for attempt in (1, 2, 3) for kind in ("start", "end")
+    ]
+    assert {line["outcome"] for line in told[1::2]} == {"stopped"}
+    assert [line["from_checkpoint"] for line in told[::2]] == [None, *(run_dir.checkpoint(n).name for n in starts[1:3])]
     reference = workplace.train("not-stopped", 2, *LONG)
     assert losses(run_dir) == losses(reference)[: len(lines)]
     assert trained_samples(run_dir) == trained_samples(reference)[: len(lines)]
@@ -84,6 +90,9 @@ def test_a_rank_killed_from_outside_ends_the_job_with_a_message_how_to_go_on(wor
     assert "was killed by SIGKILL: out of memory, or kill -9 from outside; last seen after step" in err
     assert "megabatch launch --resume shot" in err
     assert "Traceback" not in err
+    *_, end = (json.loads(text) for text in run_dir.starts.read_text().splitlines())
+    assert (end["kind"], end["outcome"]) == ("end", "failed")
+    assert re.match(r"rank 1 on \S+ ended before its time", end["cause"])
 
 
 def test_launch_evaluates_validation_and_test_and_eval_gives_the_same_numbers(workplace: Workplace) -> None:
@@ -97,6 +106,8 @@ def test_launch_evaluates_validation_and_test_and_eval_gives_the_same_numbers(wo
     validations = [line for line in read_metrics(run_dir.metrics, "evaluation") if line["split"] == "validation"]
     assert [line["step"] for line in validations] == [3, 6, 9, 12]
     assert result["best_value"] == max(line["top1"] for line in validations)
+    details = json.loads(run_dir.details("test").read_text())
+    run_dir.details("test").unlink()
     unknown = workplace.megabatch("eval", "whole", "--split", "tset")
     assert unknown.returncode == 2
     assert "has no split 'tset'" in unknown.stderr
@@ -106,6 +117,10 @@ def test_launch_evaluates_validation_and_test_and_eval_gives_the_same_numbers(wo
     assert {key: again[key] for key in ("top1", "loss", "samples")} == {
         key: result["test"][key] for key in ("top1", "loss", "samples")
     }
+    assert json.loads(run_dir.details("test").read_text()) == details
+    assert (details["step"], details["checkpoint"]) == (result["best_step"], "best")
+    assert sum(of_class["correct"] for of_class in details["per_class"]) == round(15 * again["top1"])
+    assert json.loads(run_dir.details("validation").read_text())["step"] == result["best_step"]
     assert workplace.megabatch("launch", "--resume", "whole").stdout.startswith(f"{run_dir.root} has finished")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -54,6 +55,7 @@ class Cell:
             f"epochs={self.epochs}", f"checkpoint.every_epochs={self.epochs}", f"precision={self.precision}",
             f"batch={{global_batch: 40, micro_batch: {micro_batch}}}",
             f"regularization.clip_norm={0.5 if self.clip else 'null'}", "cluster.limits.collective_timeout_seconds=60",
+            "data.test_split=test", "evaluation.micro_batch=2",
             *([] if self.engine is None else [f"engine={ENGINES[self.engine]}"]),
         )  # fmt: skip
 
@@ -129,6 +131,14 @@ def two_hundred_steps(workplace: Workplace) -> Matrix:
 def test_an_engine_trains_like_one_plain_process(few_steps: Matrix, engine: str, num_ranks: int) -> None:
     for cell in few_steps.cells(num_ranks, engine):
         few_steps.assert_equal(cell)
+
+
+def test_every_engine_finds_the_same_mistakes(few_steps: Matrix) -> None:
+    for number, (_, _, precision) in enumerate(few_steps.kinds):
+        cells = [few_steps.cells(3, engine)[number] for engine in ENGINES]
+        first, *others = [json.loads(few_steps.run(cell).details("test").read_text()) for cell in cells]
+        assert len(first["mistakes"]) > 3
+        assert precision == "fp32" or others == [first] * 3
 
 
 @pytest.mark.matrix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_every_world_trains_on_the_same_samples_in_the_same_order(float64_runs: 
         assert sorted(sum(reference[first : first + 3], [])) == list(range(44))
     for world in WORLDS[1:]:
         assert trained_samples(float64_runs[world]) == reference
+
+
+def test_every_world_finds_the_same_mistakes(workplace: Workplace) -> None:
+    """After six steps there are some; a rank reads only some of the samples whose pictures it writes."""
+    short = ("precision=fp64", "data.test_split=test", "evaluation.micro_batch=2")
+    runs = [workplace.train(f"short-{world}", world, *short) for world in WORLDS]
+    found = [json.loads(run_dir.details("test").read_text()) for run_dir in runs]
+    assert found[0]["samples"] == sum(count for _, _, count in found[0]["confusion"]) == 15
+    assert len(found[0]["mistakes"]) > 3
+    assert all(mistake["thumbnail"] for mistake in found[0]["mistakes"])
+    assert found[1:] == found[:1] * 2
 
 
 def test_float32_losses_agree_to_1e5_over_the_first_5_steps(workplace: Workplace) -> None:

@@ -78,6 +78,14 @@ def test_losses_and_metrics_agree_on_any_ranks_and_micro_batches(runs: dict[str,
                 assert ours[metric] == pytest.approx(theirs[metric], rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_details_are_the_same_on_any_ranks(runs: dict[str, list[RunDir]], kind: str) -> None:
+    found = [json.loads(run_dir.details("validation").read_text()) for run_dir in runs[kind]]
+    assert found[0]["samples"] == len(found[0]["mistakes"]) == 14  # one of the 15 could not be loaded
+    assert "00003" not in {mistake["key"] for mistake in found[0]["mistakes"]}
+    assert all(details == found[0] for details in found[1:])
+
+
 def test_bad_targets_stand_in_the_ledger(runs: dict[str, list[RunDir]]) -> None:
     lines = [json.loads(line) for line in (runs["numbers"][1].root / "data-errors.jsonl").read_text().splitlines()]
     assert {(line["split"], line["key"], line["reason"]) for line in lines} == {

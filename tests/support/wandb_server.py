@@ -26,7 +26,6 @@ class KeptRun:
     settings: Json = field(default_factory=dict)
     rows: list[Json] = field(default_factory=list)
     summary: Json = field(default_factory=dict)
-    artifacts: list[tuple[str, list[str]]] = field(default_factory=list)  # collection and aliases
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -37,6 +36,7 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.runs: dict[str, KeptRun] = {}
+        self.artifacts: list[Json] = []  # as they were asked for
 
     @property
     def url(self) -> str:
@@ -60,6 +60,14 @@ class WandbServer(ThreadingHTTPServer):
             case "CreateRunFiles":
                 files = [{"name": file, "uploadUrl": f"{self.url}/upload"} for file in given["files"]]
                 return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+            case "Viewer":
+                return {"viewer": {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+            case "ArtifactType":  # asked whether there is one of another type by this name
+                return {"project": {"artifact": None}}
+            case "CreateArtifact":  # which is there already: nothing is uploaded
+                self.artifacts.append(given["input"])
+                sequence = {"id": "s", "latestArtifact": {"id": "a", "versionIndex": 0}}
+                return {"createArtifact": {"artifact": {"id": "a", "state": "COMMITTED", "artifactSequence": sequence}}}
             case _:
                 return {}
 

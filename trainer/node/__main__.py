@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from megabatch.trainer.node.meeting import Meeting, meeting_at, meeting_on_this_
 from megabatch.trainer.node.orders import wait_for_start
 from megabatch.trainer.node.ranks import MISTAKE, Exit, Stopping, failure_of, run_ranks
 from megabatch.trainer.process import exit_now, record_failure, write_json
+from megabatch.trainer.starts import tell_end_of_killed
 
 
 def main() -> int:
@@ -71,9 +73,12 @@ def _attempts(job: Job, run_dir: RunDir, arguments: argparse.Namespace, stopping
     restarts, backend = 0, job.cluster.backend
     most = backend.max_restarts if isinstance(backend, Local) else 0  # one of several nodes cannot begin anew alone
     while True:
+        began = time.time()
         exits = _attempt(job, arguments, stopping)
         failure = failure_of(exits)
         _write_exit_codes(run_dir, arguments.node_rank, exits)
+        if failure is not None and arguments.node_rank == 0:  # rank 0 may have been unable to write its last word
+            tell_end_of_killed(run_dir, began, failure.rank, how_it_ended(failure.code))
         if failure is None:
             return 0
         if failure.code == MISTAKE or stopping.asked or restarts == most:

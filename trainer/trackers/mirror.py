@@ -9,9 +9,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 from typing_extensions import override
 
+from megabatch.configs.metrics import OF_STEPS
 from megabatch.trainer.trackers.lines import Line, LineTracker
 
 Follow = Callable[[Iterator[Line]], None]  # goes through the lines until there are no more
@@ -54,7 +56,16 @@ class Mirror(LineTracker):
 
     def _run(self, follow: Follow) -> None:
         try:
-            follow(iter(self._lines.get, None))
+            self._wait_and_follow(follow)
         except Exception as error:  # whatever happens there, the training goes on
             cause = f"{type(error).__name__} {error}"
             self._warn(f"{self._name} stopped: {cause}. Training goes on; metrics.jsonl has everything")
+
+    def _wait_and_follow(self, follow: Follow) -> None:
+        """Begin with the first step: what ends before one, as an evaluation by itself, is no run."""
+        lines, waited = iter(self._lines.get, None), []
+        for line in lines:
+            waited.append(line)
+            if line["kind"] in OF_STEPS:
+                follow(chain(waited, lines))
+                return

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -111,7 +112,7 @@ def write_offline(replay: Replay) -> None:
         shutil.rmtree(folder)
     folder.mkdir()
     replay.run_dir.wandb_id.write_text(replay.identity, encoding="utf-8")
-    with _begin(replay, "offline") as run:
+    with _begun(replay, "offline") as run:
         _complete(replay, run, replay.rows)
     _end_service()
     (written,) = folder.glob("wandb/offline-run-*")
@@ -127,7 +128,7 @@ def send(replay: Replay) -> None:
         raise TrainingError(f"{server()} cannot be reached: try again, or write the run with --offline")
     replay.run_dir.wandb_id.write_text(replay.identity, encoding="utf-8")
     replay.run_dir.wandb_replay.mkdir(exist_ok=True)
-    with _begin(replay, "online") as run:
+    with _begun(replay, "online") as run:
         known = run.starting_step if run.resumed else 0
         rows = open_rows(replay.rows, known, dict(run.summary).get("step"))
         if rows is not None:
@@ -167,10 +168,16 @@ def _require_not_sending(run_dir: RunDir) -> None:
         raise ConfigError([Problem("", f"{error}, and sends its rows itself. Sync it when it has ended")]) from None
 
 
-def _begin(replay: Replay, mode: Literal["online", "offline"]) -> wandb.Run:
-    return begin(
+@contextmanager
+def _begun(replay: Replay, mode: Literal["online", "offline"]) -> Iterator[wandb.Run]:
+    """Yield the run and finish it; wandb's own context manager prints the traceback of what is told in a line here."""
+    run = begin(
         replay.settings, replay.job, replay.run_dir, mode, replay.identity, replay.run_dir.wandb_replay, measures=False
     )
+    try:
+        yield run
+    finally:
+        run.finish()
 
 
 def _complete(replay: Replay, run: wandb.Run, rows: Sequence[Line]) -> None:

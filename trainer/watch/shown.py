@@ -1,20 +1,22 @@
 """RUN_DIR/ranks.json: where every rank is and what it is doing, for `megabatch status`, on this machine or another one.
 
-Written by rank 0's watch every few seconds, in a thread of its own each time: a disk that hangs must not silence the
-watch, or the others would take rank 0 for dead.
+Written by rank 0's watch every few seconds, aside: a disk that hangs must not silence the watch, or the others would
+take rank 0 for dead.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from megabatch.configs.new_file import write_new
+import torch
+
+from megabatch.configs.new_file import write_whole
+from megabatch.trainer.aside import Aside
 from megabatch.trainer.watch.beats import Beat
 
 
@@ -23,32 +25,31 @@ class RanksFile:
 
     def __init__(self, file: Path):
         self._file = file
-        self._writer: threading.Thread | None = None
+        self._aside = Aside()
 
     def __call__(self, beats: Sequence[Beat]) -> None:
         """Write them soon."""
-        if self._writer is None or not self._writer.is_alive():
-            self._writer = threading.Thread(target=self._write, args=(ranks_json(beats),), daemon=True)
-            self._writer.start()
-
-    def _write(self, text: str) -> None:
-        hidden = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        with suppress(OSError):  # a full disk: nobody can look, and that is all
-            write_new(hidden, text)
-            hidden.rename(self._file)
+        text = ranks_json(beats)
+        self._aside.begin(lambda: write_whole(self._file, text))
 
 
 def ranks_json(beats: Sequence[Beat]) -> str:
-    """Return what is told of each rank; shares are of the last half minute or so, None before that."""
-    ranks = [
-        {
-            "rank": beat.rank, "host": beat.host, "step": beat.step, "doing": beat.doing,
-            "waits_for_ranks": beat.waits, "waits_for_data": beat.waits_for_data,
-            "memory_bytes": beat.memory_bytes, "gpu_memory_bytes": beat.gpu_memory_bytes,
-        }
-        for beat in beats
-    ]  # fmt: skip
+    """Return what is told of each rank, and the time."""
+    ranks = [{**told_of(beat), "step": beat.step, "doing": beat.doing} for beat in beats]
     return json.dumps({"time": round(time.time(), 3), "ranks": ranks})
+
+
+def told_of(beat: Beat) -> dict[str, Any]:
+    """Return how a rank waits and what memory it takes; shares are of the last half minute or so, None before that."""
+    return {
+        "rank": beat.rank, "host": beat.host,
+        "waits_for_ranks": _share(beat.waits), "waits_for_data": _share(beat.waits_for_data),
+        "memory_bytes": beat.memory_bytes, "gpu_memory_bytes": beat.gpu_memory_bytes,
+    }  # fmt: skip
+
+
+def _share(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def memory_bytes() -> int:
@@ -58,3 +59,8 @@ def memory_bytes() -> int:
     except OSError:
         return 0
     return resident * os.sysconf("SC_PAGE_SIZE")
+
+
+def gpu_memory_bytes(device: torch.device) -> int | None:
+    """Return what torch has taken of the GPU; None on the CPU."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else None

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,8 +17,11 @@ from megabatch.configs.cluster import Cluster
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.process import record_failure
+from megabatch.trainer.starts import attempt_now, tell_failure
 from megabatch.trainer.watch import doing, rules
-from megabatch.trainer.watch.beats import PeerLostError, Verdict
+from megabatch.trainer.watch.alone import Alone
+from megabatch.trainer.watch.beats import Beat, PeerLostError, Verdict
+from megabatch.trainer.watch.history import RankHistory
 from megabatch.trainer.watch.shown import RanksFile
 from megabatch.trainer.watch.watch import Place, Watch
 from megabatch.trainer.world import World
@@ -35,18 +38,17 @@ def watching(world: World, cluster: Cluster, run_dir: RunDir) -> Iterator[Follow
     `sys.exit`: that is not the end of the training. Every rank must come in here together.
     """
     faulthandler.enable()  # a crash in C++ leaves the Python stack in the rank's log
-    watch = _start(world, cluster, run_dir) if world.num_ranks > 1 else None
+    watch = _start(world, cluster, run_dir) if world.num_ranks > 1 else _start_alone(world, run_dir)
     try:
-        yield _ignore if watch is None else watch.follow
+        yield watch.follow
     except (Exception, SystemExit) as error:
         told = _exited(error, world) if isinstance(error, SystemExit) else error
-        told = told if watch is None else watch.explain(told)
+        told = watch.explain(told)
         if told is error:
             raise
         raise told from error
     finally:
-        if watch is not None:
-            watch.finish()
+        watch.finish()
 
 
 def _start(world: World, cluster: Cluster, run_dir: RunDir) -> Watch:
@@ -61,11 +63,28 @@ def _start(world: World, cluster: Cluster, run_dir: RunDir) -> Watch:
 
     watched = rules.watched_by(world.rank, world.num_ranks, cluster.processes_per_node)
     place = Place(world.rank, world.num_ranks, world.host, world.device, tuple(watched))
-    show = RanksFile(run_dir.ranks) if world.is_main else None
+    show = _shown_in(run_dir) if world.is_main else None
     watch = Watch(place, connect, cluster.limits, lambda verdict: _end(verdict, world, run_dir), _tell, show)
     dist.all_reduce(number)
     watch.start()
     return watch
+
+
+def _start_alone(world: World, run_dir: RunDir) -> Alone:
+    alone = Alone(world.host, world.device, _shown_in(run_dir))
+    alone.start()
+    return alone
+
+
+def _shown_in(run_dir: RunDir) -> Callable[[Sequence[Beat]], None]:
+    """Return what gets the beats of all ranks every few seconds."""
+    files = (RanksFile(run_dir.ranks), RankHistory(run_dir.rank_history, attempt_now))
+
+    def show(beats: Sequence[Beat]) -> None:
+        for write in files:
+            write(beats)
+
+    return show
 
 
 def _end(verdict: Verdict, world: World, run_dir: RunDir) -> None:
@@ -76,6 +95,7 @@ def _end(verdict: Verdict, world: World, run_dir: RunDir) -> None:
         record_failure(run_dir, world.rank, PeerLostError(verdict), stack, collective)
         os.write(2, f"error: {verdict.message}\n".encode())  # a lock of sys.stderr may be what the main thread holds
         faulthandler.dump_traceback(all_threads=True)
+        tell_failure(world.rank, PeerLostError(verdict))
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
@@ -94,7 +114,3 @@ def _exited(error: SystemExit, world: World) -> TrainingError:
 def _tell(text: str) -> None:
     print(text, flush=True)
     print(text, file=sys.stderr, flush=True)  # the log of the rank
-
-
-def _ignore(step: Callable[[], int]) -> None:
-    """A single rank has nobody to tell."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.bad_inputs.bad import changed
+from support.bad_inputs.bad import Bad, changed
 
 OF_TRACKING = [
     changed(
@@ -17,4 +17,30 @@ OF_TRACKING = [
         "{own: [nowhere:printer]}",
         "tracking.own: nowhere:printer: ModuleNotFoundError: No module named 'nowhere'",
     ),
+    changed(
+        "Weights & Biases without a project",
+        "{sample_log: true}",
+        "{wandb: {tags: [a]}}",
+        "x.yaml:17:12: tracking.wandb.project: missing. Add it",
+    ),
+    changed(
+        "a tag that is too long",
+        "{sample_log: true}",
+        f"{{wandb: {{project: a, tags: [{'a' * 65}]}}}}",
+        "x.yaml:17:39: tracking.wandb.tags.0",
+        "at most 64 characters",
+    ),
+    changed(
+        "an option of TensorBoard",
+        "{sample_log: true}",
+        "{tensorboard: {folder: a}}",
+        "x.yaml:17:26: tracking.tensorboard.folder: unknown key. Allowed: none.",
+    ),
+    changed(
+        "a wrong key of MLflow",
+        "{sample_log: true}",
+        "{mlflow: {url: a}}",
+        "tracking.mlflow.url: unknown key. Did you mean uri?",
+    ),
+    Bad("sync: a folder that is no run", ("images: is no run folder",), ("sync", "images")),
 ]

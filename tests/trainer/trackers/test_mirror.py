@@ -41,7 +41,7 @@ def test_a_failure_there_ends_with_a_message_and_not_the_training() -> None:
     warnings: list[str] = []
     tracker = Mirror("my_trackers:broken", broken, warnings.append)
     for _ in range(20):
-        tracker.message("hello")
+        tracker.take({"kind": "step", "step": 1})
         time.sleep(0.001)
     tracker.close()
     assert warnings == [
@@ -62,22 +62,34 @@ def test_one_that_hangs_blocks_neither_a_step_nor_the_end(monkeypatch: pytest.Mo
 
 
 def test_lines_for_which_there_was_no_room_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    release = threading.Event()
+    release, begun = threading.Event(), threading.Event()
     monkeypatch.setattr(mirror, "_QUEUE_LINES", 5)
     warnings: list[str] = []
     seen: list[Line] = []
 
     def late(lines: Iterator[Line]) -> None:
+        begun.set()
         release.wait()
         seen.extend(lines)
 
     tracker = Mirror("late", late, warnings.append)
+    tracker.take({"kind": "step", "step": 1})
+    while not begun.wait(0.1):
+        pass
     for _ in range(9):
         tracker.message("hello")
     release.set()
     tracker.close()
-    assert len(seen) == 5
+    assert len(seen) == 6
     assert warnings == ["late was too slow: 4 lines not sent; metrics.jsonl has them"]
+
+
+def test_what_ends_before_a_step_begins_no_run() -> None:
+    begun: list[Line] = []
+    tracker = Mirror("never", begun.extend, print)
+    tracker.message("evaluating")
+    tracker.close()
+    assert begun == []
 
 
 def test_a_tracker_of_ones_own_is_a_function_that_goes_through_the_lines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from megabatch.configs.metrics import read_rows
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.save_job import write_job
-from megabatch.trainer.trackers import sync
+from megabatch.trainer.trackers import mirror as mirror_module
+from megabatch.trainer.trackers import sync, wandb_tracker
+from megabatch.trainer.trackers.base import Trackers
 from megabatch.trainer.trackers.jsonl import JsonlTracker
+from megabatch.trainer.trackers.mirror import Mirror
 from support.tracked import job, tell
 from support.wandb_file import records, rows, summary
 from support.wandb_server import WandbServer, wandb_server
@@ -25,6 +29,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(mirror_module, "_FINISH_SECONDS", 300.0)  # these tests are not about time
 
 
 @pytest.fixture
@@ -60,9 +65,9 @@ def test_a_restarted_run_is_written_offline_as_one_that_never_stopped(
 ) -> None:
     run_dir = restarted_run(tmp_path)
     run_dir.report.write_text("<html>")
-    for _ in range(2):  # the second takes the place of the first
-        assert sync.main([str(run_dir.root), "--offline"]) == 0
-        (folder,) = run_dir.wandb_replay.glob("wandb/offline-run-*")
+    (run_dir.wandb_replay / "wandb" / "offline-run-before").mkdir(parents=True)  # its place is taken
+    assert sync.main([str(run_dir.root), "--offline"]) == 0
+    (folder,) = run_dir.wandb_replay.glob("wandb/offline-run-*")
     out = capsys.readouterr().out
     assert f"4 steps and 2 evaluations, without 1 that were trained again -> demo, run {folder.name[-8:]}" in out
     assert f"send it with: wandb sync {folder}" in out
@@ -83,6 +88,7 @@ def test_sending_again_sends_only_what_the_server_does_not_have(
 ) -> None:
     run_dir = restarted_run(tmp_path)
     run_dir.wandb_id.write_text("abcd1234")
+    run_dir.report.write_text("<html>")
     assert sync.main([str(run_dir.root)]) == 0
     assert sync.main([str(run_dir.root)]) == 0
     tell(JsonlTracker(run_dir.metrics), (5,), attempt=3, top1=0.7)
@@ -96,6 +102,26 @@ def test_sending_again_sends_only_what_the_server_does_not_have(
     assert seen(run.rows) == [*EXPECTED, (100, 0.2, None), (100, None, 0.7)]
     assert [row["_step"] for row in run.rows] == list(range(11))
     assert run.summary["best/top1"] == 0.9
+    assert {sent["artifactCollectionName"] for sent in server.artifacts} == {"report-abcd1234"}
+
+
+def test_the_rows_of_a_live_run_are_the_first_ones_of_its_replay(
+    tmp_path: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both attempts are online; the second trains step 3 again."""
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.root.mkdir()
+    wished = job(tmp_path, PROJECT)
+    write_job(wished, run_dir.job)
+    for attempt, steps in ((1, (1, 2, 3)), (2, (3, 4))):
+        follow = partial(wandb_tracker.follow, wished.recipe.tracking.wandb, wished, run_dir, print)
+        mirror = Mirror("Weights & Biases", follow, print)
+        tell(Trackers((JsonlTracker(run_dir.metrics), mirror)), steps, attempt, top1=0.9 if attempt == 1 else 0.8)
+    assert sync.main([str(run_dir.root)]) == 0
+    out = capsys.readouterr().out
+    assert "sent 0 rows, 8 were there" in out
+    (run,) = server.runs.values()
+    assert seen(run.rows) == EXPECTED
 
 
 def test_what_cannot_be_completed_is_refused_and_sent_as_a_new_run(
