@@ -55,15 +55,23 @@ def parameters(command: Command) -> dict[str, Any]:
     known: Any = COMMAND_LINE
     context = known.context_class(known, info_name="megabatch")
     words = list(command.words)
-    while hasattr(known, "resolve_command"):
+    while hasattr(known, "resolve_command") and not takes_options_itself(known, words):
         name, known, words = known.resolve_command(context, words)
         context = known.context_class(known, parent=context, info_name=name)
     parsed: dict[str, Any] = known.make_context(known.name, words).params
     return parsed
 
 
+def takes_options_itself(group: Any, words: list[str]) -> bool:
+    """Return whether it is a group that does something without a command below it, as `megabatch runs --json`."""
+    return group.invoke_without_command and (not words or words[0].startswith("-"))
+
+
 def unusable(command: Command, readme: Path) -> str | None:
     """Return why a command that a document shows could not be typed: an option, a recipe or a key that is not there."""
+    if command.words[0].startswith("--"):  # of megabatch itself: they act at once
+        known = {"--help", *(option for parameter in COMMAND_LINE.params for option in parameter.opts)}
+        return None if command.words[0] in known else f"No such option {command.words[0]}"
     try:
         found = parameters(command)
     except Exception as error:  # typer has click inside it, under a name of its own
