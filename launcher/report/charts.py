@@ -73,8 +73,9 @@ def axes(run: Run) -> dict[str, Any]:
     """Return at some steps the samples seen and the hours trained; between them both grow evenly."""
     steps = run.metrics.steps
     chosen = np.unique(np.linspace(0, len(steps) - 1, _KNOTS).astype(int)).tolist() if len(steps) else []
-    columns = (steps.columns["step"], np.nan_to_num(steps.columns["samples_seen"]), steps.hours())
-    step, samples, hours = ([short(float(column[i])) for i in chosen] for column in columns)
+    step = [int(steps.columns["step"][i]) for i in chosen]  # no two may become the same
+    columns = (np.nan_to_num(steps.columns["samples_seen"]), steps.hours())
+    samples, hours = ([short(float(column[i])) for i in chosen] for column in columns)
     return {"name": run.name, "step": [0, *step], "samples": [0, *samples], "hours": [0, *hours]}
 
 

@@ -107,6 +107,17 @@ def test_no_error_in_it_reaches_the_run(tmp_path: Path, monkeypatch: pytest.Monk
         assert tried.wait(10)
 
 
+def test_nobody_waits_longer_than_they_said_for_a_disk_that_hangs(
+    rich: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(fresh, "write_report", lambda *_: answers.wait(30))
+    started = time.monotonic()
+    fresh.write_within(rich, 0.05)
+    assert time.monotonic() - started < 5
+    answers.set()
+
+
 def test_its_thread_gives_way_to_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     priorities: list[int] = []
     tried = threading.Event()
