@@ -30,6 +30,8 @@ class Fact:
 
 def cards(run: Run, price: float | None = None) -> list[Card]:
     """Return the figures that a reader looks for first."""
+    if stages := run.run_dir.stages():
+        return [Card("stages", str(len(stages)), "begun; each has a page of its own")]
     found = [*_scores(run), _progress(run), _time(run), _device_hours(run)]
     if price is not None:
         cost = run.device_hours * price

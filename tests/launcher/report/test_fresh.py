@@ -51,7 +51,8 @@ def test_a_run_with_stages_has_a_page_for_each(tmp_path: Path) -> None:
     stage = rich_run(run_dir.stage(1).root, 20)
     fresh.write_report(run_dir)
     assert stage.report.exists()
-    assert "finished" in run_dir.report.read_text()
+    assert "Each stage has a page of its own" in run_dir.report.read_text()
+    assert 'class="state finished"' in run_dir.report.read_text()
 
 
 def test_follow_writes_until_the_run_has_ended(rich: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
