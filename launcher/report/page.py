@@ -70,7 +70,7 @@ def write_page(file: Path, text: str) -> None:
 def _sections(shown: dict[str, Any], charts: Sequence[Chart]) -> list[tuple[str, str]]:
     """Return key and title of the sections that the page has."""
     found = [("ran", "What ran"), *([("curves", "Curves")] if charts else [])]
-    found += [(f"classes-{one.split}", f"Classes ({one.split})") for one in shown["details"]]
+    found += [(f"classes-{one.split}", f"{one.title} ({one.split})") for one in shown["details"]]
     found += [("ranks", "Ranks")] if shown["ranks"] else []
     found.append(("trouble", "What happened"))
     found += [("plan", "Plan")] if shown["plan"] else []
