@@ -224,12 +224,26 @@ def print_config(loaded: Loaded, origin: bool) -> None:
         console.print(table)
 
 
-def yaml_text(values: dict[str, Any]) -> str:
-    """Return plain values as YAML, in their own order."""
+def config_values(loaded: Loaded, origin: bool) -> dict[str, Any]:
+    """Return recipe and cluster as JSON has them; with `origin` also where each key comes from."""
+    parts = (("recipe", loaded.recipe, loaded.recipe_tree), ("cluster", loaded.cluster, loaded.cluster_tree))
+    values: dict[str, Any] = {name: model.model_dump(mode="json") for name, model, _ in parts}
+    if origin:
+        values["origins"] = {
+            ".".join(map(str, (name, *path))): _origin(tree, path)
+            for name, model, tree in parts
+            for path, _ in leaves(model.model_dump(mode="json"))
+        }
+    return values
+
+
+def yaml_text(values: dict[str, Any], leaves_inline: bool = False) -> str:
+    """Return plain values as YAML, in their own order; with `leaves_inline` what holds only scalars is `{a: 1}`."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
+    yaml.default_flow_style = None if leaves_inline else False
+    yaml.width = 110
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
     yaml.dump(values, text)
