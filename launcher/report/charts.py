@@ -153,15 +153,15 @@ def _of_steps(run: Run) -> list[Chart]:
 
 
 def _of_ranks(run: Run) -> list[Chart]:
-    kinds: list[tuple[str, str, Unit, str]] = [
-        ("memory_bytes", "Memory of a rank", "bytes", "memory"),
-        ("gpu_memory_bytes", "GPU memory of a rank", "bytes", "GPU memory"),
-        ("waits_for_ranks", "Waiting for other ranks", "share", "waiting"),
+    kinds: list[tuple[str, str, Unit]] = [
+        ("memory_bytes", "Memory of a rank", "bytes"),
+        ("gpu_memory_bytes", "GPU memory of a rank", "bytes"),
+        ("waits_for_ranks", "Waiting for other ranks", "share"),
     ]
     note = "All ranks leave a collective together: who waits least came last, and the others waited for it."
     return [
         Chart(name, title, unit, tuple(_ranks_series(run, name)), note=note if name == "waits_for_ranks" else "")
-        for name, title, unit, _ in kinds
+        for name, title, unit in kinds
     ]
 
 
