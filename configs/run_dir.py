@@ -166,6 +166,21 @@ class RunDir:
         return self.root / "wandb_id"
 
     @property
+    def wandb_replay(self) -> Path:
+        """Return the folder in which `megabatch sync --offline` leaves what it wrote."""
+        return self.root / "wandb-replay"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Return the folder of the event files that TensorBoard reads."""
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow_id(self) -> Path:
+        """Return the file with the MLflow run id, kept across restarts."""
+        return self.root / "mlflow_id"
+
+    @property
     def manifest(self) -> Path:
         """Return the JobSet handed to Kubernetes."""
         return self.root / "jobset.yaml"
@@ -204,6 +219,16 @@ class RunDir:
     def ranks(self) -> Path:
         """Return ranks.json, where each rank is and what it is doing, written every few seconds."""
         return self.root / "ranks.json"
+
+    @property
+    def report(self) -> Path:
+        """Return report.html, the page about the run."""
+        return self.root / "report.html"
+
+    @property
+    def launches(self) -> Path:
+        """Return launches.jsonl, with which command the run was started and gone on with, a line each."""
+        return self.root / "launches.jsonl"
 
     @property
     def rank_history(self) -> Path:
