@@ -108,20 +108,23 @@ def test_sending_again_sends_only_what_the_server_does_not_have(
 def test_the_rows_of_a_live_run_are_the_first_ones_of_its_replay(
     tmp_path: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both attempts are online; the second trains step 3 again."""
+    """Both attempts are online. The first is killed before it sends step 4, which the second trains again."""
     run_dir = RunDir(tmp_path / "run")
     run_dir.root.mkdir()
     wished = job(tmp_path, PROJECT)
     write_job(wished, run_dir.job)
-    for attempt, steps in ((1, (1, 2, 3)), (2, (3, 4))):
+    for attempt, steps in ((1, (1, 2, 3)), (2, (4, 5))):
         follow = partial(wandb_tracker.follow, wished.recipe.tracking.wandb, wished, run_dir, print)
         mirror = Mirror("Weights & Biases", follow, print)
         tell(Trackers((JsonlTracker(run_dir.metrics), mirror)), steps, attempt, top1=0.9 if attempt == 1 else 0.8)
+        unsent = JsonlTracker(run_dir.metrics)
+        unsent.take({"kind": "step", "attempt": 1, "time": 1.0, "step": 4, "samples_seen": 80, "loss": 0.25})
+        unsent.close()
     assert sync.main([str(run_dir.root)]) == 0
     out = capsys.readouterr().out
-    assert "sent 0 rows, 8 were there" in out
+    assert "sent 0 rows, 9 were there" in out
     (run,) = server.runs.values()
-    assert seen(run.rows) == EXPECTED
+    assert seen(run.rows) == [*EXPECTED[:5], (100, 0.2, None), (100, None, 0.8)]
 
 
 def test_what_cannot_be_completed_is_refused_and_sent_as_a_new_run(
