@@ -14,7 +14,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Return the object in a file; an empty one if there is no file, or it was cut short."""
     try:
         return json_object(file.read_text(encoding="utf-8"))
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return {}
 
 

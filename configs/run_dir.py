@@ -226,6 +226,11 @@ class RunDir:
         return self.root / "report.html"
 
     @property
+    def launches(self) -> Path:
+        """Return launches.jsonl, with which command the run was started and gone on with, a line each."""
+        return self.root / "launches.jsonl"
+
+    @property
     def rank_history(self) -> Path:
         """Return rank-history.jsonl, how each rank waits and what memory it takes, a line now and then."""
         return self.root / "rank-history.jsonl"

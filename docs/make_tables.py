@@ -1,4 +1,4 @@
-"""Writes docs/recipe.md, docs/cluster.md and docs/refusals.md from the schema and the table of refusals.
+"""Writes docs/recipe.md, cluster.md and refusals.md, and the table of from-timm.md, from the schema and other tables.
 
     python docs/make_tables.py
 
@@ -22,8 +22,11 @@ from megabatch.configs.cluster import Cluster
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.schema_walk import metadata_at
 from megabatch.launcher.refusals import TABLE
+from megabatch.launcher.timm_import.arguments import GROUPS
 
 DOCS = Path(__file__).parent
+_DEEPEST = 4  # level of a heading
+_TIMM_MARK = "<!-- From here on written by docs/make_tables.py. -->"
 
 
 def pages() -> dict[str, str]:
@@ -32,46 +35,90 @@ def pages() -> dict[str, str]:
         "recipe.md": _schema_page("Keys of a recipe", Recipe),
         "cluster.md": _schema_page("Keys of a cluster file", Cluster),
         "refusals.md": _refusals_page(),
+        "from-timm.md": _timm_page(),
     }
 
 
 def _schema_page(title: str, root: type[BaseModel]) -> str:
+    anchors: dict[type[BaseModel], str] = {}
+    _collect_anchors(root, "", anchors)
+    groups = [f"[{key}](#{_anchor(key)})" for key, field in root.model_fields.items() if _models(field.annotation)]
     lines = [
         f"# {title}",
         "",
         "Written by `docs/make_tables.py` from the schema. `${env:NAME}` is replaced in the keys marked *env*.",
         "Where a key takes one of several named choices, `key: name` is short for `key: {name: name}`.",
+        "`data.shuffle.streams` is `streams` in `shuffle` in `data`: in a file `data: {shuffle: {streams: 64}}`,",
+        "on the command line `data.shuffle.streams=64`.",
         "",
-        *_section(root, "", set()),
+        f"Groups: {', '.join(groups)}.",
+        "",
+        *_section(root, "", set(), anchors),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _section(model: type[BaseModel], prefix: str, shown: set[type[BaseModel]]) -> list[str]:
+def _collect_anchors(model: type[BaseModel], prefix: str, found: dict[type[BaseModel], str]) -> None:
+    """Note under which heading each model is shown: where it comes first."""
+    if model in found:
+        return
+    found[model] = _anchor(_heading(model, prefix))
+    for key, field in model.model_fields.items():
+        for inner in _models(field.annotation):
+            _collect_anchors(inner, f"{prefix}.{key}" if prefix else key, found)
+
+
+def _heading(model: type[BaseModel], prefix: str) -> str:
+    name = model.model_fields.get("name")
+    if issubclass(model, Choice) and name is not None:
+        return f"{prefix} = {name.default}"
+    return prefix or "Top level"
+
+
+def _anchor(heading: str) -> str:
+    """Return what GitHub, and the site, make of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _section(
+    model: type[BaseModel], prefix: str, shown: set[type[BaseModel]], anchors: dict[type[BaseModel], str]
+) -> list[str]:
     """Return the section of a model and of what is below it; a model that two keys share is shown once."""
     if model in shown:
         return []
     shown.add(model)
-    heading = f"## {prefix or 'Top level'}"
-    name = model.model_fields.get("name")
-    if issubclass(model, Choice) and name is not None:
-        heading = f"## {prefix} = {name.default}"
-    lines = [heading, "", inspect.cleandoc(model.__doc__ or ""), "", "| key | value | default |", "| --- | --- | --- |"]
-    children: list[tuple[type[BaseModel], str]] = []
+    heading = _heading(model, prefix)
+    level = 2 + prefix.count(".") + (" = " in heading)
+    lines = [_headline(heading, level), "", inspect.cleandoc(model.__doc__ or ""), ""]
+    rows: list[str] = []
+    below: list[tuple[str, list[type[BaseModel]]]] = []
     for key, field in model.model_fields.items():
         if key == "name" and issubclass(model, Choice):
             continue
         path = f"{prefix}.{key}" if prefix else key
         inner = _models(field.annotation)
-        children += [(child, path) for child in inner]
+        below.append((path, inner))
         environment = " *env*" if _takes_environment(field) else ""
-        lines.append(f"| `{path}` | {_kind(field, inner)}{environment} | {_default(field)} |")
-    if lines[-1].startswith("| ---"):
-        lines = [*lines[:-2], "No keys."]
-    lines.append("")
-    for child, path in children:
-        lines += _section(child, path, shown)
+        rows.append(f"| `{path}` | {_kind(field, inner, anchors)}{environment} | {_default(field)} |")
+    lines += ["| key | value | default |", "| --- | --- | --- |", *rows, ""] if rows else ["No keys.", ""]
+    for path, inner in below:
+        lines += _group(path, inner, shown)
+        for child in inner:
+            lines += _section(child, path, shown, anchors)
     return lines
+
+
+def _group(path: str, inner: list[type[BaseModel]], shown: set[type[BaseModel]]) -> list[str]:
+    """Return a heading for a key with named choices, before the first of them, so that it can be linked to."""
+    chosen = [model for model in inner if issubclass(model, Choice) and model not in shown]
+    if not chosen:
+        return []
+    names = ", ".join(f"`{model.model_fields['name'].default}`" for model in chosen)
+    return [_headline(path, 2 + path.count(".")), "", f"{'One of' if len(chosen) > 1 else 'Always'} {names}.", ""]
+
+
+def _headline(text: str, level: int) -> str:
+    return f"{'#' * min(_DEEPEST, level)} {text}"
 
 
 def _models(annotation: object) -> list[type[BaseModel]]:
@@ -80,13 +127,13 @@ def _models(annotation: object) -> list[type[BaseModel]]:
     return [model for part in typing.get_args(annotation) for model in _models(part)]
 
 
-def _kind(field: FieldInfo, inner: list[type[BaseModel]]) -> str:
+def _kind(field: FieldInfo, inner: list[type[BaseModel]], anchors: dict[type[BaseModel], str]) -> str:
     if len(inner) > 1:
-        names = ", ".join(f"`{model.model_fields['name'].default}`" for model in inner)
+        names = ", ".join(f"[`{model.model_fields['name'].default}`](#{anchors[model]})" for model in inner)
         many = "list of " if typing.get_origin(field.annotation) is tuple else "one of "
         return many + names
     if inner:
-        return "see below"
+        return f"[its keys](#{anchors[inner[0]]})"
     return _type_name(field.annotation) + _bounds(field)
 
 
@@ -153,6 +200,19 @@ def _refusals_page() -> str:
         *(f"| {refusal.rule} | {refusal.because} |" for refusal in TABLE),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _timm_page() -> str:
+    """Return the page with its hand-written beginning, and the table of all arguments after it."""
+    begin, mark, _ = (DOCS / "from-timm.md").read_text(encoding="utf-8").partition(_TIMM_MARK)
+    lines = [begin.rstrip(), "", mark or _TIMM_MARK, ""]
+    for title, arguments in GROUPS.items():
+        lines += [f"### {title}", "", "| train.py | here | what is different |", "| --- | --- | --- |"]
+        for argument in arguments:
+            key = f"`{argument.key}`" if argument.key else "-"
+            lines.append(f"| `{', '.join(argument.names)}` | {key} | {argument.why} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":

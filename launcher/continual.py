@@ -23,6 +23,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError, take
 from megabatch.launcher import launch, render
 from megabatch.launcher.from_here import from_here
+from megabatch.launcher.json_output import answer
 from megabatch.launcher.known_speed import known_speed
 from megabatch.launcher.preflight import room_to_go_on
 from megabatch.launcher.prepare import Prepared, check
@@ -92,6 +93,7 @@ def _train_stages(job: Job, run_dir: RunDir) -> int:
             if stage < number and not told_before:
                 report.show(report.known(run_dir, stage))
         report.show(report.known(run_dir, number))
+        answer(run=str(run_dir.root), stages=launch.read_result(run_dir.continual))
         typer.echo(f"page: {report.page_of(run_dir)}")
     return ExitCode.DONE
 

@@ -28,14 +28,17 @@ _MEBIBYTE = 1 << 20
 def print_plan(job: Job, plan: Plan, model: dict[str, Any] | None, speed: Speed | None) -> None:
     """Print the plan as two columns, every derived number with how it came about."""
     table = _table(f"plan: {job.recipe.name} on {job.cluster.name}")
-    for row in [*_data_rows(job, plan), *_start_rows(job), *_batch_rows(plan), *_rate_rows(job, plan)]:
+    for row in plan_rows(job, plan, model):
         table.add_row(*row)
-    if model is not None:
-        for row in _model_rows(job, model):
-            table.add_row(*row)
     if speed is not None:
         table.add_row("time", _time(plan, speed))
     Console().print(table)
+
+
+def plan_rows(job: Job, plan: Plan, model: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what is derived from the job, and from its model where that is known, as names and texts."""
+    rows = [*_data_rows(job, plan), *_start_rows(job), *_batch_rows(plan), *_rate_rows(job, plan)]
+    return rows if model is None else [*rows, *_model_rows(job, model)]
 
 
 def plan_json(plan: Plan, model: dict[str, Any] | None, speed: Speed | None) -> str:
@@ -186,6 +189,7 @@ def print_summary(result: dict[str, Any], run_dir: str) -> None:
         shown = f"[bold]{METRICS[name].shown(test[name])}[/] of {test['samples']:,} images, loss {test['loss']:.4f}"
         table.add_row(f"test {what}", shown)
     table.add_row("run folder", run_dir)
+    table.add_row("report", f"{run_dir}/report.html")
     table.add_row("next", f"megabatch eval {run_dir} --split test --checkpoint last")
     table.add_row("", f"less {run_dir}/metrics.jsonl")
     Console().print(table, soft_wrap=True)
@@ -215,28 +219,47 @@ def print_config(loaded: Loaded, origin: bool) -> None:
             continue
         columns = [Column(header, overflow="fold") for header in ("key", "value", "from")]
         table = Table(*columns, title=name, title_justify="left", box=None, pad_edge=False)
-        for path, value in _leaves(model.model_dump(mode="json"), ()):
+        for path, value in leaves(model.model_dump(mode="json")):
             table.add_row(".".join(map(str, path)), str(value), _origin(tree, path), style=None)
         console.print(table)
 
 
-def yaml_text(values: dict[str, Any]) -> str:
-    """Return plain values as YAML, in their own order."""
+def config_values(loaded: Loaded, origin: bool) -> dict[str, Any]:
+    """Return recipe and cluster as JSON has them; with `origin` also where each key comes from."""
+    parts = (("recipe", loaded.recipe, loaded.recipe_tree), ("cluster", loaded.cluster, loaded.cluster_tree))
+    values: dict[str, Any] = {name: model.model_dump(mode="json") for name, model, _ in parts}
+    if origin:
+        values["origins"] = {
+            ".".join(map(str, (name, *path))): _origin(tree, path)
+            for name, model, tree in parts
+            for path, _ in leaves(model.model_dump(mode="json"))
+        }
+    return values
+
+
+def yaml_text(values: dict[str, Any], leaves_inline: bool = False) -> str:
+    """Return plain values as YAML, in their own order; with `leaves_inline` what holds only scalars is `{a: 1}`."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
+    yaml.default_flow_style = None if leaves_inline else False
+    yaml.width = 110
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
     yaml.dump(values, text)
     return text.getvalue()
 
 
-def _leaves(value: Any, path: KeyPath) -> list[tuple[KeyPath, Any]]:
+def leaves(value: Any, path: KeyPath = ()) -> list[tuple[KeyPath, Any]]:
+    """Return nested values with the path of keys that leads to each; a list of plain values is one.
+
+    >>> leaves({"a": {"b": 1, "c": [1, 2]}, "d": [{"e": 3}]})
+    [(('a', 'b'), 1), (('a', 'c'), [1, 2]), (('d', 0, 'e'), 3)]
+    """
     if isinstance(value, dict) and value:
-        return [leaf for key, child in value.items() for leaf in _leaves(child, (*path, key))]
+        return [leaf for key, child in value.items() for leaf in leaves(child, (*path, key))]
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return [leaf for i, child in enumerate(value) for leaf in _leaves(child, (*path, i))]
+        return [leaf for i, child in enumerate(value) for leaf in leaves(child, (*path, i))]
     return [(path, value)]
 
 

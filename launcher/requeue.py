@@ -23,6 +23,7 @@ from megabatch.configs.json_files import json_object, read_json
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.slurm import Slurm
+from megabatch.launcher.report.fresh import write_quietly
 from megabatch.launcher.supervise import INPUT_ERRORS, UNFIT_NODE
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h
@@ -126,7 +127,8 @@ def read_attempts(run_dir: RunDir, job: str | None = None) -> list[Attempt]:
     if not run_dir.attempts.exists():
         return []
     names = Attempt.__dataclass_fields__
-    lines = [line for text in run_dir.attempts.read_text(encoding="utf-8").splitlines() if (line := json_object(text))]
+    texts = run_dir.attempts.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = [line for text in texts if {"job", "cause", "step"} <= (line := json_object(text)).keys()]
     found = [Attempt(**{name: value for name, value in line.items() if name in names}) for line in lines]
     return [attempt for attempt in found if job is None or attempt.job == job]
 
@@ -147,6 +149,7 @@ def main() -> int:
     line = {**asdict(attempt), "excluded": decision.excluded, "decision": decision.why, "time": round(time.time(), 3)}
     with run_dir.attempts.open("a", encoding="utf-8") as file:
         file.write(f"{json.dumps(line)}\n")
+    write_quietly(run_dir)
     print(decision.why, file=sys.stderr, flush=True)
     if not decision.goes_on:
         return arguments.code or int(attempt.cause != "finished")

@@ -23,6 +23,7 @@ from typing import Any
 from megabatch.configs.parent import adopt_orphans, descendants, end_leftovers, signal_when_parent_ends
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher.memory_limits import MEMORY_ADVICE, is_want_of_memory
+from megabatch.launcher.report.fresh import kept_fresh
 
 
 class ExitCode(IntEnum):
@@ -72,9 +73,10 @@ def supervise(start: Callable[[], subprocess.Popen[bytes]], run_dir: RunDir, say
     adopt_orphans()  # torchrun killed with SIGKILL leaves its ranks alive
     others = descendants(os.getpid())
     process = start()
-    with _Signals(process, say) as signals:
-        exit_code = process.wait()
-    end_leftovers(but=others)
+    with kept_fresh(run_dir):
+        with _Signals(process, say) as signals:
+            exit_code = process.wait()
+        end_leftovers(but=others)
     return ending(exit_code, signals.received, run_dir, log_start)
 
 

@@ -21,7 +21,7 @@ from megabatch.configs.load import read_job
 from megabatch.configs.optimizers import LibraryOptimizer
 from megabatch.configs.targets import ClassTarget
 from megabatch.data.arrangement import Arrangement, arrange
-from megabatch.data.errors import DataError
+from megabatch.data.errors import DataError, OwnPartError
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import steps_of
 from megabatch.trainer.abilities import problems_here
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(job.cluster.threads_per_process)
     try:
         found = inspect(job)
-    except (TrainingError, DataError) as error:
+    except (TrainingError, DataError, OwnPartError) as error:
         found = {"problems": [str(error)]}
     print(json.dumps(found))
     return 0
@@ -126,7 +126,7 @@ def _images_do_not_fit(job: Job, arrangement: Arrangement) -> list[str]:
             )
             if not first.weights_N.any():
                 problems.append(first.skipped[0].message)
-        except DataError as error:
+        except (DataError, OwnPartError) as error:
             problems.append(str(error))
     return problems
 

@@ -17,6 +17,8 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError, require_free
 from megabatch.launcher.hosts.attempt import Gathered, Work, gathered, train
 from megabatch.launcher.hosts.watched import Outcome
+from megabatch.launcher.launches import record_ending
+from megabatch.launcher.report.fresh import kept_fresh
 from megabatch.launcher.requeue import newest_step
 from megabatch.launcher.supervise import Ending, ExitCode
 
@@ -57,7 +59,8 @@ def run(work: Work, say: Say) -> Ending:
     """Start the ranks, and again after each failure. Raises ConfigError if nothing has been started at all."""
     work.run_dir.cancel.unlink(missing_ok=True)
     try:
-        return _run(work, say)
+        with kept_fresh(work.run_dir):
+            return _run(work, say)
     finally:
         work.run_dir.cancel.unlink(missing_ok=True)  # who asked sees by this that the launcher is done
 
@@ -70,6 +73,7 @@ def _run(work: Work, say: Say) -> Ending:
     try:
         with _interruptible():
             while outcome.ending.code == ExitCode.FAILED and budget.allows(newest_step(work.run_dir)):
+                record_ending(work.run_dir, outcome.ending.message)
                 say(f"{outcome.ending.message}\n{budget}: all ranks are started anew from step {budget.step}")
                 outcome = _again(work, launched, outcome.ended_by, say)
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from support.bad_inputs.datasets import OF_DATA
 from support.bad_inputs.environment import OF_THE_ENVIRONMENT
+from support.bad_inputs.from_timm import OF_TIMM
 from support.bad_inputs.paths import OF_PATHS
 from support.bad_inputs.shards import OF_SHARDS
 from support.bad_inputs.stages import OF_STAGES
@@ -15,4 +16,4 @@ from support.bad_inputs.texts import OF_TEXTS
 from support.bad_inputs.trackers import OF_TRACKING
 from support.bad_inputs.yaml_files import OF_YAML
 
-ALL = (*OF_YAML, *OF_TEXTS, *OF_PATHS, *OF_SHARDS, *OF_DATA, *OF_STAGES, *OF_THE_ENVIRONMENT, *OF_TRACKING)
+ALL = (*OF_YAML, *OF_TEXTS, *OF_PATHS, *OF_SHARDS, *OF_DATA, *OF_STAGES, *OF_TIMM, *OF_THE_ENVIRONMENT, *OF_TRACKING)

@@ -116,6 +116,11 @@ OF_PATHS = [
         ("--weights 1;2: write uniform",),
         ("ensemble", "a", "b", "--output", "e", "--weights", "1;2"),
     ),
+    Bad("report: of what is no run", ("data: is no run folder: it has no job.yaml",), ("report", "data")),
+    Bad("report: no run to be the latest", ("runs: has no run: start one",), ("report",)),
+    Bad("report: a job that is no YAML", ("run/job.yaml:1:1: not valid YAML",), ("report", "run"), _run("\t")),
+    Bad("compare: what is no run", ("data: is no", "nowhere: is no"), ("compare", "data", "nowhere")),
+    Bad("compare: one run", ("run: is one run: name two or more",), ("compare", "run"), _run("a: 1")),
     Bad("fuse: what is no run", ("data: is no run folder",), ("fuse", "data", "--share-until", "1")),
     Bad(
         "run: a job with an object of Python",
