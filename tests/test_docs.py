@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,13 +25,18 @@ ROOT = Path(__file__).parents[1]
 COMMAND_LINE = typer.main.get_command(app)
 
 
-def written_pages() -> dict[str, str]:
-    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
+def script(name: str) -> ModuleType:
+    """A script of docs as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pages: dict[str, str] = module.pages()
+    return module
+
+
+def written_pages() -> dict[str, str]:
+    pages: dict[str, str] = script("make_tables").pages()
     return {name: re.sub(r"\n{3,}", "\n\n", text) for name, text in pages.items()}
 
 
@@ -39,20 +45,33 @@ def test_the_pages_of_keys_and_refusals_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == written_pages()[name], "run: python docs/make_tables.py"
 
 
+@pytest.mark.parametrize("name", ["docs/commands.md", "configs/keys.json"])
+def test_the_page_of_commands_and_the_keys_to_complete_are_up_to_date(name: str) -> None:
+    assert (ROOT / name).read_text() == script("make_commands").files()[name], "run: python docs/make_commands.py"
+
+
 def parameters(command: Command) -> dict[str, Any]:
     """Return what the command line makes of a command, without running it. Raises a usage error."""
     known: Any = COMMAND_LINE
     context = known.context_class(known, info_name="megabatch")
     words = list(command.words)
-    while hasattr(known, "resolve_command"):
+    while hasattr(known, "resolve_command") and not takes_options_itself(known, words):
         name, known, words = known.resolve_command(context, words)
         context = known.context_class(known, parent=context, info_name=name)
     parsed: dict[str, Any] = known.make_context(known.name, words).params
     return parsed
 
 
+def takes_options_itself(group: Any, words: list[str]) -> bool:
+    """Return whether it is a group that does something without a command below it, as `megabatch runs --json`."""
+    return group.invoke_without_command and (not words or words[0].startswith("-"))
+
+
 def unusable(command: Command, readme: Path) -> str | None:
     """Return why a command that a document shows could not be typed: an option, a recipe or a key that is not there."""
+    if command.words[0].startswith("--"):  # of megabatch itself: they act at once
+        known = {"--help", *(option for parameter in COMMAND_LINE.params for option in parameter.opts)}
+        return None if command.words[0] in known else f"No such option {command.words[0]}"
     try:
         found = parameters(command)
     except Exception as error:  # typer has click inside it, under a name of its own

@@ -274,12 +274,14 @@ def test_the_command_shows_its_recipe_trains_and_compares(
         "--run-dir",
         "by-command",
         "cluster.processes_per_node=1",
+        "--json",
     )
     done = CliRunner().invoke(app, ["fuse", *arguments])
     assert done.exit_code == 0, done.output
     run_dir = RunDir(workplace.folder / "by-command")
     assert run_dir.recipe.read_text() in done.output
     found = json.loads((run_dir.root / "fusion.json").read_text())
+    assert json.loads(done.stdout)["comparison"] == found
     assert found["fused"]["parameters"] < found["ensemble"]["parameters"]
     assert found["fused"]["test"] == json.loads(run_dir.result.read_text())["test"]["top1"]
     assert f"{found['ensemble']['test']:.4f}" in done.output
