@@ -38,6 +38,9 @@ Options = Annotated[
     dict[Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")], Any], AfterValidator(_all_finite)  # Any: what they take
 ]
 
+# What is the user's own: a callable in a module of the current folder, or of an installed package.
+ImportPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+
 
 class Frozen(BaseModel):
     """A section of a recipe or cluster file. `true` is no integer and `"8"` is no number here."""

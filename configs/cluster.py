@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from megabatch.configs.base import Choice, EnvironmentName, EnvironmentText, Frozen, PositiveInt, name_only
+from megabatch.configs.base import (
+    Choice,
+    EnvironmentName,
+    EnvironmentText,
+    Frozen,
+    Options,
+    PositiveInt,
+    name_only,
+)
 from megabatch.configs.cache import Cache
 from megabatch.configs.hosts import AccelerateLaunch, DeepSpeedLaunch, Kubernetes, Ssh
 from megabatch.configs.recipe import Name
@@ -44,8 +52,22 @@ class Torchrun(Choice):
     max_restarts: Restarts = 0
 
 
+class CustomBackend(Choice):
+    """A backend of your own: a `module` with the functions `render` and `submit` of those in launcher/backends.
+
+    It is looked for in the current folder and among the installed ones; it finds its `options` in
+    `job.cluster.backend.options`. `watched` says that `submit` returns when the job has ended, as with a job on this
+    machine, and not already when a scheduler has it.
+    """
+
+    name: Literal["custom"] = "custom"
+    module: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")]
+    watched: bool = False
+    options: Options = {}
+
+
 Backend = Annotated[
-    Local | Torchrun | Slurm | Ssh | AccelerateLaunch | DeepSpeedLaunch | Kubernetes,
+    Local | Torchrun | Slurm | Ssh | AccelerateLaunch | DeepSpeedLaunch | Kubernetes | CustomBackend,
     Field(discriminator="name"),
     BeforeValidator(name_only),
 ]

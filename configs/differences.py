@@ -16,7 +16,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": "x"})
     ['a.c: 2, now 3', "d: not there, now 'x'"]
     """
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     keys = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     lines = [f"{key}: {_shown(old, key)}, now {_shown(new, key)}" for key in keys]
     rest = len(lines) - _MOST_LINES
@@ -33,11 +33,16 @@ def first_difference(its: Sequence[str], own: Sequence[str]) -> tuple[int, str, 
     return next((number, there, here) for number, (there, here) in pairs if there != here)
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested maps as one, with dotted keys.
+
+    >>> flat({"a": {"b": 1, "c": [2]}, "d": {}})
+    {'a.b': 1, 'a.c': [2], 'd': {}}
+    """
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            found.update({f"{key}.{inner}": deep for inner, deep in _flat(value).items()})
+            found.update({f"{key}.{inner}": deep for inner, deep in flat(value).items()})
         else:
             found[key] = value
     return found

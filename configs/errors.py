@@ -55,4 +55,4 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     names = list(allowed)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     hint = f"Did you mean {close[0]}? " if close else ""
-    return f"{hint}Allowed: {', '.join(names)}."
+    return f"{hint}Allowed: {', '.join(names) or 'none'}."

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from megabatch.configs.base import Choice, Fraction, NonNegativeFloat, Options, PositiveFloat, name_only
+from megabatch.configs.base import Choice, Fraction, ImportPath, NonNegativeFloat, Options, PositiveFloat, name_only
 
 
 class CrossEntropy(Choice):
@@ -84,7 +84,7 @@ class Custom(Choice):
 
     implementation: ClassVar[str] = "megabatch.trainer.losses:custom"
     name: Literal["custom"] = "custom"
-    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    function: ImportPath
     options: Options = {}  # the keyword arguments of somebody else's function
 
 

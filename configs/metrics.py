@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+OF_STEPS = ("step", "trust_ratios", "evaluation")  # kinds of lines that belong to a step
 _ATTEMPT = re.compile(rb'"attempt": (\d+)')
 _END_BYTES = 1 << 16
 
@@ -17,15 +21,28 @@ def read_metrics(file: Path, kind: str) -> list[dict[str, Any]]:
 
     Steps trained again after a restart stand in the file once for each attempt; the last attempt counts.
     """
-    last: dict[tuple[int, str], dict[str, Any]] = {}
-    for text in file.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if line.get("kind") == kind:
-            last[line["step"], line.get("split", "")] = line
+    last = {(line["step"], line.get("split", "")): line for line in read_lines(file) if line.get("kind") == kind}
     return [last[key] for key in sorted(last)]
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Return every line that belongs to a step, the last attempt of each, as a run without restarts writes them.
+
+    That is step by step; within one the numbers of the step, its trust ratios, then the evaluations.
+    """
+    last = {
+        (line["step"], OF_STEPS.index(line["kind"]), line.get("split", "")): line
+        for line in read_lines(file)
+        if line.get("kind") in OF_STEPS
+    }
+    return [last[key] for key in sorted(last, key=itemgetter(0, 1))]
+
+
+def read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield every line as it was written, but for half ones."""
+    for text in file.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            yield json.loads(text)
 
 
 def last_attempt(file: Path) -> int:

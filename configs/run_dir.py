@@ -166,6 +166,21 @@ class RunDir:
         return self.root / "wandb_id"
 
     @property
+    def wandb_replay(self) -> Path:
+        """Return the folder in which `megabatch sync --offline` leaves what it wrote."""
+        return self.root / "wandb-replay"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Return the folder of the event files that TensorBoard reads."""
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow_id(self) -> Path:
+        """Return the file with the MLflow run id, kept across restarts."""
+        return self.root / "mlflow_id"
+
+    @property
     def manifest(self) -> Path:
         """Return the JobSet handed to Kubernetes."""
         return self.root / "jobset.yaml"

@@ -10,8 +10,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from megabatch.configs.base import (
     Choice,
     Fraction,
+    ImportPath,
     NonNegativeFloat,
     NonNegativeInt,
+    Options,
     PositiveFloat,
     PositiveInt,
     name_only,
@@ -202,6 +204,19 @@ class RandomErasing(AreaAndShape):
     fill: Literal["mean", "black"] = "mean"
 
 
+class CustomTransform(Choice):
+    """A transform of your own: `function` is package.module:callable, called with (image_HWC, stream) and the options.
+
+    The image is uint8 RGB, and so is what it returns. Random numbers come from `stream.uniform(low, high)` and
+    `stream.integer(below)` alone: then a sample looks the same on any number of ranks and after a resume.
+    """
+
+    implementation: ClassVar[str] = "megabatch.data.augment.custom:custom"
+    name: Literal["custom"] = "custom"
+    function: ImportPath
+    options: Options = {}
+
+
 Transform = Annotated[
     RandomResizedCrop
     | RandomCrop
@@ -217,7 +232,8 @@ Transform = Annotated[
     | RandAugment
     | TrivialAugment
     | AutoAugment
-    | RandomErasing,
+    | RandomErasing
+    | CustomTransform,
     Field(discriminator="name"),
     BeforeValidator(name_only),
 ]
@@ -236,4 +252,6 @@ def never_square(transforms: Sequence[Choice], image_size: int) -> str | None:
             shorter = image_size
         elif isinstance(transform, RandomResizedCrop):
             shorter = image_size
+        elif isinstance(transform, CustomTransform):
+            shorter = None
     return None if shorter in (None, image_size) else f"the last resize leaves {shorter} pixels a side"

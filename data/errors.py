@@ -11,6 +11,10 @@ class DataError(ValueError):
     """A shard, an index or a data set cannot be used."""
 
 
+class OwnPartError(Exception):
+    """A part of the user's own, found by its import path, is missing or does not do what it must."""
+
+
 class SkippedSample(NamedTuple):
     """A sample that takes part with weight 0. `reason` is one of few words, to count by; `message` tells the rest."""
 

@@ -27,7 +27,7 @@ from megabatch.configs.recipe import Recipe
 from megabatch.data.augment.chain import decoding_chain
 from megabatch.data.dataset import Dataset
 from megabatch.data.decode import decode_image
-from megabatch.data.errors import DataError
+from megabatch.data.errors import DataError, OwnPartError
 from megabatch.data.hashing import AUGMENT, RandomStream, key, permutation
 from megabatch.data.read import NO_LABEL, EncodedSample, SplitReader
 from megabatch.data.sources.open import open_dataset
@@ -83,7 +83,7 @@ def main() -> int:
             recipe = load(asked.recipe, "laptop", [f"data.path={json.dumps(asked.location)}"]).recipe
         seed = asked.seed if asked.seed is not None else recipe.seed if recipe else 0
         write_grid(Request(asked.location, asked.split, asked.count, asked.epochs, seed, asked.out, recipe))
-    except (DataError, ConfigError) as error:
+    except (DataError, ConfigError, OwnPartError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

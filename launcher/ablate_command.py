@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, RecipeArguments, or_exit, split
+from megabatch.configs.json_files import read_json
+from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, JsonOption, RecipeArguments, or_exit, split
+from megabatch.launcher.json_output import answer, json_alone
 
 if TYPE_CHECKING:
     from megabatch.launcher.study.ablation import Ablation
@@ -28,6 +30,7 @@ def ablate(
         bool, typer.Option("--full", help="Every combination of the values, not each value alone against the recipe.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count the runs; start nothing.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find out which techniques help: train the recipe with and without each, several seeds, and compare.
 
@@ -42,11 +45,12 @@ def ablate(
     planned = or_exit(lambda: study.plan_ablation(recipe, cluster, overrides, cells, seeds, folder))
     or_exit(lambda: study.require_unchanged(planned))
     or_exit(lambda: study.inspect_cells(planned))
-    _tell_plan(planned)
-    if dry_run:
-        return
-    train = _submit_all if planned.base.cluster.backend.name == "slurm" else _train_all
-    raise typer.Exit(or_exit(lambda: train(planned)))
+    with json_alone(as_json):
+        _tell_plan(planned)
+        if dry_run:
+            return
+        train = _submit_all if planned.base.cluster.backend.name == "slurm" else _train_all
+        raise typer.Exit(or_exit(lambda: train(planned)))
 
 
 def _tell_plan(planned: Ablation) -> None:
@@ -119,4 +123,5 @@ def _report(planned: Ablation, failures: dict[Path, str]) -> None:
     files = ablation_report.write_report(planned, results)
     typer.echo("")
     ablation_report.print_table(results)
+    answer(written=[str(file) for file in files], **read_json(files[0]))
     typer.echo(f"\nwritten: {', '.join(str(file) for file in files)}")

@@ -7,10 +7,21 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from megabatch.launcher.completion import complete_cluster, complete_recipe, complete_run
+
 RecipeArguments = Annotated[
-    list[str], typer.Argument(metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides.")
+    list[str],
+    typer.Argument(
+        metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides.", autocompletion=complete_recipe
+    ),
 ]
-ClusterOption = Annotated[str, typer.Option("--cluster", "-c", help="Name or path of a cluster file.")]
+ClusterOption = Annotated[
+    str, typer.Option("--cluster", "-c", help="Name or path of a cluster file.", autocompletion=complete_cluster)
+]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.", autocompletion=complete_run)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON; everything else goes to stderr.")]
 DEFAULT_CLUSTER = "laptop"
 Result = TypeVar("Result")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from megabatch.launcher.arguments import JsonOption
 from megabatch.launcher.mistakes import fail, mistakes_told
 from megabatch.launcher.progress import progress_on_stderr
 
@@ -33,7 +34,7 @@ def clean(
     fail_on: Annotated[str, typer.Option(metavar="KIND,...", help="Exit with 1 if there are any of these.")] = "",
     max_pixels: Annotated[int, typer.Option(min=1, help="As data.max_image_pixels of the recipe.")] = 100_000_000,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: as many as processors.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find broken, repeated and unusual images and wrong labels; write a report and a mask. Shards stay as they are."""
     from megabatch.data.clean.clean import CleanOptions, clean_dataset

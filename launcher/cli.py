@@ -11,23 +11,30 @@ import typer
 
 from megabatch.configs.streams import outlive_readers
 from megabatch.launcher.ablate_command import ablate
-from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, RecipeArguments
+from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, JsonOption, RecipeArguments, RunArgument
 from megabatch.launcher.arguments import fail as _fail
 from megabatch.launcher.arguments import or_exit as _or_exit
 from megabatch.launcher.arguments import split as _split
 from megabatch.launcher.cluster_commands import app as cluster_app
+from megabatch.launcher.completion import complete_cluster, complete_recipe, complete_run
+from megabatch.launcher.config_commands import app as config_app
 from megabatch.launcher.data_commands import app as data_app
 from megabatch.launcher.ensemble_command import ensemble
 from megabatch.launcher.export_command import export
 from megabatch.launcher.from_timm_command import from_timm
 from megabatch.launcher.fuse_command import fuse
+from megabatch.launcher.help_text import FIRST_STEPS, SectionedGroup, examples
 from megabatch.launcher.job_commands import cancel, drill, logs, status
+from megabatch.launcher.json_output import json_alone
 from megabatch.launcher.mistakes import mistakes_told
+from megabatch.launcher.new_command import new
 from megabatch.launcher.prune_command import prune
 from megabatch.launcher.quantize_command import quantize
 from megabatch.launcher.report_commands import compare, report
+from megabatch.launcher.runs_command import app as runs_app
 from megabatch.launcher.soup_command import soup
 from megabatch.launcher.study_command import app as study_app
+from megabatch.launcher.sync_command import sync
 from megabatch.launcher.tune_commands import app as tune_app
 
 app = typer.Typer(
@@ -35,10 +42,13 @@ app = typer.Typer(
     help="Train image models with large batches over plain tar shards, exact to the sample.",
     no_args_is_help=True,
     add_completion=True,
+    cls=SectionedGroup,
+    epilog=FIRST_STEPS,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-config_app = typer.Typer(help="Look at recipes and their schema.", no_args_is_help=True, rich_markup_mode=None)
+app.command(epilog=examples("megabatch new mine"))(new)
+app.add_typer(runs_app, name="runs")
 app.add_typer(config_app, name="config")
 config_app.command(
     name="from-timm",
@@ -49,29 +59,54 @@ app.add_typer(data_app, name="data")
 app.add_typer(tune_app, name="tune")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(study_app, name="study")
-app.command(epilog="Example: megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5")(ablate)
-app.command(epilog="Example: megabatch soup runs/a runs/b runs/c --greedy --output runs/soup")(soup)
-app.command(epilog="Example: megabatch ensemble runs/a runs/b runs/c --weights fitted --output runs/abc")(ensemble)
-app.command(epilog="Example: megabatch fuse runs/abc --share-until layer2 --epochs 6")(fuse)
-app.command(epilog="Example: megabatch prune runs/mine --name channels --flops 0.5 --epochs 6")(prune)
-app.command(epilog="Example: megabatch quantize runs/mine --name static --samples 1000")(quantize)
-app.command(epilog="Example: megabatch export latest --format onnx --output digits.onnx")(export)
-app.command(epilog="Example: megabatch status latest --follow")(status)
-app.command(epilog="Example: megabatch report latest --price-per-device-hour 2.5")(report)
-app.command(epilog="Example: megabatch compare runs/a runs/b --output compare.html")(compare)
-app.command(epilog="Example: megabatch logs runs/mine --follow")(logs)
-app.command(epilog="Example: megabatch cancel latest")(cancel)
-app.command(epilog="Example: megabatch drill runs/mine")(drill)
+app.command(
+    epilog=examples(
+        "megabatch ablate digits --vary regularization.label_smoothing=0 --seeds 5",
+        "megabatch ablate mine.yaml --vary 'optimizer=sgd|lamb' --vary 'schedule.warmup=0|5' --full --dry-run",
+    )
+)(ablate)
+app.command(epilog=examples("megabatch soup runs/a runs/b runs/c --greedy --output runs/soup"))(soup)
+app.command(epilog=examples("megabatch ensemble runs/a runs/b runs/c --weights fitted --output runs/abc"))(ensemble)
+app.command(epilog=examples("megabatch fuse runs/abc --share-until layer2 --epochs 6"))(fuse)
+app.command(
+    epilog=examples(
+        "megabatch prune runs/mine --name channels --flops 0.5 --epochs 6", "megabatch prune runs/mine --sensitivity"
+    )
+)(prune)
+app.command(epilog=examples("megabatch quantize runs/mine --name static --samples 1000"))(quantize)
+app.command(
+    epilog=examples(
+        "megabatch export latest --format onnx --output digits.onnx",
+        "megabatch export runs/mine --format safetensors --checkpoint last",
+    )
+)(export)
+app.command(
+    epilog=examples("megabatch status", "megabatch status runs/mine --follow", "megabatch status latest --json")
+)(status)
+app.command(epilog=examples("megabatch logs latest --follow", "megabatch logs runs/mine --rank 3"))(logs)
+app.command(epilog=examples("megabatch cancel latest"))(cancel)
+app.command(epilog=examples("megabatch drill latest", "megabatch drill runs/mine --steps 20"))(drill)
+app.command(epilog=examples("megabatch sync latest", "megabatch sync runs/mine runs/other --project mine"))(sync)
+app.command(epilog=examples("megabatch report latest", "megabatch report latest --price-per-device-hour 2.5"))(report)
+app.command(
+    epilog=examples("megabatch compare runs/a runs/b", "megabatch compare runs/a runs/b --output compare.html")
+)(compare)
 
 
-@app.command(epilog="Example: megabatch plan imagenet-resnet50 --cluster one-node-8gpu batch.global_batch=8192")
+@app.command(
+    epilog=examples(
+        "megabatch plan digits",
+        "megabatch plan imagenet-resnet50 --cluster one-node-8gpu batch.global_batch=8192 --model",
+        "megabatch plan mine.yaml --plot --json",
+    )
+)
 def plan(
     arguments: RecipeArguments,
     cluster: ClusterOption = DEFAULT_CLUSTER,
     model: Annotated[
         bool, typer.Option("--model", help="Also build the model: parameters and memory (takes seconds).")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: JsonOption = False,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw the learning rate over the steps.")] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write that drawing as a picture (SVG).")] = None,
 ) -> None:
@@ -102,18 +137,32 @@ def plan(
             svg.write_text(svg_plot(prepared.plan.learning_rates, title), encoding="utf-8")
 
 
-@app.command(epilog="Example: megabatch launch digits epochs=10 cluster.processes_per_node=1")
+@app.command(
+    epilog=examples(
+        "megabatch launch digits epochs=10 cluster.processes_per_node=1",
+        "megabatch launch mine.yaml --cluster slurm.yaml --dry-run",
+        "megabatch launch --resume latest",
+    )
+)
 def launch(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides."),
+        typer.Argument(
+            metavar="RECIPE|KEY=VALUE", help="Name or path of a recipe, then overrides.", autocompletion=complete_recipe
+        ),
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option("--cluster", "-c", help="Name or path of a cluster file (default: laptop).")
+        str | None,
+        typer.Option(
+            "--cluster", "-c", help="Name or path of a cluster file (default: laptop).", autocompletion=complete_cluster
+        ),
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/NAME-DATE-TIME).")] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN_DIR|latest", help="Go on with a run instead of starting one.")
+        str | None,
+        typer.Option(
+            metavar="RUN_DIR|latest", help="Go on with a run instead of starting one.", autocompletion=complete_run
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and the exact command; start nothing.")
@@ -121,6 +170,7 @@ def launch(
     write: Annotated[
         Path | None, typer.Option(metavar="RUN_DIR", help="With --dry-run: write RUN_DIR/job.yaml to start by hand.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check everything, then start the job; Ctrl-C saves a checkpoint and ends it."""
     from megabatch.launcher import run_commands
@@ -130,37 +180,50 @@ def launch(
         _fail("--write goes with --dry-run: it writes job.yaml for a start by hand")
     if run_dir is not None and (dry_run or resume is not None):
         _fail("--run-dir names the folder of a new run: with --dry-run use --write RUN_DIR, and --resume names its own")
-    if resume is not None:
-        code = _or_exit(lambda: run_commands.resume_run(resume, recipe or None, cluster, overrides, dry_run))
-    elif dry_run:
-        code = _or_exit(lambda: run_commands.dry_run(recipe, cluster or DEFAULT_CLUSTER, overrides, write))
-    else:
-        code = _or_exit(lambda: run_commands.start_run(recipe, cluster or DEFAULT_CLUSTER, overrides, run_dir))
+    with json_alone(as_json):
+        if resume is not None:
+            code = _or_exit(lambda: run_commands.resume_run(resume, recipe or None, cluster, overrides, dry_run))
+        elif dry_run:
+            code = _or_exit(lambda: run_commands.dry_run(recipe, cluster or DEFAULT_CLUSTER, overrides, write))
+        else:
+            code = _or_exit(lambda: run_commands.start_run(recipe, cluster or DEFAULT_CLUSTER, overrides, run_dir))
     raise typer.Exit(code)
 
 
-@app.command(name="eval", epilog="Example: megabatch eval latest --split test --checkpoint last")
+@app.command(
+    name="eval",
+    epilog=examples("megabatch eval latest --split test", "megabatch eval runs/mine --checkpoint last --json"),
+)
 def evaluate(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.")],
+    run_dir: RunArgument,
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="best, last, or the step of a checkpoint.")] = "best",
     raw: Annotated[bool, typer.Option("--raw", help="The weights themselves, where the recipe averages them.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Evaluate a checkpoint of a run on any split, every sample exactly once."""
     from megabatch.launcher import run_commands
 
-    raise typer.Exit(
-        _or_exit(lambda: run_commands.evaluate_run(run_dir, split, checkpoint, "raw" if raw else "averaged"))
-    )
+    weights = "raw" if raw else "averaged"
+    with json_alone(as_json):
+        raise typer.Exit(_or_exit(lambda: run_commands.evaluate_run(run_dir, split, checkpoint, weights)))
 
 
-@app.command(epilog="Example: megabatch check mine.yaml --cluster two-nodes.yaml")
+@app.command(epilog=examples("megabatch check", "megabatch check mine.yaml --cluster two-nodes.yaml"))
 def check(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="With --cluster: data to read.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [KEY=VALUE]...", help="With --cluster: data to read.", autocompletion=complete_recipe
+        ),
     ] = None,
-    cluster: Annotated[str, typer.Option("--cluster", "-c", help="Start its ranks and have each look around.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            "--cluster", "-c", help="Start its ranks and have each look around.", autocompletion=complete_cluster
+        ),
+    ] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Show what this machine has for a run; with --cluster, what every rank finds on its node, and what is wrong."""
     import json
@@ -180,45 +243,6 @@ def check(
     else:
         width = max(map(len, facts)) + 2
         typer.echo("\n".join(f"{name:{width}}{value}" for name, value in facts.items()))
-
-
-@config_app.command()
-def show(
-    arguments: RecipeArguments,
-    cluster: ClusterOption = DEFAULT_CLUSTER,
-    origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
-) -> None:
-    """Print the resolved recipe and cluster: every key, defaults included."""
-    from megabatch.configs.load import load
-    from megabatch.launcher import render
-
-    recipe, overrides = _split(arguments)
-    render.print_config(_or_exit(lambda: load(recipe, cluster, overrides)), origin)
-
-
-@config_app.command()
-def schema(which: Annotated[str, typer.Argument(help="recipe or cluster")] = "recipe") -> None:
-    """Print the JSON schema, for editors that complete and check YAML."""
-    import json
-
-    from pydantic import BaseModel
-
-    from megabatch.configs.cluster import Cluster
-    from megabatch.configs.recipe import Recipe
-
-    models: dict[str, type[BaseModel]] = {"recipe": Recipe, "cluster": Cluster}
-    if which not in models:
-        _fail(f"no schema {which!r}: write recipe or cluster")
-    typer.echo(json.dumps(models[which].model_json_schema(), indent=2))
-
-
-@config_app.command(name="list")
-def list_shipped() -> None:
-    """List the shipped recipes and clusters."""
-    from megabatch.configs.load import shipped
-
-    for kind in ("recipes", "clusters"):
-        typer.echo(f"{kind}: {', '.join(shipped(kind))}")
 
 
 def _version(wanted: bool) -> None:

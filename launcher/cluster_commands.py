@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from megabatch.launcher.arguments import or_exit
+from megabatch.launcher.help_text import examples
 from megabatch.launcher.mistakes import fail, mistakes_told
 
 app = typer.Typer(help="Make cluster files.", no_args_is_help=True, rich_markup_mode=None)
@@ -26,7 +27,7 @@ def common() -> None:
     """Make `import` a command of its own, though it is the only one."""
 
 
-@app.command(name="import", epilog="Example: megabatch cluster import hostfile --output my-cluster.yaml")
+@app.command(name="import", epilog=examples("megabatch cluster import hostfile --output my-cluster.yaml"))
 def import_(
     file: Annotated[Path, typer.Argument(help="An accelerate config (.yaml), or a hostfile of DeepSpeed or MPI.")],
     output: Annotated[Path | None, typer.Option(help="New cluster file (default: print it).")] = None,

@@ -23,6 +23,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError, take
 from megabatch.launcher import launch, render
 from megabatch.launcher.from_here import from_here
+from megabatch.launcher.json_output import answer
 from megabatch.launcher.known_speed import known_speed
 from megabatch.launcher.preflight import room_to_go_on
 from megabatch.launcher.prepare import Prepared, check
@@ -32,6 +33,7 @@ from megabatch.launcher.stages import previews, settings_of, stage_data, stage_r
 from megabatch.launcher.study import continual as report
 from megabatch.launcher.study.process import write_request
 from megabatch.launcher.supervise import ExitCode
+from megabatch.launcher.tracking import as_one_of
 
 
 def start(job: Job, chosen: Path | None) -> int:
@@ -91,6 +93,7 @@ def _train_stages(job: Job, run_dir: RunDir) -> int:
             if stage < number and not told_before:
                 report.show(report.known(run_dir, stage))
         report.show(report.known(run_dir, number))
+        answer(run=str(run_dir.root), stages=launch.read_result(run_dir.continual))
         typer.echo(f"page: {report.page_of(run_dir)}")
     return ExitCode.DONE
 
@@ -113,7 +116,8 @@ def _train(job: Job, run_dir: RunDir, number: int) -> int:
     before = run_dir.stage(number - 1) if number > 1 else None
     recipe = stage_recipe(job, stage_data(job), number, before)
     fresh = job.model_copy(update={"recipe": recipe, "data_fingerprint": "", "data_contents": {}})
-    return start_job(check(fresh), stage.root, run_dir)
+    name = run_dir.root.name
+    return start_job(check(as_one_of(fresh, name, "stage", f"{name}-stage-{number}")), stage.root, run_dir)
 
 
 def _here(stage: Job, job: Job) -> Job:

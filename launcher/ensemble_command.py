@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from megabatch.launcher.arguments import fail, or_exit_study
+from megabatch.launcher.arguments import JsonOption, fail, or_exit_study
+from megabatch.launcher.completion import complete_cluster, complete_run
+from megabatch.launcher.json_output import answer, json_alone
 
 
 class AverageChoice(StrEnum):
@@ -21,7 +23,9 @@ class AverageChoice(StrEnum):
 def ensemble(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN_DIR...", help="Runs for the same classes, or checkpoints of them."),
+        typer.Argument(
+            metavar="RUN_DIR...", help="Runs for the same classes, or checkpoints of them.", autocompletion=complete_run
+        ),
     ],
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="New run folder to write.")],
     checkpoint: Annotated[str, typer.Option(help="Of each run: best, last, or the step of a checkpoint.")] = "best",
@@ -33,8 +37,12 @@ def ensemble(
         str, typer.Option(help="uniform, fitted or greedy (on the validation split), or numbers: 0.5,0.3,0.2.")
     ] = "uniform",
     cluster: Annotated[
-        str | None, typer.Option("--cluster", "-c", help="Where to evaluate (default: as the first run).")
+        str | None,
+        typer.Option(
+            "--cluster", "-c", help="Where to evaluate (default: as the first run).", autocompletion=complete_cluster
+        ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Put several networks together into one that predicts their mean, and compare it with its best member."""
     from megabatch.launcher.study.ensemble import Settings, combine
@@ -42,9 +50,11 @@ def ensemble(
     if snapshots and checkpoint != "best":
         fail("--snapshots takes every checkpoint that was kept for good: leave --checkpoint out")
     settings = Settings(checkpoint, average.value, _weights(weights), snapshots, cluster)
-    found = or_exit_study(lambda: combine(runs, output, settings))
-    _print(found)
-    typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
+    with json_alone(as_json):
+        found = or_exit_study(lambda: combine(runs, output, settings))
+        answer(run=str(output), **found)
+        _print(found)
+        typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
 
 
 def _weights(text: str) -> Any:  # Any: the word itself, or numbers

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megabatch.launcher.arguments import or_exit
+from megabatch.launcher.arguments import JsonOption, RunArgument, or_exit
+from megabatch.launcher.json_output import answer, json_alone
 
 if TYPE_CHECKING:
     from megabatch.configs.run_dir import RunDir
-
-RunArgument = Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.")]
 
 
 def status(
@@ -19,7 +18,7 @@ def status(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Look again every 2 s until the run has ended.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a run is doing, and each of its ranks; also one on another machine that shares the folder."""
     import json
@@ -60,20 +59,27 @@ def cancel(run: RunArgument) -> None:
 def drill(
     run: RunArgument,
     steps: Annotated[int, typer.Option(min=1, help="Steps to wait for after the interruption.")] = 5,
+    as_json: JsonOption = False,
 ) -> None:
     """Interrupt a training run on purpose and prove that it comes back exactly.
 
     Slurm is asked to requeue the job; a run that is local or over ssh is stopped and resumed by this command, which
     stays until it ends then. Exit code 1 if something is not as it was.
     """
+    from dataclasses import asdict
+
     from megabatch.launcher import drill as action
 
     run_dir = or_exit(lambda: _find(run))
-    checks = or_exit(lambda: action.run(run_dir, steps, typer.echo))
-    for check in checks:
-        typer.echo(f"{'ok    ' if check.holds else 'WRONG '}{check.text}")
-    proven = action.verdict(checks)
-    typer.echo("the run came back exactly" if proven else "error: the run did not come back exactly", err=not proven)
+    with json_alone(as_json):
+        checks = or_exit(lambda: action.run(run_dir, steps, typer.echo))
+        for check in checks:
+            typer.echo(f"{'ok    ' if check.holds else 'WRONG '}{check.text}")
+        proven = action.verdict(checks)
+        answer(exact=proven, checks=[asdict(check) for check in checks])
+        typer.echo(
+            "the run came back exactly" if proven else "error: the run did not come back exactly", err=not proven
+        )
     raise typer.Exit(0 if proven else 1)
 
 

@@ -105,7 +105,8 @@ def _differences(before: Tree, now: Tree) -> list[dict[str, Any]]:
     for path in dict.fromkeys((*old, *new)):
         if path in old and path in new and old[path] == new[path]:
             continue
-        one: dict[str, Any] = {"key": ".".join(map(str, path)), "from": now.origin(path) if path in new else ""}
+        origin = now.origin(path).partition(",")[0] if path in new else ""  # behind the comma is what was written
+        one: dict[str, Any] = {"key": ".".join(map(str, path)), "from": origin}
         one |= {"before": _shown(old[path])} if path in old else {}
         found.append(one | ({"now": _shown(new[path])} if path in new else {}))
     return found

@@ -40,6 +40,7 @@ from megabatch.launcher.save_job import write_job
 from megabatch.launcher.secret_values import secret_problems
 from megabatch.launcher.starter import Starter
 from megabatch.launcher.teachers import with_teachers
+from megabatch.launcher.tracking import tracking_problems
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def check(job: Job) -> Prepared:
         wrong = refusals(job.recipe, job.cluster, dataset)
         world = [m for described in arrangement.described for m in preflight(job.recipe, job.cluster, described)]
         problems = [*(Problem("", message) for message in (*wrong, *world)), *accelerate_problems(job, os.environ)]
-        problems += secret_problems(job.cluster)
+        problems += [*secret_problems(job.cluster), *tracking_problems(job.recipe)]
         if problems:
             raise ConfigError(problems)
         plan = make_plan(job.recipe, job.cluster, dataset, arrangement.order())

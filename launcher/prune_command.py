@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, fail, or_exit, or_exit_study
+from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, JsonOption, fail, or_exit, or_exit_study
+from megabatch.launcher.completion import complete_overrides, complete_run
+from megabatch.launcher.json_output import answer, json_alone
 
 
 class PruningChoice(StrEnum):
@@ -20,9 +22,14 @@ class PruningChoice(StrEnum):
 
 
 def prune(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of a trained run.")],
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of a trained run.", autocompletion=complete_run)
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Further changes of the recipe.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Further changes of the recipe.", autocompletion=complete_overrides
+        ),
     ] = None,
     name: Annotated[PruningChoice, typer.Option(help="What is removed (docs/pruning.md).")] = PruningChoice.CHANNELS,
     sparsity: Annotated[
@@ -40,16 +47,18 @@ def prune(
     ] = False,
     cluster: ClusterOption = DEFAULT_CLUSTER,
     output: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the new run.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove weights or channels of a trained network and train it further; writes the recipe of that first."""
     settings = _settings(name, sparsity, flops, keep or [])
     wrong = [text for text in overrides or [] if "=" not in text]
     if wrong:
         fail(f"{wrong[0]} is no override: write key=value")
-    if sensitivity:
-        _scan(run_dir, name, cluster, overrides or [], keep or [])
-    else:
-        _train(run_dir, settings, epochs, cluster, overrides or [], output)
+    with json_alone(as_json):
+        if sensitivity:
+            _scan(run_dir, name, cluster, overrides or [], keep or [])
+        else:
+            _train(run_dir, settings, epochs, cluster, overrides or [], output)
 
 
 def _settings(name: PruningChoice, sparsity: float | None, flops: float | None, keep: list[str]) -> dict[str, Any]:
@@ -82,6 +91,7 @@ def _train(
     code = or_exit(lambda: further.train(run_dir, cluster, of_cluster))
     if code == 0 and launch.is_finished(run_dir):
         found = or_exit_study(lambda: further.compared(source, run_dir, job))
+        answer(comparison=found)
         print_table(["", "dense", "pruned", ""], further.comparison_rows(found, job.recipe.metric))
     raise typer.Exit(code)
 
@@ -94,6 +104,7 @@ def _scan(which: str, name: PruningChoice, cluster: str, overrides: list[str], k
         fail("--sensitivity takes the recipe of the run as it is: only cluster.* can be changed")
     source, job = or_exit(lambda: further.source_run(which))
     found = or_exit_study(lambda: sensitivity.scan(source, job, cluster, overrides, name.value, keep))
+    answer(**found)
     typer.echo(f"whole network: {found['metric']} {found['base']:.4f} on validation; with a share of one layer gone:")
     print_table(sensitivity.columns(found), sensitivity.rows(found))
     typer.echo(f"page: {sensitivity.write(found, source, name.value)}")

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from megabatch.launcher.arguments import or_exit_study
+from megabatch.launcher.arguments import JsonOption, or_exit_study
+from megabatch.launcher.completion import complete_run
+from megabatch.launcher.json_output import answer, json_alone
 
 
 class QuantizationChoice(StrEnum):
@@ -30,7 +32,9 @@ class CalibrationChoice(StrEnum):
 
 
 def quantize(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of a trained run.")],
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of a trained run.", autocompletion=complete_run)
+    ],
     name: Annotated[
         QuantizationChoice | None,
         typer.Option(help="What is quantized (docs/quantization.md; default: trained for a run of int8, else static)."),
@@ -47,6 +51,7 @@ def quantize(
     checkpoint: Annotated[str, typer.Option(help="best, last, or the step of a checkpoint.")] = "best",
     raw: Annotated[bool, typer.Option("--raw", help="The weights themselves, where the recipe averages them.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="PATH", help="New file (default: in RUN_DIR/exports).")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a trained network as ONNX with 8 or 4 bits, and measure it beside float32."""
     from megabatch.launcher.study import quantize as study
@@ -56,8 +61,11 @@ def quantize(
         name.value if name else None, samples, calibration.value if calibration else None, keep or [], checkpoint, raw,
         output,
     )  # fmt: skip
-    found = or_exit_study(lambda: study.quantize(run_dir, asked, lambda text: typer.echo(text, err=True)))
-    typer.echo(f"network:   {found['checkpoint']}" + (", averaged weights" if found["weights"] == "averaged" else ""))
-    typer.echo(f"written:   {found['output']}\n")
-    print_table(["", "fp32", found["name"], ""], study.rows(found))
-    typer.echo("\n" + "\n".join(study.agreement_lines(found)))
+    with json_alone(as_json):
+        found = or_exit_study(lambda: study.quantize(run_dir, asked, lambda text: typer.echo(text, err=True)))
+        answer(**found)
+        averaged = ", averaged weights" if found["weights"] == "averaged" else ""
+        typer.echo(f"network:   {found['checkpoint']}{averaged}")
+        typer.echo(f"written:   {found['output']}\n")
+        print_table(["", "fp32", found["name"], ""], study.rows(found))
+        typer.echo("\n" + "\n".join(study.agreement_lines(found)))

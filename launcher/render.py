@@ -224,6 +224,19 @@ def print_config(loaded: Loaded, origin: bool) -> None:
         console.print(table)
 
 
+def config_values(loaded: Loaded, origin: bool) -> dict[str, Any]:
+    """Return recipe and cluster as JSON has them; with `origin` also where each key comes from."""
+    parts = (("recipe", loaded.recipe, loaded.recipe_tree), ("cluster", loaded.cluster, loaded.cluster_tree))
+    values: dict[str, Any] = {name: model.model_dump(mode="json") for name, model, _ in parts}
+    if origin:
+        values["origins"] = {
+            ".".join(map(str, (name, *path))): _origin(tree, path)
+            for name, model, tree in parts
+            for path, _ in leaves(model.model_dump(mode="json"))
+        }
+    return values
+
+
 def yaml_text(values: dict[str, Any], leaves_inline: bool = False) -> str:
     """Return plain values as YAML, in their own order; with `leaves_inline` what holds only scalars is `{a: 1}`."""
     from ruamel.yaml import YAML

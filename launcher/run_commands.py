@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -16,6 +17,7 @@ from megabatch.data.arrangement import arrange
 from megabatch.launcher import launch, launches, render
 from megabatch.launcher.backends.choose import is_watched
 from megabatch.launcher.from_here import from_here
+from megabatch.launcher.json_output import answer
 from megabatch.launcher.known_speed import known_speed
 from megabatch.launcher.preflight import disk_space, room_to_go_on
 from megabatch.launcher.prepare import Prepared, check, inspect_model, job_of
@@ -24,6 +26,7 @@ from megabatch.launcher.report import fresh
 from megabatch.launcher.save_job import RUNS_FOLDER, find_folder, find_run, require_new, saved_job
 from megabatch.launcher.starter import Starter
 from megabatch.launcher.supervise import Ending, ExitCode
+from megabatch.launcher.tracking import send_files
 
 
 def start_run(recipe: str, cluster: str, overrides: Sequence[str], chosen: Path | None) -> int:
@@ -95,6 +98,7 @@ def resume_run(which: str, recipe: str | None, cluster: str | None, overrides: S
         return ExitCode.DONE
     if launch.is_finished(resumed.run_dir):
         typer.echo(f"{resumed.run_dir.root} has finished: nothing is left to train")
+        answer(run=str(resumed.run_dir.root), exit_code=0, result=launch.read_result(resumed.run_dir.result))
         _summary(resumed.run_dir)
         return ExitCode.DONE
     if full := room_to_go_on(resumed.run_dir):
@@ -117,6 +121,7 @@ def evaluate_run(which: str, split: str, checkpoint: str, weights: str) -> int:
     if ending.code == ExitCode.DONE and is_watched(job):
         render.print_evaluation(launch.read_result(result))
         fresh.write_quietly(run_dir)  # it has the classes and mistakes of this split now
+        answer(**launch.read_result(result))
     elif ending.code == ExitCode.DONE:
         typer.echo(f"when it has run, the result is in {from_here(result)}")
     return _told(ending)
@@ -126,13 +131,16 @@ def run_job(job: Job, run_dir: RunDir, starter: Starter | None = None, whole: Ru
     """Run the ranks of a job, say how they ended and how to go on; return the exit code."""
     named = from_here((whole or run_dir).root)
     typer.echo(f"run folder: {run_dir.root}")
+    answer(run=str(run_dir.root))
     ending = launch.start(job, run_dir, _say, starter=starter)
     if ending.code == ExitCode.DONE and is_watched(job) and not launch.is_finished(run_dir):
         ending = Ending(ExitCode.STOPPED, "")
+    answer(exit_code=int(ending.code), result=launch.read_result(run_dir.result))
     if ending.code == ExitCode.STOPPED:
         typer.echo(f"stopped. Go on with: megabatch launch --resume {named}")
     elif ending.code == ExitCode.DONE and is_watched(job):
         _summary(run_dir)
+        send_files(job, run_dir, _say)
     if ending.message:
         launches.record_ending(run_dir, ending.message)
     if ending.code != ExitCode.DONE and run_dir.report.exists():
@@ -156,8 +164,10 @@ def _summary(run_dir: RunDir) -> None:
 def show(prepared: Prepared, run_dir: RunDir) -> None:
     """Print the plan of a job, and what would be run."""
     render.print_plan(prepared.job, prepared.plan, None, known_speed(prepared.job, RUNS_FOLDER))
+    submission = launch.render(prepared.job, run_dir)
     typer.echo("\nwould run:\n")
-    typer.echo(str(launch.render(prepared.job, run_dir)))
+    typer.echo(str(submission))
+    answer(plan=asdict(prepared.plan), command=submission.argv, environment=submission.environment)
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from megabatch.launcher.arguments import or_exit_study
+from megabatch.launcher.arguments import JsonOption, or_exit_study
+from megabatch.launcher.completion import complete_run
+from megabatch.launcher.json_output import answer, json_alone
 
 
 class BatchNormChoice(StrEnum):
@@ -19,7 +21,10 @@ class BatchNormChoice(StrEnum):
 
 
 def soup(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN_DIR...", help="Folders of runs of the same model.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN_DIR...", help="Folders of runs of the same model.", autocompletion=complete_run),
+    ],
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="New run folder to write.")],
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Best run first, and keep only what makes validation no worse.")
@@ -28,13 +33,19 @@ def soup(
     batch_norm: Annotated[
         BatchNormChoice, typer.Option(help="Running statistics: computed anew from training images, or averaged.")
     ] = BatchNormChoice.RECOMPUTE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Average the weights of several runs into one network (Wortsman et al. 2022) and evaluate it."""
+    """Average the weights of several runs into one network and evaluate it.
+
+    Wortsman et al. 2022, "Model soups".
+    """
     from megabatch.launcher.study.soup import cook
 
-    job, found = or_exit_study(lambda: cook(runs, output, checkpoint, greedy, batch_norm.value))
-    _print(runs, found, job.recipe.metric)
-    typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
+    with json_alone(as_json):
+        job, found = or_exit_study(lambda: cook(runs, output, checkpoint, greedy, batch_norm.value))
+        answer(run=str(output), runs=runs, **found)
+        _print(runs, found, job.recipe.metric)
+        typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
 
 
 def _print(runs: list[str], found: dict[str, Any], metric: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from megabatch.launcher.arguments import JsonOption
 from megabatch.launcher.mistakes import mistakes_told
 from megabatch.launcher.progress import progress_on_stderr
 
@@ -20,7 +21,7 @@ def stats(
     split: Annotated[str, typer.Option(help="Only this split (default: all).")] = "",
     threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads (default: one for each core).")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write (default: stats.json in the data set).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what is written.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Mean and deviation of the channels, sizes, formats and class balance; `normalize: auto` uses them."""
     import os

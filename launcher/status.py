@@ -47,7 +47,7 @@ class Status:
 
 def look(run_dir: RunDir) -> Status:
     """Return what the run is doing now."""
-    steps = [line for line in tail(run_dir.metrics) if line.get("kind") == "step"][-_RECENT_STEPS:]
+    steps = recent_steps(run_dir)
     last = steps[-1] if steps else {}
     number = slurm_queue.number_of(run_dir)
     state, detail = _state(run_dir, number)
@@ -59,6 +59,18 @@ def look(run_dir: RunDir) -> Status:
         checkpoint_step=newest_step(run_dir), batch_attempts=len(read_attempts(run_dir)),
         seconds_since_sign=seconds_since_sign(run_dir), ranks=tuple(_ranks(run_dir)) if state == RUNNING else (),
     )  # fmt: skip
+
+
+def state_of(run_dir: RunDir) -> tuple[str, str]:
+    """Return the state of a run and what is known about it, in words; about a finished one Slurm is not asked."""
+    if read_json(run_dir.result).get("outcome") == "finished":
+        return "finished", ""
+    return _state(run_dir, slurm_queue.number_of(run_dir))
+
+
+def recent_steps(run_dir: RunDir) -> list[dict[str, Any]]:
+    """Return the last lines of metrics.jsonl that tell of steps."""
+    return [line for line in tail(run_dir.metrics) if line.get("kind") == "step"][-_RECENT_STEPS:]
 
 
 def _state(run_dir: RunDir, number: str | None) -> tuple[str, str]:

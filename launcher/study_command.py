@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, fail, or_exit, or_exit_study
+from megabatch.configs.json_files import read_json
+from megabatch.launcher.arguments import DEFAULT_CLUSTER, ClusterOption, JsonOption, fail, or_exit, or_exit_study
+from megabatch.launcher.completion import complete_overrides
+from megabatch.launcher.help_text import examples
+from megabatch.launcher.json_output import answer, json_alone
 from megabatch.launcher.mistakes import mistakes_told
 
 if TYPE_CHECKING:
@@ -25,16 +29,20 @@ def common() -> None:
     """Reproduce a case study of the documentation, on your data if you like."""
 
 
-@app.command(epilog="Example: megabatch study overfit --seeds 3 data.path=data/cifar10")
+@app.command(epilog=examples("megabatch study overfit --seeds 3 data.path=data/cifar10"))
 def overfit(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of all recipes of the study.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Changes of all recipes of the study.", autocompletion=complete_overrides
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each recipe, with seed, seed + 1, ...")] = 3,
     members: Annotated[int, typer.Option(min=2, help="Networks in a fusion, each with a seed of its own.")] = 3,
     cluster: ClusterOption = DEFAULT_CLUSTER,
     folder: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the study.")] = Path("studies/overfit"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count the runs; start nothing.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What helps a network that learns few samples by heart: one thing at a time, and together (docs/overfitting.md).
 
@@ -48,11 +56,12 @@ def overfit(
         fail(f"{wrong[0]} is no override: write key=value. The recipes of the study are fixed")
     planned = or_exit(lambda: study.plan(cluster, overrides or [], seeds, members, folder))
     or_exit(lambda: study.inspect(planned))
-    runs = list(planned.runs())
-    typer.echo(f"{len(planned.jobs)} recipes, {len(runs)} runs, {seeds} seeds, {members} networks in a fusion")
-    typer.echo(f"folder: {planned.folder}")
-    if not dry_run:
-        raise typer.Exit(or_exit_study(lambda: _run(planned)))
+    with json_alone(as_json):
+        runs = list(planned.runs())
+        typer.echo(f"{len(planned.jobs)} recipes, {len(runs)} runs, {seeds} seeds, {members} networks in a fusion")
+        typer.echo(f"folder: {planned.folder}")
+        if not dry_run:
+            raise typer.Exit(or_exit_study(lambda: _run(planned)))
 
 
 def _run(planned: Study) -> int:
@@ -75,6 +84,7 @@ def _run(planned: Study) -> int:
             written = overfit_report.write(planned, rows)
     typer.echo("")
     overfit_report.print_table(rows)
+    answer(written=[str(file) for file in written], **read_json(written[0]))
     typer.echo("\nmean ± standard deviation over the seeds; to the baseline: mean ± half of its 95 % interval")
     typer.echo(f"written: {', '.join(str(file) for file in written)}")
     return ExitCode.DONE

@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
+from megabatch.configs.json_files import read_json
 from megabatch.launcher.arguments import (
     DEFAULT_CLUSTER,
     ClusterOption,
+    JsonOption,
     RecipeArguments,
     fail,
     or_exit,
     or_exit_study,
     split,
 )
+from megabatch.launcher.help_text import examples
+from megabatch.launcher.json_output import answer, json_alone
 from megabatch.launcher.mistakes import mistakes_told
 
 app = typer.Typer(
@@ -29,7 +33,7 @@ FolderOption = Annotated[
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-@app.command(epilog="Example: megabatch tune lr digits --high 10 optimizer.name=lamb")
+@app.command(epilog=examples("megabatch tune lr digits --high 10 optimizer.name=lamb"))
 def lr(
     arguments: RecipeArguments,
     cluster: ClusterOption = DEFAULT_CLUSTER,
@@ -39,6 +43,7 @@ def lr(
     ] = 100.0,
     steps: Annotated[int, typer.Option(min=10, help="Steps from low to high.")] = 140,
     folder: FolderOption = Path("tune"),
+    as_json: JsonOption = False,
 ) -> None:
     """Find a learning rate: a short training in which it grows from step to step (Smith 2017)."""
     from megabatch.launcher.prepare import prepare
@@ -50,21 +55,23 @@ def lr(
         fail(f"--low {low:g} --high {high:g}: the range begins above 0 and ends above its beginning")
     recipe, overrides = split(arguments)
     prepared = or_exit(lambda: prepare(recipe, cluster, overrides))
-    typer.echo(f"up to {steps} steps of {prepared.plan.global_batch:,} samples, learning rate {low:g} to {high:g}")
-    found = or_exit_study(lambda: run_range_test(prepared, low, high, steps))
-    if found["ended"] == "stopped":
-        typer.echo("stopped; nothing was written", err=True)
-        raise typer.Exit(ExitCode.STOPPED)
-    result = analyse(found["rates"], found["losses"], found["ended"])
-    with mistakes_told():
-        written = tune_report.write_lr(prepared.job.recipe, result, folder)
-    typer.echo(tune_report.lr_text(prepared.job.recipe, result))
-    typer.echo(f"\nwritten: {', '.join(map(str, written))}")
-    if result.problem:
-        raise typer.Exit(ExitCode.FAILED)
+    with json_alone(as_json):
+        typer.echo(f"up to {steps} steps of {prepared.plan.global_batch:,} samples, learning rate {low:g} to {high:g}")
+        found = or_exit_study(lambda: run_range_test(prepared, low, high, steps))
+        if found["ended"] == "stopped":
+            typer.echo("stopped; nothing was written", err=True)
+            raise typer.Exit(ExitCode.STOPPED)
+        result = analyse(found["rates"], found["losses"], found["ended"])
+        with mistakes_told():
+            written = tune_report.write_lr(prepared.job.recipe, result, folder)
+        answer(written=[str(file) for file in written], **read_json(written[0]))
+        typer.echo(tune_report.lr_text(prepared.job.recipe, result))
+        typer.echo(f"\nwritten: {', '.join(map(str, written))}")
+        if result.problem:
+            raise typer.Exit(ExitCode.FAILED)
 
 
-@app.command(epilog="Example: megabatch tune batch cifar10 --cluster one-node-8gpu --max 1024")
+@app.command(epilog=examples("megabatch tune batch cifar10 --cluster one-node-8gpu --max 1024"))
 def batch(
     arguments: RecipeArguments,
     cluster: ClusterOption = DEFAULT_CLUSTER,
@@ -77,6 +84,7 @@ def batch(
         typer.Option(metavar="SIZE", help="Bytes a rank may take, such as 500M or 8G (default: what the device has)."),
     ] = None,
     folder: FolderOption = Path("tune"),
+    as_json: JsonOption = False,
 ) -> None:
     """Find the micro-batch: the largest that fits into memory, and the smallest that is as fast as any."""
     from megabatch.launcher.prepare import inspect_model, prepare
@@ -86,14 +94,16 @@ def batch(
     limit = None if memory_limit is None else _bytes(memory_limit)
     recipe, overrides = split(arguments)
     prepared = or_exit(lambda: prepare(recipe, cluster, overrides))
-    or_exit(lambda: inspect_model(prepared.job))
-    largest = min(most or prepared.plan.global_batch, prepared.plan.global_batch)
-    typer.echo(f"micro-batches of 1 to {largest:,} images on one {prepared.job.cluster.device} rank")
-    result = or_exit_study(lambda: measure(prepared.job, largest, seconds, limit))
-    with mistakes_told():
-        written = tune_report.write_batch(prepared.job, result, folder)
-    typer.echo(tune_report.batch_text(result))
-    typer.echo(f"\nwritten: {', '.join(map(str, written))}")
+    with json_alone(as_json):
+        or_exit(lambda: inspect_model(prepared.job))
+        largest = min(most or prepared.plan.global_batch, prepared.plan.global_batch)
+        typer.echo(f"micro-batches of 1 to {largest:,} images on one {prepared.job.cluster.device} rank")
+        result = or_exit_study(lambda: measure(prepared.job, largest, seconds, limit))
+        with mistakes_told():
+            written = tune_report.write_batch(prepared.job, result, folder)
+        answer(written=[str(file) for file in written], **read_json(written[0]))
+        typer.echo(tune_report.batch_text(result))
+        typer.echo(f"\nwritten: {', '.join(map(str, written))}")
 
 
 def _bytes(text: str) -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from support.report_runs import bare_run
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.processes
 
@@ -70,6 +72,13 @@ def test_every_module_can_be_imported_from_the_wheel(installed: Path) -> None:
     done = run(installed, sys.executable, "-c", code, *modules)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith(str(site)) for line in done.stdout.split())
+
+
+def test_the_installed_command_writes_a_report_with_its_style_and_script(installed: Path) -> None:
+    run_dir = bare_run(installed / "run")
+    done = run(installed, sys.executable, str(installed / "site" / "bin" / "megabatch"), "report", str(run_dir.root))
+    assert done.returncode == 0, done.stderr
+    assert "The training has not begun." in run_dir.report.read_text()
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError
 from megabatch.configs.streams import outlive_readers
 from megabatch.configs.torch_version import too_old
-from megabatch.data.errors import DataError
+from megabatch.data.errors import DataError, OwnPartError
 from megabatch.trainer import check_ranks, checkpoint, loop, study
 from megabatch.trainer.agreed import agreed, wait_until_seen
 from megabatch.trainer.build import Parts, build
@@ -64,11 +64,11 @@ def main() -> int:
         _run(arguments, run_dir)
         if rank == 0:
             run_dir.ended.touch()
-    except (ConfigError, DataError, TrainingError) as error:
+    except (ConfigError, DataError, OwnPartError, TrainingError) as error:
         record_failure(run_dir, rank, error)
         tell_failure(rank, error)
         print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, TrainingError) else 2
+        return 1 if isinstance(error, OwnPartError | TrainingError) else 2
     except RunFolderError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

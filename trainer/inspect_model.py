@@ -21,7 +21,7 @@ from megabatch.configs.load import read_job
 from megabatch.configs.optimizers import LibraryOptimizer
 from megabatch.configs.targets import ClassTarget
 from megabatch.data.arrangement import Arrangement, arrange
-from megabatch.data.errors import DataError
+from megabatch.data.errors import DataError, OwnPartError
 from megabatch.data.requests import evaluation_requests
 from megabatch.data.steps import steps_of
 from megabatch.trainer.abilities import problems_here
@@ -37,6 +37,7 @@ from megabatch.trainer.optim.state import optimizer_tensors
 from megabatch.trainer.pretrained.read import weights_to_begin_with
 from megabatch.trainer.pruning.inspect import masks_line
 from megabatch.trainer.pruning.plan import plan_of
+from megabatch.trainer.trackers.own import problems_of_own
 
 _SAMPLES_TRIED = 8
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(job.cluster.threads_per_process)
     try:
         found = inspect(job)
-    except (TrainingError, DataError) as error:
+    except (TrainingError, DataError, OwnPartError) as error:
         found = {"problems": [str(error)]}
     print(json.dumps(found))
     return 0
@@ -69,6 +70,7 @@ def inspect(job: Job) -> dict[str, Any]:
         modules_to_wrap(network, job.recipe.engine)
     problems = [
         *problems_here(job.recipe, job.cluster),
+        *problems_of_own(job.recipe.tracking.own),
         *_images_do_not_fit(job, arrangement),
         *_network_does_not_run(job, arrangement, network),
     ]
@@ -124,7 +126,7 @@ def _images_do_not_fit(job: Job, arrangement: Arrangement) -> list[str]:
             )
             if not first.weights_N.any():
                 problems.append(first.skipped[0].message)
-        except DataError as error:
+        except (DataError, OwnPartError) as error:
             problems.append(str(error))
     return problems
 

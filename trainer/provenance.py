@@ -48,8 +48,11 @@ def other_versions(before: dict[str, str]) -> str | None:
 
 
 def shown_recipe(job: Job) -> dict[str, Any]:
-    """Return the recipe without what a URL of the data may hold: passwords and signatures."""
+    """Return the recipe without what URLs may hold: passwords and signatures."""
     recipe = job.recipe.model_dump(mode="json")
     for place in (recipe["data"], *recipe["data"]["sources"]):
         place["path"] = place["path"] and visible(place["path"])
+    mlflow = recipe["tracking"]["mlflow"]
+    if mlflow is not None:
+        mlflow["uri"] = mlflow["uri"] and visible(mlflow["uri"])
     return recipe

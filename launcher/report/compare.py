@@ -148,7 +148,7 @@ def _settings(run: Run) -> dict[str, Any]:
         if path and path[0] not in _NOT_COMPARED
     }
     git = {"git": text} if (text := git_state(run)) else {}
-    return {key: value for key, value in {**recipe, **cluster, **git}.items() if key}
+    return {key: words.without_secrets(value) for key, value in {**recipe, **cluster, **git}.items() if key}
 
 
 def _charts(runs: Sequence[Run]) -> list[Chart]:

@@ -15,6 +15,7 @@ _TITLES = {
     "ensemble.json": "Ensemble: its members and weights",
     "pretrained.json": "Pretrained weights: which tensors were found",
 }
+_STUDIES = {"ablation.html": "The ablation that it is part of", "overfit.html": "The case study that it is part of"}
 _PATTERNS = {"sensitivity-*.html": "Sensitivity of each layer", "quantization-*.json": "Quantization"}
 
 
@@ -30,6 +31,8 @@ def links_of(run: Run, page: Path) -> list[tuple[str, str]]:
     found += [(f"Stage {stage.root.name}", stage.report) for stage in run.run_dir.stages() if stage.report.is_file()]
     if len(root.parts) > 2 and root.parent.name == "stages":
         found.append(("The other stages", root.parents[1] / "continual.html"))
+    above = [(title, folder / name) for folder in root.parents[:4] for name, title in _STUDIES.items()]
+    found += [(title, file) for title, file in above if file.is_file()]
     return [(title, _address(file, page)) for title, file in found]
 
 

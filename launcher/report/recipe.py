@@ -35,15 +35,7 @@ def recipe_text(run: Run) -> str:
     """Return the whole recipe as YAML, without what URLs may hold."""
     from megabatch.launcher.render import yaml_text
 
-    return yaml_text(_shown(run.recipe))
-
-
-def _shown(value: Any) -> Any:  # Any: plain values of a recipe
-    if isinstance(value, dict):
-        return {key: _shown(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_shown(child) for child in value]
-    return words.setting(value) if isinstance(value, str) and "://" in value else value
+    return yaml_text(words.without_secrets(run.recipe))
 
 
 def commands_of(run: Run) -> list[tuple[str, str]]:

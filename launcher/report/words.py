@@ -82,8 +82,21 @@ def plain_block(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
 
 
+def without_secrets(value: Any) -> Any:
+    """Return a value of a recipe without what URLs in it may hold: passwords and signatures.
+
+    >>> without_secrets({"path": "https://me:secret@host/train.tar?sig=1", "sources": ["s3://a/b", 3]})
+    {'path': 'https://host/train.tar', 'sources': ['s3://a/b', 3]}
+    """
+    if isinstance(value, dict):
+        return {key: without_secrets(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(child) for child in value]
+    return visible(value) if isinstance(value, str) and "://" in value else value
+
+
 def setting(value: Any) -> str:  # Any: a plain value of a recipe
-    """Return a value of a recipe, without what a URL may hold: passwords and signatures.
+    """Return a value of a recipe as it is written there, on a line.
 
     >>> setting("https://me:secret@host/train.tar"), setting(None), setting([1, 2]), setting(True)
     ('https://host/train.tar', 'null', '[1, 2]', 'true')
@@ -94,4 +107,4 @@ def setting(value: Any) -> str:  # Any: a plain value of a recipe
         return plain(f"[{', '.join(map(setting, value))}]")
     if isinstance(value, dict):
         return plain("{" + ", ".join(f"{key}: {setting(child)}" for key, child in value.items()) + "}")
-    return plain(visible(value) if isinstance(value, str) and "://" in value else value)
+    return plain(without_secrets(value))

@@ -22,6 +22,7 @@ from megabatch.launcher.pruning import require_no_plan
 from megabatch.launcher.study.matrix import Cell
 from megabatch.launcher.study.process import require_local
 from megabatch.launcher.study.runs import require_same
+from megabatch.launcher.tracking import as_one_of
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,9 @@ def _without_repeats(cells: list[Cell], prepared: dict[Cell, Prepared]) -> list[
 
 
 def _run(root: Path, cell: Cell, seed: int, job: Job) -> Run:
-    recipe = job.recipe.model_copy(update={"seed": seed})
-    return Run(
-        cell, seed, job.model_copy(update={"recipe": recipe}), RunDir(root / "runs" / cell.folder / f"seed-{seed}")
-    )
+    own = job.model_copy(update={"recipe": job.recipe.model_copy(update={"seed": seed})})
+    own = as_one_of(own, root.name, "ablation", f"{cell.folder}/seed-{seed}", [cell.label])
+    return Run(cell, seed, own, RunDir(root / "runs" / cell.folder / f"seed-{seed}"))
 
 
 def inspect_cells(ablation: Ablation) -> None:

@@ -26,6 +26,7 @@ from megabatch.launcher.save_job import saved_job
 from megabatch.launcher.study.process import StudyFailedError, require_local
 from megabatch.launcher.study.runs import require_same, train
 from megabatch.launcher.supervise import Ending, ExitCode
+from megabatch.launcher.tracking import as_one_of
 
 Say = Callable[[str], None]
 
@@ -89,7 +90,8 @@ class Study:
         """Return the job of a training."""
         job = self.jobs[recipe]
         own = job.recipe.model_copy(update={"seed": job.recipe.seed + number})
-        return job.model_copy(update={"recipe": own})
+        named = job.model_copy(update={"recipe": own})
+        return as_one_of(named, self.folder.name, "study", f"{recipe}/seed-{own.seed}", [recipe])
 
 
 def plan(cluster: str, overrides: Sequence[str], seeds: int, members: int, folder: Path) -> Study:

@@ -94,6 +94,7 @@ def require_local(job: Job, command: str, also: tuple[str, ...] = ()) -> None:
 
 
 def without_tracking(job: Job) -> Job:
-    """Return the job without Weights & Biases and sample logs: a study is no run of the user's."""
-    tracking = job.recipe.tracking.model_copy(update={"wandb": None, "sample_log": False})
+    """Return the job with no trackers but our own and no sample logs: a study is no run of the user's."""
+    none = {"wandb": None, "tensorboard": None, "mlflow": None, "own": (), "sample_log": False}
+    tracking = job.recipe.tracking.model_copy(update=none)
     return job.model_copy(update={"recipe": job.recipe.model_copy(update={"tracking": tracking})})

@@ -17,6 +17,7 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.run_lock import RunFolderError, RunFolderInUseError, require_free, take
 from megabatch.launcher import launch
 from megabatch.launcher.supervise import Ending, ExitCode
+from megabatch.launcher.tracking import send_files
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -73,6 +74,8 @@ def train(job: Job, run_dir: RunDir) -> Ending:
     ending = launch.start(job, run_dir, typer.echo)
     if ending.code == ExitCode.DONE and not launch.is_finished(run_dir):
         return Ending(ExitCode.STOPPED, "")
+    if ending.code == ExitCode.DONE:
+        send_files(job, run_dir, typer.echo)
     return ending
 
 

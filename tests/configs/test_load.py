@@ -77,7 +77,7 @@ seed: ${env:HOME}
         "bad.yaml:9:27: data.train_transforms.0.paddin: unknown key. Did you mean padding? Allowed: name, padding.",
         "bad.yaml:10:7: data.train_transforms.1: 'flip' is not known. Allowed: random_resized_crop, random_crop, "
         "horizontal_flip, resize, center_crop, vertical_flip, random_rotation, random_affine, color_jitter, grayscale, "
-        "gaussian_blur, rand_augment, trivial_augment, auto_augment, random_erasing.",
+        "gaussian_blur, rand_augment, trivial_augment, auto_augment, random_erasing, custom.",
         "bad.yaml:11:9: batch.global_batch: 10.5: should be a valid integer",
         "bad.yaml:11:29: batch.micro_batch: True: should be a valid integer",
         "bad.yaml:12:1: schedule.every: missing. Add it under schedule.",

@@ -33,10 +33,10 @@ def error_of(*arguments: str) -> str:
 
 
 def test_help_names_every_command_with_an_example() -> None:
-    assert "Commands:" in megabatch("--help").stdout
+    assert "Start here:" in megabatch("--help").stdout
     for command in ("plan", "launch", "eval", "config", "data"):
         assert megabatch(command, "--help").exit_code == 0
-    assert "Example: megabatch launch digits" in megabatch("launch", "--help").stdout
+    assert "Examples:\n    megabatch launch digits" in megabatch("launch", "--help").stdout
 
 
 def test_plan_shows_the_batch_arithmetic(place: Path) -> None:

@@ -21,8 +21,8 @@ def test_overrides_of_a_shipped_recipe_are_differences_to_it() -> None:
     found = asked("digits", "epochs=3", "regularization.clip_norm=1.0")
     assert found.base == "digits"
     assert found.differences == (
-        {"key": "epochs", "from": "command line, epochs=3", "before": 30, "now": 3},
-        {"key": "regularization.clip_norm", "from": "command line, regularization.clip_norm=1.0", "now": 1.0},
+        {"key": "epochs", "from": "command line", "before": 30, "now": 3},
+        {"key": "regularization.clip_norm", "from": "command line", "now": 1.0},
     )
 
 
@@ -39,7 +39,7 @@ def test_a_recipe_is_compared_with_the_base_that_it_names(tmp_path: Path, monkey
 def test_no_secret_is_written_down() -> None:
     found = asked("digits", "data.path=https://me:secret@host/t-0.tar?sig=secret", "cluster.environment={HF: secret}")
     assert "secret" not in json.dumps(found.command)
-    assert "secret" not in json.dumps([one["now"] for one in found.differences])
+    assert "secret" not in json.dumps(found.differences)
     assert found.command[3:5] == ("data.path=https://host/t-0.tar", "cluster.environment=(not shown)")
 
 

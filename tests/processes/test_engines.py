@@ -137,7 +137,7 @@ def test_every_engine_finds_the_same_mistakes(few_steps: Matrix) -> None:
     for number, (_, _, precision) in enumerate(few_steps.kinds):
         cells = [few_steps.cells(3, engine)[number] for engine in ENGINES]
         first, *others = [json.loads(few_steps.run(cell).details("test").read_text()) for cell in cells]
-        assert len(first["mistakes"]) > 5
+        assert len(first["mistakes"]) > 3
         assert precision == "fp32" or others == [first] * 3
 
 

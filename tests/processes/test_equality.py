@@ -12,9 +12,7 @@ from support.runs import Workplace, losses, trained_samples
 
 pytestmark = pytest.mark.processes
 WORLDS = (1, 2, 3)
-STEPS_200 = (
-    "epochs=67", "precision=fp64", "checkpoint.every_epochs=67", "data.test_split=test", "evaluation.micro_batch=2",
-)  # fmt: skip
+STEPS_200 = ("epochs=67", "precision=fp64", "checkpoint.every_epochs=67")
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +38,13 @@ def test_every_world_trains_on_the_same_samples_in_the_same_order(float64_runs: 
         assert trained_samples(float64_runs[world]) == reference
 
 
-def test_every_world_finds_the_same_mistakes(float64_runs: dict[int, RunDir]) -> None:
-    found = [json.loads(float64_runs[world].details("test").read_text()) for world in WORLDS]
+def test_every_world_finds_the_same_mistakes(workplace: Workplace) -> None:
+    """After six steps there are some; a rank reads only some of the samples whose pictures it writes."""
+    short = ("precision=fp64", "data.test_split=test", "evaluation.micro_batch=2")
+    runs = [workplace.train(f"short-{world}", world, *short) for world in WORLDS]
+    found = [json.loads(run_dir.details("test").read_text()) for run_dir in runs]
     assert found[0]["samples"] == sum(count for _, _, count in found[0]["confusion"]) == 15
-    assert found[0]["mistakes"]
+    assert len(found[0]["mistakes"]) > 3
     assert all(mistake["thumbnail"] for mistake in found[0]["mistakes"])
     assert found[1:] == found[:1] * 2
 

@@ -66,7 +66,7 @@ def launch_line(folder: Path, steps: int) -> dict[str, Any]:
         "kind": "launch", "time": BEGAN, "folder": "/home/me/project", "command": ["megabatch", "launch", "mine.yaml", "epochs=30"],
         "git": {"commit": "4f2c9a1b77d0e8c35a6b19d2e4f80713c5a9b6d8", "branch": "main", "changed": 1},
         "base": "digits.yaml (shipped)", "total_steps": steps,
-        "differences": [{"key": "epochs", "before": 20, "now": 30, "from": "command line, epochs=30"},
+        "differences": [{"key": "epochs", "before": 20, "now": 30, "from": "command line"},
                         {"key": "optimizer.name", "before": "lamb", "now": "lars", "from": "mine.yaml:4:3"}],
         "plan": [["ranks", "2"], ["global batch", "256 samples a step"], ["steps", f"{steps} in all"]],
     }  # fmt: skip

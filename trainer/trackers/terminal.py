@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live line on a terminal, a plain line now and then in a log file."""
+"""What a person sees while a run goes on: a bar on a terminal, a plain line now and then in a log file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from megabatch.data.steps import Steps
 from megabatch.trainer.evaluate import EvaluationResult
 from megabatch.trainer.state import TrainState
 from megabatch.trainer.step import StepReport
+from megabatch.trainer.trackers.step_line import StepLine, is_watched
 
 _SMOOTHING = 0.9  # of samples per second (for the time that is left) and of the wait for data
 _REFRESH_PER_SECOND = 4
@@ -33,7 +34,7 @@ class TerminalTracker:
         self._samples_per_second = 0.0
         self._data_wait = 0.0
         self._live: Live | None = None
-        if self._console.is_terminal:
+        if is_watched(self._console):
             self._live = Live(console=self._console, refresh_per_second=_REFRESH_PER_SECOND, transient=True)
             self._live.start()
 
@@ -44,7 +45,7 @@ class TerminalTracker:
         self._samples_per_second = _SMOOTHING * known + (1 - _SMOOTHING) * speed if known else speed
         self._data_wait = _SMOOTHING * self._data_wait + (1 - _SMOOTHING) * report.data_wait_share
         if self._live is not None:
-            self._live.update(self._line(report, state))
+            self._live.update(self._bar(report, state))
         elif time.monotonic() - self._printed_at > self._every_seconds or state.step == self._steps.total:
             self._printed_at = time.monotonic()
             self._console.print(self._line(report, state), soft_wrap=True)
@@ -77,15 +78,34 @@ class TerminalTracker:
         if self._live is not None:
             self._live.stop()
 
+    def _left(self, state: TrainState) -> float:
+        """Return the seconds that the steps to come will take."""
+        left = self._steps.samples_seen(self._steps.total) - state.samples_seen
+        return left / max(self._samples_per_second, 1e-9)
+
+    def _bar(self, report: StepReport, state: TrainState) -> StepLine:
+        waits = [f"data {self._data_wait:.0%}"] if self._data_wait >= _WORTH_TELLING else []
+        return StepLine(
+            done=state.samples_seen / self._steps.samples_seen(self._steps.total),
+            before=f"epoch {report.epoch + 1}/{self._steps.epochs}",
+            behind=f"{duration(self._left(state))} left",
+            by_worth=(
+                f"loss {report.loss:.4f}",
+                *waits,
+                f"{self._samples_per_second:,.0f} samples/s",
+                f"step {state.step}/{self._steps.total}",
+                f"lr {report.learning_rate:.3g}",
+            ),
+        )
+
     def _line(self, report: StepReport, state: TrainState) -> Text:
-        left = (self._steps.samples_seen(self._steps.total) - state.samples_seen) / max(self._samples_per_second, 1e-9)
         parts = [
             f"epoch {report.epoch + 1}/{self._steps.epochs}",
             f"step {state.step}/{self._steps.total}",
             f"loss {report.loss:.4f}",
             f"lr {report.learning_rate:.3g}",
             f"{self._samples_per_second:,.0f} samples/s",
-            f"{duration(left)} left",
+            f"{duration(self._left(state))} left",
             *([f"{self._data_wait:.0%} of the time waits for data"] if self._data_wait >= _WORTH_TELLING else []),
         ]
         return Text("  ".join(parts), no_wrap=True, overflow="ellipsis")

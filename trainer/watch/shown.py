@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from megabatch.configs.new_file import write_whole
 from megabatch.trainer.aside import Aside
 from megabatch.trainer.watch.beats import Beat
@@ -57,3 +59,8 @@ def memory_bytes() -> int:
     except OSError:
         return 0
     return resident * os.sysconf("SC_PAGE_SIZE")
+
+
+def gpu_memory_bytes(device: torch.device) -> int | None:
+    """Return what torch has taken of the GPU; None on the CPU."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else None

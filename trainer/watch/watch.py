@@ -171,7 +171,7 @@ class Watch:
         """Return this rank's sign of life; after an alarm with all that it knows about itself."""
         frame, groups = doing.main_frame(), doing.collectives(self._place.device)
         step, act = (self._step(), doing.activity(frame)) if self._step is not None else (0, "starting")
-        memory = (shown.memory_bytes(), _gpu_memory(self._place.device))
+        memory = (shown.memory_bytes(), shown.gpu_memory_bytes(self._place.device))
         beat = Beat(self._place.rank, self._place.host, self._process, self._number, step, act, groups, *memory)
         self._waited.append(beat.is_waiting)
         self._waited_for_data.append(doing.WAITING_FOR_DATA in act)
@@ -278,7 +278,3 @@ class Watch:
                 assert self.verdict is not None
                 self._leave(self.verdict)
                 return
-
-
-def _gpu_memory(device: torch.device) -> int | None:
-    return torch.cuda.memory_reserved(device) if device.type == "cuda" else None

@@ -19,6 +19,7 @@ from megabatch.trainer.errors import TrainingError
 from megabatch.trainer.process import record_failure
 from megabatch.trainer.starts import attempt_now, tell_failure
 from megabatch.trainer.watch import doing, rules
+from megabatch.trainer.watch.alone import Alone
 from megabatch.trainer.watch.beats import Beat, PeerLostError, Verdict
 from megabatch.trainer.watch.history import RankHistory
 from megabatch.trainer.watch.shown import RanksFile
@@ -37,18 +38,17 @@ def watching(world: World, cluster: Cluster, run_dir: RunDir) -> Iterator[Follow
     `sys.exit`: that is not the end of the training. Every rank must come in here together.
     """
     faulthandler.enable()  # a crash in C++ leaves the Python stack in the rank's log
-    watch = _start(world, cluster, run_dir) if world.num_ranks > 1 else None
+    watch = _start(world, cluster, run_dir) if world.num_ranks > 1 else _start_alone(world, run_dir)
     try:
-        yield _ignore if watch is None else watch.follow
+        yield watch.follow
     except (Exception, SystemExit) as error:
         told = _exited(error, world) if isinstance(error, SystemExit) else error
-        told = told if watch is None else watch.explain(told)
+        told = watch.explain(told)
         if told is error:
             raise
         raise told from error
     finally:
-        if watch is not None:
-            watch.finish()
+        watch.finish()
 
 
 def _start(world: World, cluster: Cluster, run_dir: RunDir) -> Watch:
@@ -68,6 +68,12 @@ def _start(world: World, cluster: Cluster, run_dir: RunDir) -> Watch:
     dist.all_reduce(number)
     watch.start()
     return watch
+
+
+def _start_alone(world: World, run_dir: RunDir) -> Alone:
+    alone = Alone(world.host, world.device, _shown_in(run_dir))
+    alone.start()
+    return alone
 
 
 def _shown_in(run_dir: RunDir) -> Callable[[Sequence[Beat]], None]:
@@ -108,7 +114,3 @@ def _exited(error: SystemExit, world: World) -> TrainingError:
 def _tell(text: str) -> None:
     print(text, flush=True)
     print(text, file=sys.stderr, flush=True)  # the log of the rank
-
-
-def _ignore(step: Callable[[], int]) -> None:
-    """A single rank has nobody to tell."""

@@ -14,6 +14,7 @@ from megabatch.configs.transforms import (
     AutoAugment,
     CenterCrop,
     ColorJitter,
+    CustomTransform,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
@@ -45,6 +46,7 @@ KEEP_THE_SIZE = [
     AutoAugment(policy="imagenet"),
     AutoAugment(policy="cifar10"),
     RandomErasing(probability=1.0),
+    CustomTransform(function="support.transforms:dimmed", options={"least": 0.5}),
 ]
 CHANGE_IT = [RandomResizedCrop(), RandomCrop(), Resize(size=9), CenterCrop()]
 SIZES = [(1, 1), (1, 7), (3, 500), (33, 32)]

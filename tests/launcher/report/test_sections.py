@@ -129,7 +129,7 @@ def test_how_to_do_it_again_has_folder_commit_and_command(rich: Run) -> None:
     ]  # fmt: skip
     found = differences_of(rich)
     assert found is not None
-    assert found[1].rows[0] == ("epochs", "20", "30", "command line, epochs=30")
+    assert found[1].rows[0] == ("epochs", "20", "30", "command line")
 
 
 def test_no_secret_of_a_url_gets_into_the_page(tmp_path: Path) -> None:

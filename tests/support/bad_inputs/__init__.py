@@ -13,6 +13,7 @@ from support.bad_inputs.paths import OF_PATHS
 from support.bad_inputs.shards import OF_SHARDS
 from support.bad_inputs.stages import OF_STAGES
 from support.bad_inputs.texts import OF_TEXTS
+from support.bad_inputs.trackers import OF_TRACKING
 from support.bad_inputs.yaml_files import OF_YAML
 
-ALL = (*OF_YAML, *OF_TEXTS, *OF_PATHS, *OF_SHARDS, *OF_DATA, *OF_STAGES, *OF_TIMM, *OF_THE_ENVIRONMENT)
+ALL = (*OF_YAML, *OF_TEXTS, *OF_PATHS, *OF_SHARDS, *OF_DATA, *OF_STAGES, *OF_TIMM, *OF_THE_ENVIRONMENT, *OF_TRACKING)

@@ -1,24 +1,20 @@
-"""Weights & Biases, for real and offline: what it wrote is read back with wandb's own protocol."""
+"""Weights & Biases, for real and offline: what it wrote is read back with wandb's own reader."""
 
 from __future__ import annotations
 
-import json
-import struct
-import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from megabatch.configs.job import Job
-from megabatch.configs.load import load
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.tracking import Wandb
-from megabatch.trainer.evaluate import EvaluationResult
-from megabatch.trainer.state import TrainState
-from megabatch.trainer.step import StepReport
-from megabatch.trainer.trackers import wandb_tracker
-from megabatch.trainer.trackers.wandb_tracker import WandbTracker
+from megabatch.trainer.trackers import mirror, wandb_tracker
+from megabatch.trainer.trackers.base import Trackers
+from megabatch.trainer.trackers.jsonl import JsonlTracker
+from megabatch.trainer.trackers.mirror import Mirror
+from support.tracked import job, tell
+from support.wandb_file import records, rows, summary
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("default")]
 
@@ -29,105 +25,52 @@ def without_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(wandb_tracker, "_FINISH_SECONDS", 300.0)  # these tests are not about time
+    monkeypatch.setattr(mirror, "_FINISH_SECONDS", 300.0)  # these tests are not about time
 
 
-def job(folder: Path) -> Job:
-    loaded = load("digits", "laptop", ["cluster.environment={SECRET_TOKEN: hunter2}"])
-    return Job(
-        recipe=loaded.recipe, cluster=loaded.cluster, working_folder=str(folder), data_fingerprint="", version="0"
-    )
+def tracker_of(settings: Wandb, folder: Path, run_dir: RunDir, warnings: list[str]) -> Mirror:
+    follow = partial(wandb_tracker.follow, settings, job(folder), run_dir, warnings.append)
+    return Mirror("Weights & Biases", follow, warnings.append)
 
 
-def log_records(raw: bytes) -> Iterator[bytes]:
-    """Split a .wandb file into records: LevelDB's log format (blocks of 32 KiB; checksum, length, type) after 7 bytes."""
-    block, position, parts = 32768, 7, b""
-    while position + 7 <= len(raw):
-        if block - position % block < 7:
-            position += block - position % block
-            continue
-        length, kind = struct.unpack_from("<HB", raw, position + 4)
-        parts += raw[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield parts
-            parts = b""
+def folders(run_dir: RunDir) -> list[Path]:
+    return sorted((run_dir.root / "wandb").glob("offline-run-*"), key=lambda folder: folder.stat().st_mtime)
 
 
-def written(run_dir: RunDir) -> tuple[list[dict[str, float]], str]:
-    from wandb.proto import wandb_internal_pb2
-
-    rows, everything = [], ""
-    for file in sorted((run_dir.root / "wandb").glob("offline-run-*/run-*.wandb")):
-        for data in log_records(file.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            everything += str(record)
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
-    return rows, everything
-
-
-def test_an_offline_run_holds_every_step_and_evaluation_under_one_id_across_restarts(tmp_path: Path) -> None:
+def test_a_restarted_job_is_one_run_with_no_step_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 2 is trained again by the second attempt, and the evaluation after it comes then."""
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.1")
     run_dir = RunDir(tmp_path / "run")
     run_dir.root.mkdir()
+    settings = Wandb(project="demo", group="first", job_type="train", tags=("big",), name="mine")
     warnings: list[str] = []
-    for attempt, steps in ((1, (1, 2)), (2, (3,))):
-        tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), run_dir, warnings.append)
-        for step in steps:
-            state = TrainState(step=step, samples_seen=20 * step, attempt=attempt)
-            tracker.step(StepReport(step - 1, 0, 20, 1.0 / step, 0.1, None, 0.5, 0.0, 0, False), state)
-        tracker.evaluation(EvaluationResult("validation", 10, 0, 0.25, {"top1": 0.9, "top5": 1.0}), state)
-        tracker.close()
+    found = []
+    for attempt, steps in ((1, (1, 2)), (2, (2, 3))):
+        told = Trackers((JsonlTracker(run_dir.metrics), tracker_of(settings, tmp_path, run_dir, warnings)))
+        run_dir.result.write_text('{"outcome": "finished"}')
+        tell(told, steps, attempt, top1=0.9 / attempt)
+        found.append(records(folders(run_dir)[-1]))
     assert warnings == []
-    rows, everything = written(run_dir)
-    assert [(row["samples_seen"], row["train/loss"]) for row in rows if "train/loss" in row] == [
-        (20, 1.0), (40, 0.5), (60, 1 / 3),
+    seen = [
+        (row["samples_seen"], row.get("train/loss"), row.get("validation/top1")) for part in found for row in rows(part)
+        if "trust_ratio/head.weight" not in row
     ]  # fmt: skip
-    assert [row["validation/top1"] for row in rows if "validation/top1" in row] == [0.9, 0.9]
-    folders = [folder.name for folder in (run_dir.root / "wandb").glob("offline-run-*")]
-    assert len(folders) == 2
-    assert all(f"-{run_dir.wandb_id.read_text()}" in name for name in folders)  # a second run in a second gets a -1
-    assert "hunter2" not in everything
-
-
-def test_a_failure_there_ends_with_a_message_and_not_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import wandb
-
-    def broken(**_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(wandb, "init", broken)
-    warnings: list[str] = []
-    tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), RunDir(tmp_path), warnings.append)
-    for step in range(20):
-        tracker.step(StepReport(step, 0, 20, 1.0, 0.1, None, 0.5, 0.0, 0, False), TrainState(step=step))
-        time.sleep(0.01)
-    tracker.close()
-    assert warnings == [
-        "Weights & Biases stopped: OSError no space left on device. Training goes on; metrics.jsonl has everything"
-    ]
-
-
-def test_a_server_that_hangs_neither_blocks_a_step_nor_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
-    import wandb
-
-    release = threading.Event()
-    monkeypatch.setattr(wandb, "init", lambda **_: release.wait())
-    monkeypatch.setattr(wandb_tracker, "_FINISH_SECONDS", 0.2)
-    monkeypatch.setattr(wandb_tracker, "_QUEUE_LINES", 5)
-    warnings: list[str] = []
-    tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), RunDir(tmp_path), warnings.append)
-    for step in range(20):
-        tracker.step(StepReport(step, 0, 20, 1.0, 0.1, None, 0.5, 0.0, 0, False), TrainState(step=step))
-    tracker.close()
-    release.set()
-    assert warnings == ["Weights & Biases did not finish within 0 s; metrics.jsonl has everything"]
+    assert seen == [(20, 1.0, None), (40, 0.5, None), (40, None, 0.9), (60, 1 / 3, None), (60, None, 0.45)]
+    (run,) = (record["run"] for record in found[0] if record["type"] == "run")
+    assert (run["project"], run["run_group"], run["job_type"], run["tags"]) == ("demo", "first", "train", ["big"])
+    assert run["display_name"] == "mine"
+    assert run["config"]["update"]["batch"]["global_batch"] == 256
+    assert {r["run"]["run_id"] for part in found for r in part if r["type"] == "run"} == {run_dir.wandb_id.read_text()}
+    known = summary(found[1])
+    assert (known["best/top1"], known["best/step"], known["train/loss"], known["outcome"]) == (
+        0.9,
+        2,
+        1 / 3,
+        "finished",
+    )
+    assert any(record["type"] == "metric" and "samples_seen" in str(record) for record in found[0])
+    assert any(record["type"] == "stats" for record in found[0])  # of this machine, by wandb itself
+    assert "hunter2" not in str(found)
 
 
 def test_without_a_network_it_is_written_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,18 +79,34 @@ def test_without_a_network_it_is_written_offline(tmp_path: Path, monkeypatch: py
     run_dir = RunDir(tmp_path / "run")
     run_dir.root.mkdir()
     warnings: list[str] = []
-    tracker = WandbTracker(Wandb(project="demo"), job(tmp_path), run_dir, warnings.append)
-    tracker.step(StepReport(0, 0, 20, 0.5, 0.1, None, 0.5, 0.0, 0, False), TrainState(step=1, samples_seen=20))
-    tracker.close()
-    assert warnings == ["http://127.0.0.1:9 cannot be reached: writing offline; `wandb sync` sends it later"]
-    rows, _ = written(run_dir)
-    assert [row["train/loss"] for row in rows] == [0.5]
+    tell(tracker_of(Wandb(project="demo"), tmp_path, run_dir, warnings), [1])
+    later = f"`megabatch sync {run_dir.root}` sends it later"
+    assert warnings == [f"http://127.0.0.1:9 cannot be reached: writing offline; {later}"]
+    (folder,) = folders(run_dir)
+    assert [row["train/loss"] for row in rows(records(folder)) if "train/loss" in row] == [1.0]
 
 
 @pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("0" * 40, "online")])
 def test_without_a_key_it_is_offline(monkeypatch: pytest.MonkeyPatch, key: str | None, mode: str) -> None:
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
-    assert wandb_tracker._mode() == mode
+    assert wandb_tracker.chosen_mode(Wandb(project="demo")) == mode
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_tracker._mode() == "disabled"
+    assert wandb_tracker.chosen_mode(Wandb(project="demo")) == "disabled"
+
+
+def test_the_run_of_a_sweep_is_the_one_that_its_agent_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent sets WANDB_RUN_ID, WANDB_SWEEP_ID and WANDB_SWEEP_PARAM_PATH (wandb/wandb_agent.py)."""
+    run_dir = RunDir(tmp_path)
+    (tmp_path / "parameters.yaml").write_text("wandb_version: 1\nepochs:\n  value: 20\n")
+    for name, value in (("RUN_ID", "agent123"), ("SWEEP_ID", "sweep456"), ("SWEEP_PARAM_PATH", "parameters.yaml")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    run_dir.wandb_id.write_text("ours")
+    warnings: list[str] = []
+    tell(tracker_of(Wandb(project="demo"), tmp_path, run_dir, warnings), [1])
+    assert warnings == []
+    (folder,) = folders(run_dir)
+    run = next(record["run"] for record in records(folder) if record["type"] == "run")
+    assert (run["run_id"], run["sweep_id"]) == ("agent123", "sweep456")
+    assert run_dir.wandb_id.read_text() == "agent123"  # where it goes on without the agent
