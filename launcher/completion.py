@@ -54,10 +54,15 @@ def complete_cluster(incomplete: str) -> list[str]:
 
 def complete_run(incomplete: str) -> list[str]:
     """Offer `latest` and the newest runs, the newest first."""
+    return [*(["latest"] if "latest".startswith(incomplete) else []), *complete_run_folder(incomplete)]
+
+
+def complete_run_folder(incomplete: str) -> list[str]:
+    """Offer the newest runs, the newest first."""
     with suppress(Exception):
         found = [file.parent for file in _RUNS.glob("*/job.yaml") if str(file.parent).startswith(incomplete)]
-        found.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
-        return [word for word in ("latest", *map(str, found[:_MOST_RUNS])) if word.startswith(incomplete)]
+        found.sort(key=lambda folder: (folder / "job.yaml").stat().st_mtime, reverse=True)
+        return [str(folder) for folder in found[:_MOST_RUNS]]
     return []
 
 
@@ -129,27 +134,35 @@ def _values_of(path: str, words: Sequence[str], start: str) -> list[str]:
 
 
 def _chosen(path: str, words: Sequence[str]) -> str | None:
-    """Return the name of the choice that recipe and overrides make, or the default."""
+    """Return the name of the choice that recipe and overrides make, or the default; None for a file nobody has read."""
     told = _told(path, words)
     name = told.get("name") if isinstance(told, dict) else told
-    default = (_node(_keys(), path, words) or {}).get("default")
-    return str(name) if name is not None else default
+    if name is None and _has_recipe(words) and not path.startswith(_CLUSTER):
+        name = (_node(_keys(), path, words) or {}).get("default")
+    return None if name is None else str(name)
 
 
 def _told(path: str, words: Sequence[str]) -> Any:  # Any: of YAML
-    """Return what the recipe and the overrides so far say for a key."""
+    """Return what the recipe and the overrides so far say for a key; cluster files are not read."""
     from megabatch.configs.files import layered_tree
+    from megabatch.configs.layers import apply_override
+    from megabatch.configs.yaml_tree import Tree
 
-    of_cluster = path.startswith(_CLUSTER)
-    recipe = next((word for word in words if "=" not in word), None)
-    overrides = [word for word in words if "=" in word and word.startswith(_CLUSTER) == of_cluster]
-    name, kind, prefix = ("laptop", "clusters", _CLUSTER) if of_cluster else (recipe or "digits", "recipes", "")
-    values: Any = {}
+    tree = Tree()
     with suppress(ValueError):
-        values = layered_tree(name, kind, [word.removeprefix(prefix) for word in overrides], prefix).values
-    for part in path.removeprefix(prefix).split("."):
+        if _has_recipe(words):
+            tree = layered_tree(next(word for word in words if "=" not in word), "recipes")
+    for word in words:
+        with suppress(ValueError):
+            apply_override(tree, word)
+    values: Any = tree.values
+    for part in path.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values
+
+
+def _has_recipe(words: Sequence[str]) -> bool:
+    return any("=" not in word for word in words)
 
 
 def _joined(words: Sequence[str], incomplete: str) -> list[str]:

@@ -24,6 +24,7 @@ from megabatch.launcher.from_here import from_here
 from megabatch.launcher.requeue import newest_step
 from megabatch.launcher.run_list import Run, is_run, read_run, run_folders
 from megabatch.launcher.status import RUNNING, WAITING
+from megabatch.launcher.study.ensemble import RESULT as ENSEMBLE
 
 
 @dataclass(frozen=True)
@@ -118,21 +119,20 @@ def _needed_by_others(
             needed = next((target for target in inside if path == target or target in path.parents), None)
             if needed is not None and other != needed and other not in needed.parents:
                 yield Problem(from_here(needed), f"{from_here(other)} begins from it. Remove that run first, or both")
-                break
 
 
 def _paths_in(run_dir: RunDir, names: Sequence[str]) -> Iterator[Path]:
     """Yield what a run may mean as paths, where its text has one of the names in it at all: parsing takes 20 ms."""
     for part in (run_dir, *run_dir.stages()):
         try:
-            text = part.job.read_text(encoding="utf-8") + _text_of(part.study_result)
+            text = part.job.read_text(encoding="utf-8") + _text_of(part.root / ENSEMBLE)
             if not any(name in text for name in names):
                 continue
             job = read_tree(part.job, str(part.job)).values
         except (OSError, ValueError):  # a damaged one begins from nothing any more
             continue
         start = Path(str(job.get("working_folder", ".")))
-        for text in _texts([job.get("recipe"), read_json(part.study_result)]):
+        for text in _texts([job.get("recipe"), read_json(part.root / ENSEMBLE)]):
             if "/" in text or text in names:
                 yield (start / text).resolve()
 

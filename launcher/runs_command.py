@@ -9,7 +9,7 @@ import typer
 
 from megabatch.configs.errors import shortened
 from megabatch.launcher.arguments import JsonOption, fail, or_exit
-from megabatch.launcher.completion import complete_run
+from megabatch.launcher.completion import complete_run_folder
 from megabatch.launcher.help_text import examples
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def remove(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Folders of runs, or their names in --folder.", autocompletion=complete_run
+            metavar="RUN...", help="Folders of runs, or their names in --folder.", autocompletion=complete_run_folder
         ),
     ],
     folder: FolderOption = Path("runs"),

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,19 +26,29 @@ ROOT = Path(__file__).parents[1]
 COMMAND_LINE = typer.main.get_command(app)
 
 
-def written_pages() -> dict[str, str]:
-    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
+def script(name: str) -> ModuleType:
+    """A script of docs as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pages: dict[str, str] = module.pages()
+    return module
+
+
+def written_pages() -> dict[str, str]:
+    pages: dict[str, str] = script("make_tables").pages()
     return {name: re.sub(r"\n{3,}", "\n\n", text) for name, text in pages.items()}
 
 
 @pytest.mark.parametrize("name", ["recipe.md", "cluster.md", "refusals.md", "from-timm.md"])
 def test_the_pages_of_keys_and_refusals_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == written_pages()[name], "run: python docs/make_tables.py"
+
+
+@pytest.mark.parametrize("name", ["docs/commands.md", "configs/keys.json"])
+def test_the_page_of_commands_and_the_keys_to_complete_are_up_to_date(name: str) -> None:
+    assert (ROOT / name).read_text() == script("make_commands").files()[name], "run: python docs/make_commands.py"
 
 
 def parameters(command: Command) -> dict[str, Any]:
