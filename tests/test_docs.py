@@ -52,14 +52,20 @@ def test_the_page_of_commands_and_the_keys_to_complete_are_up_to_date(name: str)
 
 
 def parameters(command: Command) -> dict[str, Any]:
-    """Return what the command line makes of a command, without running it. Raises a usage error."""
+    """Return what the command line makes of a command, without running it. Raises a usage error.
+
+    The options of `megabatch` itself are looked up and not parsed: one of them would write into the user's shell.
+    """
     known: Any = COMMAND_LINE
     context = known.context_class(known, info_name="megabatch")
-    words = list(command.words)
-    while hasattr(known, "resolve_command"):
-        name, known, words = known.resolve_command(context, words)
-        context = known.context_class(known, parent=context, info_name=name)
-    parsed: dict[str, Any] = known.make_context(known.name, words).params
+    rest = list(command.words)
+    if rest and rest[0].startswith("--") and any(rest[0] in option.opts for option in known.params):
+        return {}
+    while hasattr(known, "resolve_command") and rest:
+        name, known, words = known.resolve_command(context, rest)
+        context = known.make_context(name, words, parent=context)
+        rest = [*getattr(context, "_protected_args", []), *context.args]
+    parsed: dict[str, Any] = context.params
     return parsed
 
 
