@@ -31,12 +31,11 @@ def on_page_markdown(markdown: str, *, page: Any, **_: object) -> str:
 
     def led(match: re.Match[str]) -> str:
         text, target, anchor = match.group(1), match.group(2), match.group(3) or ""
-        path = target.removeprefix("docs/") if at_top else target
-        if not at_top and target.startswith("../"):
-            path = target.removeprefix("../") if target.removeprefix("../") in TOP_PAGES else target
         file = (folder / target).resolve()
-        if file.suffix != ".md" and file.exists() and ROOT / "docs" not in file.parents:
+        if file.parent == ROOT and file.name in TOP_PAGES:
+            return f"[{text}]({'../' * page.file.src_uri.count('/')}{file.name}{anchor})"
+        if file.exists() and ROOT / "docs" not in file.parents:
             return text if text.startswith("`") else f"`{text}`"
-        return f"[{text}]({path}{anchor})"
+        return f"[{text}]({target.removeprefix('docs/') if at_top else target}{anchor})"
 
     return _LINK.sub(led, markdown)
