@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -38,8 +39,15 @@ Options = Annotated[
     dict[Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")], Any], AfterValidator(_all_finite)  # Any: what they take
 ]
 
+
+def _import_path(text: str) -> str:
+    if not re.fullmatch(r"[\w.]+:\w+", text):
+        raise ValueError("write MODULE:FUNCTION, such as my_module:my_function")
+    return text
+
+
 # What is the user's own: a callable in a module of the current folder, or of an installed package.
-ImportPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+ImportPath = Annotated[str, AfterValidator(_import_path)]
 
 
 class Frozen(BaseModel):

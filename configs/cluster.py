@@ -28,6 +28,12 @@ def _host_and_port(text: str) -> str:
     return text
 
 
+def _module_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", text):
+        raise ValueError("write the name of a module, such as my_backend for my_backend.py")
+    return text
+
+
 Endpoint = Annotated[str, AfterValidator(_host_and_port)]
 Restarts = Annotated[int, Field(ge=0)]
 
@@ -61,7 +67,7 @@ class CustomBackend(Choice):
     """
 
     name: Literal["custom"] = "custom"
-    module: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")]
+    module: Annotated[str, AfterValidator(_module_name)]
     watched: bool = False
     options: Options = {}
 

@@ -38,7 +38,7 @@ class Wandb(Frozen):
 
 
 class TensorBoard(Frozen):
-    """Event files in RUN_DIR/tensorboard; needs `pip install tensorboard`. It has no options: write `{}`."""
+    """Event files in RUN_DIR/tensorboard; needs `pip install 'megabatch[tensorboard]'`. No options: write `{}`."""
 
 
 class Mlflow(Frozen):

@@ -84,7 +84,7 @@ def _commands_page() -> Iterator[str]:
     from megabatch.launcher.help_text import SECTIONS
 
     yield "# Commands\n"
-    yield "Written by `docs/make_commands.py` from the command line: what `megabatch COMMAND --help` prints. What the"
+    yield "Written by `docs/make_commands.py` from the command line: what `--help` of each command prints. What the"
     yield "commands end with is in [exit-codes.md](exit-codes.md); completion by Tab in [shell.md](shell.md).\n"
     commands = every_command()
     for title, names in SECTIONS.items():

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import typer
 
 SECONDS_BETWEEN_LINES = 10
+_NARROW = 80
 
 
 @contextmanager
@@ -30,13 +31,21 @@ def progress_on_stderr(what: str) -> Iterator[Callable[[int, int], None]]:
 def _bar_or_lines(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     console = Console(stderr=True)
     if not (console.is_interactive and console.file.isatty()):  # FORCE_COLOR makes a log no terminal
         yield _lines(what)
         return
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    bar_column = BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40))  # the first to become narrow
+    count, left = (Column(no_wrap=True) for _ in range(2))
+    columns = (
+        TextColumn(what),
+        bar_column,
+        MofNCompleteColumn(table_column=count),
+        TimeRemainingColumn(table_column=left),
+    )
+    with Progress(*columns, console=console, transient=True, expand=console.width < _NARROW) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -23,10 +23,11 @@ from megabatch.configs.json_files import json_object, read_json
 from megabatch.configs.load import read_job
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX, RunDir
 from megabatch.configs.slurm import Slurm
-from megabatch.launcher.report.fresh import write_quietly
+from megabatch.launcher.report.fresh import write_within
 from megabatch.launcher.supervise import INPUT_ERRORS, UNFIT_NODE
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h
+_SECONDS_FOR_A_REPORT = 10.0  # Slurm kills 30 s after the time limit (KillWait), and the job must be requeued before
 Cause = Literal["finished", "stopped", "time", "failed", "unfit", "mistake"]
 
 
@@ -149,7 +150,7 @@ def main() -> int:
     line = {**asdict(attempt), "excluded": decision.excluded, "decision": decision.why, "time": round(time.time(), 3)}
     with run_dir.attempts.open("a", encoding="utf-8") as file:
         file.write(f"{json.dumps(line)}\n")
-    write_quietly(run_dir)
+    write_within(run_dir, _SECONDS_FOR_A_REPORT)
     print(decision.why, file=sys.stderr, flush=True)
     if not decision.goes_on:
         return arguments.code or int(attempt.cause != "finished")

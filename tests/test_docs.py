@@ -71,6 +71,9 @@ def parameters(command: Command) -> dict[str, Any]:
 
 def unusable(command: Command, readme: Path) -> str | None:
     """Return why a command that a document shows could not be typed: an option, a recipe or a key that is not there."""
+    if command.words[0].startswith("--"):  # of megabatch itself: they act at once
+        known = {"--help", *(option for parameter in COMMAND_LINE.params for option in parameter.opts)}
+        return None if command.words[0] in known else f"No such option {command.words[0]}"
     try:
         found = parameters(command)
     except Exception as error:  # typer has click inside it, under a name of its own

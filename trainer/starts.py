@@ -93,11 +93,12 @@ def tell_end_of_killed(run_dir: RunDir, since: float, rank: int, how_it_ended: s
     """Write the end of a training whose rank 0 could not; to be called where it was started at time `since`."""
     with suppress(OSError):
         last: dict[str, Any] = next(reversed(tail(run_dir.starts)), {})
-        if last.get("kind") != "start" or last["time"] < since:
+        if last.get("kind") != "start" or last.get("time", 0.0) < since:
             return
-        steps = [line.get("step", 0) for line in tail(run_dir.metrics) if line.get("attempt") == last["attempt"]]
+        attempt = last.get("attempt", 0)
+        steps = [line.get("step", 0) for line in tail(run_dir.metrics) if line.get("attempt") == attempt]
         cause = f"rank {rank} on {host_name()} {how_it_ended}"
-        LineFile(run_dir.starts).append(_end(last["attempt"], max([last["step"], *steps]), "failed", cause))
+        LineFile(run_dir.starts).append(_end(attempt, max([last.get("step", 0), *steps]), "failed", cause))
 
 
 def attempt_now() -> int | None:

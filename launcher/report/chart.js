@@ -48,18 +48,25 @@
     return ticks(low / unit, high / unit, 6).map((tick) => tick * unit);
   };
 
+  // The last place in a sorted list that is not behind x, so that there is one after it.
+  const before = (xs, x) => {
+    let low = 0, high = xs.length - 1;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (xs[middle] <= x) low = middle; else high = middle;
+    }
+    return low;
+  };
+  const nearest = (xs, x) => {
+    const i = before(xs, x);
+    return i + 1 < xs.length && Math.abs(xs[i + 1] - x) < Math.abs(xs[i] - x) ? i + 1 : i;
+  };
   // A step as samples seen or hours trained, by the nearest two that the page knows.
   const along = (run, step) => {
     if (view.axis === "step") return step;
-    const { step: steps, [view.axis]: values } = page.runs[run];
-    let low = 0, high = steps.length - 1;
-    if (high < 1) return values[0] ?? step;
-    while (high - low > 1) {
-      const middle = (low + high) >> 1;
-      if (steps[middle] <= step) low = middle; else high = middle;
-    }
-    const span = steps[high] - steps[low];
-    return values[low] + (span > 0 ? (step - steps[low]) / span : 0) * (values[high] - values[low]);
+    const { step: steps, [view.axis]: values } = page.runs[run], i = before(steps, step);
+    if (i + 1 >= steps.length) return values[i];
+    return values[i] + ((step - steps[i]) / (steps[i + 1] - steps[i])) * (values[i + 1] - values[i]);
   };
   const everything = () => {
     let low = Infinity, high = -Infinity;
@@ -70,14 +77,6 @@
     return high > low ? [low, high] : [low - 0.5, low + 0.5];
   };
   const range = () => (view.from === null ? everything() : [view.from, view.to]);
-  const nearest = (xs, x) => {
-    let low = 0, high = xs.length - 1;
-    while (high - low > 1) {
-      const middle = (low + high) >> 1;
-      if (xs[middle] <= x) low = middle; else high = middle;
-    }
-    return Math.abs(xs[high] - x) < Math.abs(xs[low] - x) ? high : low;
-  };
 
   class Chart {
     constructor(figure, data) {

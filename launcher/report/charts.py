@@ -73,8 +73,9 @@ def axes(run: Run) -> dict[str, Any]:
     """Return at some steps the samples seen and the hours trained; between them both grow evenly."""
     steps = run.metrics.steps
     chosen = np.unique(np.linspace(0, len(steps) - 1, _KNOTS).astype(int)).tolist() if len(steps) else []
-    columns = (steps.columns["step"], np.nan_to_num(steps.columns["samples_seen"]), steps.hours())
-    step, samples, hours = ([short(float(column[i])) for i in chosen] for column in columns)
+    step = [int(steps.columns["step"][i]) for i in chosen]  # no two may become the same
+    columns = (np.nan_to_num(steps.columns["samples_seen"]), steps.hours())
+    samples, hours = ([short(float(column[i])) for i in chosen] for column in columns)
     return {"name": run.name, "step": [0, *step], "samples": [0, *samples], "hours": [0, *hours]}
 
 
@@ -152,15 +153,15 @@ def _of_steps(run: Run) -> list[Chart]:
 
 
 def _of_ranks(run: Run) -> list[Chart]:
-    kinds: list[tuple[str, str, Unit, str]] = [
-        ("memory_bytes", "Memory of a rank", "bytes", "memory"),
-        ("gpu_memory_bytes", "GPU memory of a rank", "bytes", "GPU memory"),
-        ("waits_for_ranks", "Waiting for other ranks", "share", "waiting"),
+    kinds: list[tuple[str, str, Unit]] = [
+        ("memory_bytes", "Memory of a rank", "bytes"),
+        ("gpu_memory_bytes", "GPU memory of a rank", "bytes"),
+        ("waits_for_ranks", "Waiting for other ranks", "share"),
     ]
     note = "All ranks leave a collective together: who waits least came last, and the others waited for it."
     return [
         Chart(name, title, unit, tuple(_ranks_series(run, name)), note=note if name == "waits_for_ranks" else "")
-        for name, title, unit, _ in kinds
+        for name, title, unit in kinds
     ]
 
 

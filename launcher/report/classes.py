@@ -15,7 +15,7 @@ _SHOWN_CLASSES = 40
 _PAIRS = 12
 _SHADES = 9
 _BINS = 10
-_SHOWN_OF_SEVERAL = 6
+_SHOWN_OF_SEVERAL = 4
 _JPEG = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
@@ -53,6 +53,7 @@ class Details:
     """One evaluation."""
 
     split: str
+    title: str
     told: str
     what: str
     rows: tuple[ClassRow, ...]
@@ -78,7 +79,8 @@ def details_of(values: dict[str, Any]) -> Details:
     confusion = [cell for cell in values.get("confusion") or () if len(cell) == 3]
     small = target == "class" and 0 < len(names) <= MATRIX_CLASSES and bool(confusion)
     return Details(
-        split=str(values.get("split")), told=_told(values), what=_what(target),
+        split=str(values.get("split")), title="Numbers" if target == "numbers" else "Classes", told=_told(values),
+        what=_what(target),
         rows=tuple(_least_and_best(rows) if many else rows), all_rows=_table(rows, target) if many else None,
         histogram=tuple(_histogram(rows)) if many else (), names=tuple(names) if small else (),
         matrix=_matrix(confusion, values.get("per_class") or (), len(names)) if small else (),
@@ -108,13 +110,18 @@ def _rows(values: dict[str, Any], names: Sequence[str], target: str) -> list[Cla
         samples = int(entry.get("samples") or 0)
         if target == "labels":
             share = float(entry.get("average_precision") or 0.0)
-            more = f"precision {_percent(entry.get('precision'))}, recall {_percent(entry.get('recall'))}, {samples:,}"
+            more = f"{_found(entry)}, recall {_percent(entry.get('recall'))}"
         else:
             right = int(entry.get("correct") or 0)
             share = right / samples if samples else 0.0
             more = f"{right:,} of {samples:,}, said {int(entry.get('predicted') or 0):,} times"
         found.append(ClassRow(name, share, f"{share:.1%}" if samples else "no samples", more))
     return found
+
+
+def _found(entry: dict[str, Any]) -> str:
+    precision = entry.get("precision")
+    return "never predicted" if precision is None else f"precision {_percent(precision)}"
 
 
 def _outputs(values: dict[str, Any], names: Sequence[str]) -> list[ClassRow]:
@@ -198,12 +205,8 @@ def _mistake(entry: dict[str, Any], names: Sequence[str]) -> Mistake:
 def _of_several(entry: dict[str, Any], names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """Return what a sample is and what it was taken for: numbers, or classes with their probabilities."""
     targets, said = list(entry.get("targets") or ()), list(entry.get("predictions") or ())
-    return f"is {_listed(targets, names)}", (f"taken for {_listed(said, names)}",)
-
-
-def _listed(values: Sequence[Any], names: Sequence[str]) -> str:
-    shown = ", ".join(_one_of_several(value, names) for value in values[:_SHOWN_OF_SEVERAL])
-    return (shown + ("…" if len(values) > _SHOWN_OF_SEVERAL else "")) or "nothing"
+    lines = [_one_of_several(value, names) for value in said[:_SHOWN_OF_SEVERAL]]
+    return ", ".join(_one_of_several(value, names) for value in targets) or "none", ("taken for", *lines)
 
 
 def _one_of_several(value: object, names: Sequence[str]) -> str:

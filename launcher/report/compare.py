@@ -35,7 +35,7 @@ class Column:
 
     key: str
     title: str
-    values: tuple[float | None, ...]
+    values: Sequence[float | None]
     unit: str
     better: str = ""  # lowest, highest, or neither
 
@@ -73,20 +73,20 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 def results_of(runs: Sequence[Run]) -> list[Column]:
     """Return the numbers of the runs, column by column; those that no run has are left out."""
     columns = [
-        _column("steps", "Steps", [run.metrics.steps.last("step") for run in runs], "count"),
-        _column("samples_seen", "Samples", [run.metrics.steps.last("samples_seen") for run in runs], "count"),
+        Column("steps", "Steps", [run.metrics.steps.last("step") for run in runs], "count"),
+        Column("samples_seen", "Samples", [run.metrics.steps.last("samples_seen") for run in runs], "count"),
     ]
     for name, metric in METRICS.items():
         unit, better = "share" if metric.is_share else "number", "highest" if metric.higher_is_better else "lowest"
         best = [_number((best_validation(run) or {}).get(name)) for run in runs]
         test = [_number((run.result.get("test") or {}).get(name)) for run in runs]
-        columns.append(_column(f"validation_{name}", f"Validation {metric.title}", best, unit, better))
-        columns.append(_column(f"test_{name}", f"Test {metric.title}", test, unit, better))
+        columns.append(Column(f"validation_{name}", f"Validation {metric.title}", best, unit, better))
+        columns.append(Column(f"test_{name}", f"Test {metric.title}", test, unit, better))
     rates = [_median(run.metrics.steps.columns["samples_per_second"]) for run in runs]
     columns += [
-        _column("samples_per_second", "Samples/s", rates, "count", "highest"),
-        _column("seconds", "Time", [run.training_seconds for run in runs], "seconds", "lowest"),
-        _column("device_hours", "Device-hours", [run.device_hours for run in runs], "hours", "lowest"),
+        Column("samples_per_second", "Samples/s", rates, "count", "highest"),
+        Column("seconds", "Time", [run.training_seconds for run in runs], "seconds", "lowest"),
+        Column("device_hours", "Device-hours", [run.device_hours for run in runs], "hours", "lowest"),
     ]
     return [column for column in columns if any(value is not None for value in column.values)]
 
@@ -180,10 +180,6 @@ def _evaluation_chart(runs: Sequence[Run], split: str, name: str) -> Chart:
 
 def _recoloured(one: Series, number: int, run: Run) -> Series:
     return replace(one, name=run.name, colour=number, run=number)
-
-
-def _column(key: str, title: str, values: Sequence[float | None], unit: str, better: str = "") -> Column:
-    return Column(key, title, tuple(values), unit, better)
 
 
 def _best(column: Column) -> list[int]:

@@ -44,6 +44,13 @@ def write_quietly(run_dir: RunDir) -> bool:
     return True
 
 
+def write_within(run_dir: RunDir, seconds: float) -> None:
+    """Write the report, but wait no longer than so many seconds for it: something more important comes next."""
+    writer = threading.Thread(target=write_quietly, args=(run_dir,), daemon=True)  # it ends with the process
+    writer.start()
+    writer.join(seconds)
+
+
 @contextmanager
 def kept_fresh(run_dir: RunDir) -> Iterator[None]:
     """While ranks run, write the report now and then, and once more at the end; nothing where nothing is trained."""

@@ -63,7 +63,6 @@ class Metrics:
     steps: Steps
     evaluations: tuple[dict[str, Any], ...]
     checkpoints: tuple[dict[str, Any], ...]
-    messages: tuple[str, ...]
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -79,7 +78,7 @@ def read_all(file: Path) -> Metrics:
     """Read the file once, from its beginning to its end."""
     rows: list[tuple[float, ...]] = []
     evaluations: dict[tuple[int, str], dict[str, Any]] = {}
-    checkpoints, messages = [], []
+    checkpoints = []
     for line in read_lines(file):
         kind = line.get("kind")
         if kind == "step" and "step" in line:
@@ -88,10 +87,8 @@ def read_all(file: Path) -> Metrics:
             evaluations[line["step"], str(line.get("split", ""))] = line
         elif kind == "checkpoint":
             checkpoints.append(line)
-        elif kind == "message":
-            messages.append(str(line.get("text", "")))
     found = tuple(evaluations[key] for key in sorted(evaluations))
-    return Metrics(_steps(rows), found, tuple(checkpoints), tuple(messages))
+    return Metrics(_steps(rows), found, tuple(checkpoints))
 
 
 def number(value: object) -> float:

@@ -34,7 +34,7 @@ def run_page(run: Run, page: Path, price: float | None = None) -> str:
     shown: dict[str, Any] = {
         "run": run, "folder": from_here(run.run_dir.root), "reload_seconds": RELOAD_SECONDS,
         "failure": trouble.failure_of(run), "cards": summary.cards(run, price),
-        "facts": [(fact.name, fact.text) for fact in summary.facts(run)],
+        "facts": summary.facts(run),
         "details": [classes.details_of(values) for values in run.details], "ranks": ranks.ranks_of(run),
         "trouble": trouble.trouble_of(run), "checkpoints": trouble.checkpoints_of(run), "plan": recipe.plan_of(run),
         "commands": recipe.commands_of(run), "differences": recipe.differences_of(run),
@@ -70,7 +70,7 @@ def write_page(file: Path, text: str) -> None:
 def _sections(shown: dict[str, Any], charts: Sequence[Chart]) -> list[tuple[str, str]]:
     """Return key and title of the sections that the page has."""
     found = [("ran", "What ran"), *([("curves", "Curves")] if charts else [])]
-    found += [(f"classes-{one.split}", f"Classes ({one.split})") for one in shown["details"]]
+    found += [(f"classes-{one.split}", f"{one.title} ({one.split})") for one in shown["details"]]
     found += [("ranks", "Ranks")] if shown["ranks"] else []
     found.append(("trouble", "What happened"))
     found += [("plan", "Plan")] if shown["plan"] else []

@@ -20,16 +20,10 @@ class Card:
     more: str = ""
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A line of what ran."""
-
-    name: str
-    text: str
-
-
 def cards(run: Run, price: float | None = None) -> list[Card]:
     """Return the figures that a reader looks for first."""
+    if stages := run.run_dir.stages():
+        return [Card("stages", str(len(stages)), "begun; each has a page of its own")]
     found = [*_scores(run), _progress(run), _time(run), _device_hours(run)]
     if price is not None:
         cost = run.device_hours * price
@@ -42,8 +36,8 @@ def cards(run: Run, price: float | None = None) -> list[Card]:
     return found
 
 
-def facts(run: Run) -> list[Fact]:
-    """Return what ran, where, from which code."""
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Return what ran, where, from which code, as names and texts."""
     recipe, cluster = run.recipe, run.cluster
     data = recipe.get("data") or {}
     places = [data.get("path"), *(source.get("path") for source in data.get("sources") or ())]
@@ -59,20 +53,7 @@ def facts(run: Run) -> list[Fact]:
         ("versions", _versions(run)),
         ("seed", recipe.get("seed")),
     ]
-    return [Fact(name, words.plain(text)) for name, text in found if text not in (None, "")]
-
-
-def main_score(run: Run) -> tuple[str, float, str, int] | None:
-    """Return the metric a run is judged by: its name, its value, the split, and the step; None before there is any."""
-    test = run.result.get("test") or {}
-    evaluations = [{**test, "split": "test", "step": test.get("checkpoint_step")}] if test else []
-    evaluations += [line for line in run.metrics.evaluations if line.get("split") == "test"]
-    evaluations += [best] if (best := best_validation(run)) else []
-    for line in evaluations:
-        name = next((name for name in METRICS if isinstance(line.get(name), int | float)), None)
-        if name is not None:
-            return name, float(line[name]), str(line.get("split")), int(line.get("step") or 0)
-    return None
+    return [(name, words.plain(text)) for name, text in found if text not in (None, "")]
 
 
 def best_validation(run: Run) -> dict[str, Any] | None:
@@ -97,21 +78,25 @@ def git_state(run: Run) -> str:
 
 
 def _scores(run: Run) -> list[Card]:
-    score, best, found = main_score(run), best_validation(run), []
-    if score is not None and score[2] == "test":
-        samples = (run.result.get("test") or {}).get("samples")
-        of = f"of {samples:,} samples, " if samples else ""
-        found.append(
-            Card(f"test {METRICS[score[0]].title}", METRICS[score[0]].shown(score[1]), f"{of}step {score[3]:,}")
-        )
-    if best is not None:
-        name = next(name for name in METRICS if name in best)
+    found = []
+    tested = [line for line in run.metrics.evaluations if line.get("split") == "test"]
+    test = run.result.get("test") or (tested[-1] if tested else {})
+    if name := _main_metric(test):
+        step = int(test.get("checkpoint_step") or test.get("step") or 0)
+        more = f"of {test.get('samples', 0):,} samples, step {step:,}"
+        found.append(Card(f"test {METRICS[name].title}", METRICS[name].shown(float(test[name])), more))
+    best = best_validation(run) or {}
+    if name := _main_metric(best):
         shown = METRICS[name].shown(float(best[name]))
         found.append(Card(f"{best.get('split')} {METRICS[name].title}", shown, f"the best, step {int(best['step']):,}"))
     loss = run.metrics.steps.last("loss")
     if loss is not None and not found:
         found.append(Card("training loss", f"{loss:.4g}", "of the last step"))
     return found
+
+
+def _main_metric(line: dict[str, Any]) -> str | None:
+    return next((name for name in METRICS if isinstance(line.get(name), int | float)), None)
 
 
 def _progress(run: Run) -> Card:

@@ -26,6 +26,8 @@ class Part:
 
 def trouble_of(run: Run) -> list[Part]:
     """Return what there is to tell; what did not happen is told in a sentence."""
+    if run.run_dir.stages():
+        return [Part("Starts and restarts", "Each stage has a page of its own, linked below.")]
     return [_starts(run), _data_errors(run), _bad_steps(run)]
 
 

@@ -6,6 +6,8 @@ its own.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from cluster.conftest import CLUSTER
 from cluster.slurm_cluster import SlurmCluster, describe, missing, until
@@ -82,6 +84,11 @@ def test_a_job_that_is_preempted_with_grace_saves_and_requeues_itself(
     finished_as_if_never_interrupted(slurm, run, reference)
     assert run.result["attempt"] == 2
     assert [line["cause"] for line in run.attempts] == ["stopped", "finished"]
+    starts = [json.loads(line) for line in run.run_dir.starts.read_text().splitlines()]
+    assert [(line["attempt"], line.get("outcome")) for line in starts] == [
+        (1, None), (1, "stopped"), (2, None), (2, "finished"),
+    ]  # fmt: skip
+    assert starts[1]["step"] == starts[2]["step"]
 
 
 def test_a_run_longer_than_its_time_limit_goes_on_again_and_again(

@@ -140,3 +140,4 @@ def test_the_command_counts_failures_of_its_own_job_and_says_why(tmp_path: Path)
     assert end("7", 9) == (9, "", "not requeued: 2 failures in a row without a new checkpoint\n")
     assert end("8", 9) == (REQUEUE, "\n", again)  # submitted again by hand
     assert [attempt.job for attempt in read_attempts(run_dir)] == ["7", "7", "8"]
+    assert run_dir.report.exists()

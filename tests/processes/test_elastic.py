@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -99,3 +100,8 @@ def test_a_job_is_started_anew_as_often_as_the_cluster_file_allows(workplace: Wo
     assert losses(run_dir) == pytest.approx(losses(alone), rel=1e-9)
     assert trained_samples(run_dir) == trained_samples(alone)
     assert started_with(run_dir) == [2]
+    lines = [json.loads(line) for line in run_dir.starts.read_text().splitlines()]
+    assert [(line["attempt"], line.get("outcome")) for line in lines] == [
+        (1, None), (1, "failed"), (2, None), (2, "finished"),
+    ]  # fmt: skip
+    assert lines[2]["from_checkpoint"] == run_dir.checkpoint(lines[2]["step"]).name

@@ -22,13 +22,12 @@ from megabatch.launcher.prepare import prepare
 from megabatch.launcher.study import ensemble as study
 from megabatch.launcher.study import further
 from megabatch.launcher.study.ensemble import Settings
-from megabatch.trainer import checkpoint, loop
+from megabatch.trainer import checkpoint, loop, sizes
 from megabatch.trainer.__main__ import train as train_and_test
 from megabatch.trainer.build import Parts
 from megabatch.trainer.ensemble import combine
 from megabatch.trainer.export.__main__ import export
 from megabatch.trainer.models.ensemble import Ensemble
-from megabatch.trainer.pruning import compare
 from support.runs import Workplace, losses
 from support.targets import Drawn, numbers_and_labels, target_dataset
 from support.training import training
@@ -80,7 +79,7 @@ def made_here(
 
     monkeypatch.chdir(workplace.folder)
     monkeypatch.setattr(study, "run_study", run_study)
-    monkeypatch.setattr(compare, "_SECONDS", 0.0)
+    monkeypatch.setattr(sizes, "_SECONDS", 0.0)
     return study.combine(runs, workplace.folder / output, settings)
 
 
@@ -258,14 +257,14 @@ def test_the_command_shows_its_recipe_trains_and_compares(
         return 0
 
     def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        found = compare.compare([RunDir(Path(folder)) for folder in command[3:]])
+        found = sizes.compare([RunDir(Path(folder)) for folder in command[3:]])
         return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
 
     monkeypatch.chdir(workplace.folder)
     monkeypatch.syspath_prepend(str(workplace.folder))
     monkeypatch.setattr(further, "train", train)
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(compare, "_SECONDS", 0.0)
+    monkeypatch.setattr(sizes, "_SECONDS", 0.0)
     arguments = (
         "a-c",
         "--share-until",
@@ -275,12 +274,14 @@ def test_the_command_shows_its_recipe_trains_and_compares(
         "--run-dir",
         "by-command",
         "cluster.processes_per_node=1",
+        "--json",
     )
     done = CliRunner().invoke(app, ["fuse", *arguments])
     assert done.exit_code == 0, done.output
     run_dir = RunDir(workplace.folder / "by-command")
     assert run_dir.recipe.read_text() in done.output
     found = json.loads((run_dir.root / "fusion.json").read_text())
+    assert json.loads(done.stdout)["comparison"] == found
     assert found["fused"]["parameters"] < found["ensemble"]["parameters"]
     assert found["fused"]["test"] == json.loads(run_dir.result.read_text())["test"]["top1"]
     assert f"{found['ensemble']['test']:.4f}" in done.output

@@ -152,8 +152,9 @@ def test_a_run_of_int8_is_evaluated_written_and_exported_as_it_was_trained(
     workplace: Workplace, dense: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = workplace.train("from-dense", 1, *SPLITS, "epochs=2", "model.pretrained=dense", "quantization=int8")
-    run(workplace, monkeypatch, "quantize", "from-dense")
+    printed = run(workplace, monkeypatch, "quantize", "from-dense", "--json")
     found = json.loads((trained.root / "quantization-trained.json").read_text())
+    assert json.loads(printed[printed.rindex("\n{\n") :]) == found
     result = json.loads(trained.result.read_text())
     assert found["quantized"]["test"]["top1"] == pytest.approx(result["test"]["top1"], abs=0.07)
     assert found["agreement"]["reference"]["same"] >= 0.93

@@ -148,11 +148,12 @@ def test_a_greedy_soup_is_no_worse_on_validation_than_its_best_run(
     workplace: Workplace, ablated: dict[str, Any]
 ) -> None:
     runs = [str(ablated[name].root) for name in ("base", "killed")]
-    done = workplace.megabatch("soup", *runs, "--greedy", "--output", "greedy")
+    done = workplace.megabatch("soup", *runs, "--greedy", "--output", "greedy", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads((workplace.folder / "greedy" / "study-result.json").read_text())
     assert found["validation"]["top1"] >= max(one["top1"] for one in found["single_validation"])
     assert found["batch_norm"] == "recompute"
+    assert json.loads(done.stdout)["validation"] == found["validation"]
 
 
 def test_tune_lr_takes_the_steps_of_the_training_and_stops_where_the_loss_is_lost(
@@ -177,7 +178,7 @@ def test_tune_batch_finds_what_fits_under_a_real_memory_limit(workplace: Workpla
     (workplace.folder / "hungry.py").write_text(HUNGRY)
     done = workplace.megabatch(
         "tune", "batch", "recipe.yaml", *ONE_RANK, "model.name=hungry:Hungry", "--max", "8", "--seconds", "0",
-        "--memory-limit", "160M",
+        "--memory-limit", "160M", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((workplace.folder / "tune" / "tiny-batch.json").read_text())
@@ -186,4 +187,5 @@ def test_tune_batch_finds_what_fits_under_a_real_memory_limit(workplace: Workpla
     assert not found["bounded"]
     assert max(size for size, good in fits.items() if good) == found["largest"] < 8
     assert min(size for size, good in fits.items() if not good) == found["largest"] + 1
-    assert f"  batch.micro_batch={found['saturated']}" in done.stdout
+    assert f"  batch.micro_batch={found['saturated']}" in done.stderr
+    assert json.loads(done.stdout)["probes"] == found["probes"]

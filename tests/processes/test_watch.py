@@ -117,6 +117,23 @@ def test_a_rank_that_fails_says_why_and_the_others_say_which(outcomes: dict[str,
     assert set(outcome.codes.values()) == {1}
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_starts_jsonl_says_how_it_ended(workplace: Workplace, outcomes: dict[str, Outcome], name: str) -> None:
+    assert outcomes[name]
+    _, fault, victim = CASES[name]
+    file = RunDir(workplace.folder / "peers" / name).starts
+    start, *ends = [json.loads(line) for line in file.read_text().splitlines()]
+    assert (start["kind"], start["attempt"], start["ranks"]) == ("start", 1, CASES[name][0])
+    if victim == 0 and fault in ("kill", "stop"):
+        assert ends == []  # nobody was there to write it
+    elif fault in ("none", "pause", "exit 0"):
+        assert [end["outcome"] for end in ends] == ["failed" if fault == "exit 0" else "finished"]
+    else:
+        (end,) = ends
+        assert (end["outcome"], end["attempt"]) == ("failed", 1)
+        assert f"rank {victim} {WHERE}" in end["cause"]
+
+
 def test_a_stopped_rank_is_killed_and_named_after_silent_seconds(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["stopped"]
     for verdict in verdicts(outcome, 2):

@@ -270,6 +270,9 @@ def test_checkpoints(tmp_path: Path, name: str) -> None:
         "wandb_id",
         "attempts.jsonl",
         "bad-steps.jsonl",
+        "starts.jsonl",
+        "rank-history.jsonl",
+        "details-test.json",
     ],
 )
 def test_what_a_run_left_behind(place: Path, name: str) -> None:
@@ -298,7 +301,7 @@ def test_messages_between_hosts() -> None:
 
 
 def test_there_are_forty_vectors() -> None:
-    assert len(MEMBERS) + 16 + 5 * len(TAGS) + 3 * len(COMMANDS) + 2 * len(WEIGHTS) + 6 + 8 + 3 >= 40
+    assert len(MEMBERS) + 16 + 5 * len(TAGS) + 3 * len(COMMANDS) + 2 * len(WEIGHTS) + 6 + 11 + 3 >= 40
 
 
 @pytest.mark.processes

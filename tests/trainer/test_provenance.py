@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from megabatch.configs.tracking import Mlflow
 from megabatch.trainer import checkpoint, loop, provenance
 from support.runs import Workplace
 from support.training import training
@@ -52,8 +53,11 @@ def test_every_start_that_trained_is_an_attempt_of_its_own_though_it_saved_nothi
             loop.train(parts)
 
 
-def test_passwords_in_the_address_of_the_data_are_not_in_the_checkpoint(workplace: Workplace) -> None:
+def test_passwords_in_addresses_are_not_in_the_checkpoint(workplace: Workplace) -> None:
     with training(workplace, "secret", "epochs=1") as parts:
         data = parts.job.recipe.data.model_copy(update={"path": "https://me:hidden@example.org/data"})
-        job = parts.job.model_copy(update={"recipe": parts.job.recipe.model_copy(update={"data": data})})
-        assert "hidden" not in str(provenance.shown_recipe(job))
+        tracking = parts.job.recipe.tracking.model_copy(update={"mlflow": Mlflow(uri="http://me:hidden@tracks.org/")})
+        recipe = parts.job.recipe.model_copy(update={"data": data, "tracking": tracking})
+        shown = str(provenance.shown_recipe(parts.job.model_copy(update={"recipe": recipe})))
+        assert "hidden" not in shown
+        assert "tracks.org" in shown

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,14 +51,18 @@ class Details:
         summary = self._findings.summary(num_ranks)
         if summary is None or not parts.world.is_main:
             return
-        names = "outputs" if isinstance(self._what.target, NumbersTarget) else "classes"
         values = {
             "split": result.split, "step": step, "checkpoint": checkpoint, "samples": result.samples,
-            "target": self._what.target.name, names: list(read_outputs(parts.run_dir, parts.job).names), **summary,
-            "mistakes": mistakes,
+            "target": self._what.target.name,
         }  # fmt: skip
-        file = parts.run_dir.details(result.split)
-        parts.aside.begin(lambda: write_whole(file, json.dumps(values)))
+        found = {**summary, "mistakes": mistakes}
+        parts.aside.begin(lambda: self._write(parts.run_dir.details(result.split), values, found))
+
+    def _write(self, file: Path, values: dict[str, Any], found: dict[str, Any]) -> None:
+        kind = "outputs" if isinstance(self._what.target, NumbersTarget) else "classes"
+        with suppress(DataError):  # somebody has removed the file with the names
+            names = read_outputs(self._parts.run_dir, self._parts.job).names
+            write_whole(file, json.dumps({**values, kind: names, **found}))
 
     def _with_samples(self, mistakes: list[Mistake]) -> list[dict[str, Any]]:
         """Return the mistakes with key, shard and picture of their samples, which other ranks may have read."""
@@ -76,7 +81,7 @@ class Details:
         """Return key, shard and picture of a sample as JSON; less where it cannot be read or takes much room."""
         told: dict[str, Any] = {}
         texts = [json.dumps(told).encode()]
-        with suppress(DataError, ValueError):
+        with suppress(DataError, OSError, ValueError):
             sample = self._what.reader.read(int(self._what.sample_ids[position]))
             told = {"key": sample.key, "shard": sample.shard.rpartition("/")[2]}
             texts.append(json.dumps(told).encode())

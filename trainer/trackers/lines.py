@@ -88,29 +88,36 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def news(lines: Iterator[Line], file: Path) -> Iterator[Line]:
-    """Leave out the steps that metrics.jsonl, `file`, has from an earlier attempt, and those trained again in this one.
+def rows_of(lines: Iterator[Line], file: Path, whole: bool) -> Iterator[Line]:
+    """Yield the lines of steps, each once, for mirrors that can only append.
 
-    For mirrors that can only append: a step that is trained again after a restart comes to the same numbers.
+    A step that is trained again after a restart comes to the same numbers: its first line counts. `whole` begins with
+    what earlier attempts have written to metrics.jsonl, `file`; without it that is left out.
     """
-    known: dict[tuple[str, str], int] | None = None
+    highest: dict[tuple[str, str], int] = {}
+    begun = False
     for line in lines:
         if line["kind"] not in OF_STEPS:
             continue
-        if known is None:
-            known = _highest_steps(file, before=line["attempt"])
-        what = line["kind"], line.get("split", "")
-        if line["step"] > known.get(what, 0):
-            known[what] = line["step"]
+        for earlier in () if begun else _of_earlier_attempts(file, line["attempt"]):
+            if _is_new(earlier, highest) and whole:
+                yield earlier
+        begun = True
+        if _is_new(line, highest):
             yield line
 
 
-def _highest_steps(file: Path, before: int) -> dict[tuple[str, str], int]:
-    """Return the highest step of each kind of line that attempts before this one have written."""
-    known: dict[tuple[str, str], int] = {}
-    if before > 1 and file.exists():
+def _is_new(line: Line, highest: dict[tuple[str, str], int]) -> bool:
+    """Return whether no line of the kind was of this step or a later one, and remember it."""
+    what = line["kind"], line.get("split", "")
+    if line["step"] <= highest.get(what, 0):
+        return False
+    highest[what] = line["step"]
+    return True
+
+
+def _of_earlier_attempts(file: Path, attempt: int) -> Iterator[Line]:
+    if attempt > 1 and file.exists():
         for line in read_lines(file):
-            if line.get("kind") in OF_STEPS and line["attempt"] < before:
-                what = line["kind"], line.get("split", "")
-                known[what] = max(known.get(what, 0), line["step"])
-    return known
+            if line.get("kind") in OF_STEPS and line["attempt"] < attempt:
+                yield line

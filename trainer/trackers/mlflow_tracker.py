@@ -11,14 +11,13 @@ from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.tracking import Mlflow
 from megabatch.trainer.provenance import shown_recipe
-from megabatch.trainer.trackers.lines import Line, is_number, metrics_of, news
+from megabatch.trainer.trackers.lines import Line, is_number, metrics_of, rows_of
 from megabatch.trainer.trackers.summary import summary
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _SECONDS_BETWEEN_SENDS = 5.0
-_MOST_CHARACTERS = 6000  # of a parameter
 
 
 def follow(settings: Mlflow, job: Job, run_dir: RunDir, lines: Iterator[Line]) -> None:
@@ -30,16 +29,16 @@ def follow(settings: Mlflow, job: Job, run_dir: RunDir, lines: Iterator[Line]) -
     run = _run_id(client, settings.experiment or job.recipe.name, job, run_dir)
     waiting: list[Metric] = []
     sent_at = time.monotonic()
-    for line in news(lines, run_dir.metrics):
-        values, milliseconds = metrics_of(line), int(line["time"] * 1000)
-        position = values.pop("samples_seen")
-        waiting += [Metric(k, value, milliseconds, position) for k, value in values.items() if is_number(value)]
+    known = client.get_run(run).data.metrics.get("step", 0)
+    for line in rows_of(lines, run_dir.metrics, whole=True):
+        values, at = metrics_of(line), (int(line["time"] * 1000), line["samples_seen"])
+        if line["step"] >= known:  # of that step something may be missing; the same point twice is one there
+            waiting += [Metric(name, value, *at) for name, value in values.items() if is_number(value)]
         if time.monotonic() - sent_at > _SECONDS_BETWEEN_SENDS:
             client.log_batch(run, metrics=waiting)
             waiting, sent_at = [], time.monotonic()
-    now, known = int(time.time() * 1000), summary(job, run_dir)
-    waiting += [Metric(name, value, now, 0) for name, value in known.items() if is_number(value)]
-    client.log_batch(run, metrics=waiting)
+    now, best = int(time.time() * 1000), summary(job, run_dir).items()
+    client.log_batch(run, metrics=waiting + [Metric(name, value, now, 0) for name, value in best if is_number(value)])
     client.set_terminated(run, "FINISHED" if run_dir.result.exists() else "FAILED")
 
 
@@ -48,13 +47,13 @@ def _run_id(client: MlflowClient, experiment: str, job: Job, run_dir: RunDir) ->
     from mlflow.entities import Param
 
     if run_dir.mlflow_id.exists():
-        known = run_dir.mlflow_id.read_text(encoding="utf-8").strip()
-        client.update_run(known, status="RUNNING")
-        return known
+        before = run_dir.mlflow_id.read_text(encoding="utf-8").strip()
+        client.update_run(before, status="RUNNING")
+        return before
     found = client.get_experiment_by_name(experiment)
     number = found.experiment_id if found is not None else client.create_experiment(experiment)
     run_id: str = client.create_run(number, run_name=run_dir.root.name).info.run_id
-    recipe = flat(shown_recipe(job))
-    client.log_batch(run_id, params=[Param(key, str(value)[:_MOST_CHARACTERS]) for key, value in recipe.items()])
+    recipe = flat(shown_recipe(job)).items()
+    client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in recipe])  # which is what it takes
     run_dir.mlflow_id.write_text(run_id, encoding="utf-8")
     return run_id

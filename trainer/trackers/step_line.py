@@ -14,7 +14,7 @@ _GAP = 2
 
 def is_watched(console: Console) -> bool:
     """Return whether somebody looks at it: a terminal that can rewrite a line. FORCE_COLOR alone makes a log none."""
-    return console.is_interactive and not console.is_dumb_terminal and console.file.isatty()
+    return console.is_interactive and console.file.isatty()
 
 
 @dataclass(frozen=True)

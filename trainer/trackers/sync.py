@@ -43,6 +43,7 @@ class Replay:
     settings: Wandb
     rows: list[Line]
     identity: str
+    is_known: bool
 
     @override
     def __str__(self) -> str:
@@ -53,7 +54,8 @@ class Replay:
         told = f", without {again:,} that were trained again" if again else ""
         return (
             f"{self.run_dir.root}: {counts['step']:,} steps and {counts['evaluation']:,} evaluations{told} -> "
-            f"{f'{self.settings.entity}/' if self.settings.entity else ''}{self.settings.project}, run {self.identity}"
+            f"{f'{self.settings.entity}/' if self.settings.entity else ''}{self.settings.project}, "
+            f"{f'run {self.identity}' if self.is_known else 'a new run'}"
         )
 
 
@@ -102,7 +104,7 @@ def planned(run_dir: RunDir, project: str | None, entity: str | None, new: bool)
     if not rows:
         raise ConfigError([Problem(str(run_dir.metrics), "has no step yet: send it when it has trained")])
     known = run_dir.wandb_id.read_text(encoding="utf-8").strip() if run_dir.wandb_id.exists() and not new else None
-    return Replay(job, run_dir, settings, rows, known or new_id())
+    return Replay(job, run_dir, settings, rows, known or new_id(), known is not None)
 
 
 def write_offline(replay: Replay) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from megabatch.configs.run_dir import RunDir
 from megabatch.trainer.trackers.lines import Line, is_number, metrics_of
 
+_FLUSH_SECONDS = 5  # torch's two minutes would be lost with a rank that is killed
+
 
 def follow(run_dir: RunDir, lines: Iterator[Line]) -> None:
     """Write every number as a curve. What is trained again takes the place of what was there from that point on."""
@@ -25,7 +27,7 @@ def follow(run_dir: RunDir, lines: Iterator[Line]) -> None:
                 writer.close()
             # An evaluation may come first, of the step that an earlier attempt ended with: that step stays.
             purged_from = position if line["kind"] == "step" else position + 1
-            writer = SummaryWriter(str(run_dir.tensorboard), purge_step=purged_from)
+            writer = SummaryWriter(str(run_dir.tensorboard), purge_step=purged_from, flush_secs=_FLUSH_SECONDS)
         last = position
         for name, value in values.items():
             if is_number(value):

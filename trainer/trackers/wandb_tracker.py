@@ -6,6 +6,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import islice
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.tracking import Wandb
 from megabatch.trainer.provenance import shown_recipe
-from megabatch.trainer.trackers.lines import Line, metrics_of, news
+from megabatch.trainer.trackers.lines import Line, metrics_of, rows_of
 from megabatch.trainer.trackers.summary import summary
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ def follow(settings: Wandb, job: Job, run_dir: RunDir, warn: Callable[[str], Non
         warn(f"{server()} cannot be reached: writing offline; `megabatch sync {run_dir.root}` sends it later")
         mode = "offline"
     with begin(settings, job, run_dir, mode, run_id(run_dir), run_dir.root) as run:
-        for line in news(lines, run_dir.metrics):
-            log(run, line)
+        # The server says what it has; offline nobody does, and `megabatch sync` makes a whole of the parts.
+        rows = rows_of(lines, run_dir.metrics, whole=mode == "online")
+        for row in islice(rows, run.starting_step if run.resumed else 0, None):
+            log(run, row)
         run.summary.update(summary(job, run_dir))
         run.finish(exit_code=0 if run_dir.result.exists() else 1)
     wandb.teardown()  # its service writes the last records after the run has finished: wait until it has ended

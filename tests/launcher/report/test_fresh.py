@@ -51,7 +51,8 @@ def test_a_run_with_stages_has_a_page_for_each(tmp_path: Path) -> None:
     stage = rich_run(run_dir.stage(1).root, 20)
     fresh.write_report(run_dir)
     assert stage.report.exists()
-    assert "finished" in run_dir.report.read_text()
+    assert "Each stage has a page of its own" in run_dir.report.read_text()
+    assert 'class="state finished"' in run_dir.report.read_text()
 
 
 def test_follow_writes_until_the_run_has_ended(rich: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +106,17 @@ def test_no_error_in_it_reaches_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     with fresh.kept_fresh(run_dir):
         os.utime(run_dir.metrics)
         assert tried.wait(10)
+
+
+def test_nobody_waits_longer_than_they_said_for_a_disk_that_hangs(
+    rich: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(fresh, "write_report", lambda *_: answers.wait(30))
+    started = time.monotonic()
+    fresh.write_within(rich, 0.05)
+    assert time.monotonic() - started < 5
+    answers.set()
 
 
 def test_its_thread_gives_way_to_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

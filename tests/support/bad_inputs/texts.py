@@ -61,6 +61,17 @@ OF_TEXTS = [
     cluster(
         "a token", "name: a\nenvironment: {MY_TOKEN: planted}\n", "cluster.environment.MY_TOKEN", "Instead: set it"
     ),
+    cluster("a backend of its own without a module", "name: a\nbackend: custom\n", "backend.module: missing"),
+    cluster(
+        "a backend of its own that is not there",
+        "name: a\nbackend: {name: custom, module: nowhere}\n",
+        "cluster.backend.module: nowhere: ModuleNotFoundError",
+    ),
+    cluster(
+        "a backend that is a path",
+        "name: a\nbackend: {name: custom, module: a/b.py}\n",
+        "'a/b.py': write the name of a module",
+    ),
     cluster("more hosts than nodes", "name: a\nbackend: {name: ssh, hosts: [a, b]}\n", "x.yaml:2:1", "Write nodes: 2"),
     cluster("a host that is an option", "name: a\nbackend: {name: ssh, hosts: [-oProxyCommand=x]}\n", "x.yaml:2:"),
     cluster(

@@ -92,6 +92,18 @@ OF_YAML = [
     changed(
         "an unknown choice", "name: sgd", "name: sdg", "x.yaml:14:1: optimizer: 'sdg' is not known. Did you mean sgd?"
     ),
+    changed(
+        "a transform that is no import path",
+        "- horizontal_flip",
+        "- {name: custom, function: flip}",
+        "x.yaml:10:22: data.train_transforms.1.function: 'flip': write MODULE:FUNCTION",
+    ),
+    changed(
+        "a transform that is not there",
+        "- horizontal_flip",
+        "- {name: custom, function: 'nowhere:flip'}",
+        "transform nowhere:flip: No module named 'nowhere'",
+    ),
     changed("a choice without a name", "name: cosine, ", "", "x.yaml:15", "schedule", "has no name"),
     changed("a text where ${env:} is not replaced", "epochs: 2", "epochs: ${env:HOME}", "is not replaced in this key"),
     changed("a variable that is not set", "path: data", "path: ${env:MEGABATCH_UNSET}/a", "x.yaml:4:3", "export it"),

@@ -69,7 +69,7 @@ def test_a_restarted_run_is_written_offline_as_one_that_never_stopped(
     assert sync.main([str(run_dir.root), "--offline"]) == 0
     (folder,) = run_dir.wandb_replay.glob("wandb/offline-run-*")
     out = capsys.readouterr().out
-    assert f"4 steps and 2 evaluations, without 1 that were trained again -> demo, run {folder.name[-8:]}" in out
+    assert "4 steps and 2 evaluations, without 1 that were trained again -> demo, a new run\n" in out
     assert f"send it with: wandb sync {folder}" in out
     found = records(folder)
     assert seen(rows(found)) == EXPECTED
@@ -108,20 +108,23 @@ def test_sending_again_sends_only_what_the_server_does_not_have(
 def test_the_rows_of_a_live_run_are_the_first_ones_of_its_replay(
     tmp_path: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both attempts are online; the second trains step 3 again."""
+    """Both attempts are online. The first is killed before it sends step 4, which the second trains again."""
     run_dir = RunDir(tmp_path / "run")
     run_dir.root.mkdir()
     wished = job(tmp_path, PROJECT)
     write_job(wished, run_dir.job)
-    for attempt, steps in ((1, (1, 2, 3)), (2, (3, 4))):
+    for attempt, steps in ((1, (1, 2, 3)), (2, (4, 5))):
         follow = partial(wandb_tracker.follow, wished.recipe.tracking.wandb, wished, run_dir, print)
         mirror = Mirror("Weights & Biases", follow, print)
         tell(Trackers((JsonlTracker(run_dir.metrics), mirror)), steps, attempt, top1=0.9 if attempt == 1 else 0.8)
+        unsent = JsonlTracker(run_dir.metrics)
+        unsent.take({"kind": "step", "attempt": 1, "time": 1.0, "step": 4, "samples_seen": 80, "loss": 0.25})
+        unsent.close()
     assert sync.main([str(run_dir.root)]) == 0
     out = capsys.readouterr().out
-    assert "sent 0 rows, 8 were there" in out
+    assert "sent 0 rows, 9 were there" in out
     (run,) = server.runs.values()
-    assert seen(run.rows) == EXPECTED
+    assert seen(run.rows) == [*EXPECTED[:5], (100, 0.2, None), (100, None, 0.8)]
 
 
 def test_what_cannot_be_completed_is_refused_and_sent_as_a_new_run(
@@ -143,7 +146,7 @@ def test_nothing_is_sent_without_project_key_or_steps(tmp_path: Path, capsys: py
     run_dir = restarted_run(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert sync.main([str(run_dir.root), "--dry-run", "--entity", "me"]) == 0
-    assert " -> me/demo, run " in capsys.readouterr().out
+    assert " -> me/demo, a new run\n" in capsys.readouterr().out
     assert sync.main([str(run_dir.root)]) == 2
     assert "no key for Weights & Biases here: `wandb login`, or write it with --offline" in capsys.readouterr().err
     write_job(job(tmp_path), run_dir.job)
