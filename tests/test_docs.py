@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,20 +52,21 @@ def test_the_page_of_commands_and_the_keys_to_complete_are_up_to_date(name: str)
 
 
 def parameters(command: Command) -> dict[str, Any]:
-    """Return what the command line makes of a command, without running it. Raises a usage error."""
+    """Return what the command line makes of a command, without running it. Raises a usage error.
+
+    The options of `megabatch` itself are looked up and not parsed: one of them would write into the user's shell.
+    """
     known: Any = COMMAND_LINE
     context = known.context_class(known, info_name="megabatch")
-    words = list(command.words)
-    while hasattr(known, "resolve_command") and not takes_options_itself(known, words):
-        name, known, words = known.resolve_command(context, words)
-        context = known.context_class(known, parent=context, info_name=name)
-    parsed: dict[str, Any] = known.make_context(known.name, words).params
+    rest = list(command.words)
+    if rest and rest[0].startswith("--") and any(rest[0] in option.opts for option in known.params):
+        return {}
+    while hasattr(known, "resolve_command") and rest:
+        name, known, words = known.resolve_command(context, rest)
+        context = known.make_context(name, words, parent=context)
+        rest = [*getattr(context, "_protected_args", []), *context.args]
+    parsed: dict[str, Any] = context.params
     return parsed
-
-
-def takes_options_itself(group: Any, words: list[str]) -> bool:
-    """Return whether it is a group that does something without a command below it, as `megabatch runs --json`."""
-    return group.invoke_without_command and (not words or words[0].startswith("-"))
 
 
 def unusable(command: Command, readme: Path) -> str | None:
@@ -148,16 +150,30 @@ def test_the_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:
     assert (loaded.recipe.name, loaded.cluster.num_ranks) == ("mine", 32)
 
 
+def built(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """Build the site of a checkout. Without --quiet, under which mkdocs counts no warnings, and none is an error."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+
+
 def test_the_site_builds_without_a_broken_link_and_fetches_nothing(tmp_path: Path) -> None:
-    """mkdocs in strict mode: links, anchors, and pages that are missing in the navigation."""
-    built = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(
-        built, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    )
+    done = built(ROOT, tmp_path / "site")
     assert done.returncode == 0, done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) > len(list((ROOT / "docs").rglob("*.md")))
     fetched = [
         tag for page in pages for tag in re.findall(r"<(?:script|link|img)[^>]*https?://[^>]*>", page.read_text())
     ]
-    assert [tag for tag in fetched if 'rel="canonical"' not in tag] == []
+    assert fetched == []
+
+
+def test_the_site_does_not_build_with_a_broken_link_or_a_page_outside_the_navigation(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for file in (ROOT / "mkdocs.yml", *ROOT.glob("*.md")):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "docs" / "stray.md").write_text("[a](nothere.md) [b](order.md#nothere) [c](../launcher/nothere.py)")
+    done = built(tmp_path, tmp_path / "site")
+    assert done.returncode == 1
+    for told in ("'nothere.md'", "'#nothere'", "'../launcher/nothere.py'", "- stray.md"):
+        assert told in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,4 +51,6 @@ class Argument:
         return self._fits(value)
 
     def _fits(self, value: object) -> bool:
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
         return isinstance(value, _TYPES[self.kind]) and (self.kind == "switch" or not isinstance(value, bool))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
+import math
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,11 +45,26 @@ class _Pairs(argparse.Action):
             key, equals, value = word.partition("=")
             if not equals:
                 parser.error(f"{option_string}: {word!r} is no key=value")
-            try:
-                found[key] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                found[key] = value
+            found[key] = _literal(value)
         setattr(namespace, self.dest, found)
+
+
+def _literal(word: str) -> Any:
+    """Return the number, list or the like that a word is in Python; the word itself where YAML could not say it."""
+    try:
+        value = ast.literal_eval(word)
+        json.dumps(value)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return word
+    return value
+
+
+def number(word: str) -> float:
+    """Return a number that is one; argparse has the name of this function in its message."""
+    value = float(word)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def read_command(text: str, processes: int | None = None) -> tuple[Values, list[str]]:
@@ -103,7 +120,7 @@ def _close(word: str, names: Iterable[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     """Return train.py's parser; what is not given is absent from its result."""
     parser = _Parser(prog="train.py", add_help=False, argument_default=argparse.SUPPRESS)
-    types = {"int": int, "float": float, "text": str}
+    types: dict[str, Callable[[str], Any]] = {"int": int, "float": number, "text": str}
     for argument in ARGUMENTS.values():
         if argument.kind == "switch":
             parser.add_argument(*argument.names, action="store_true", default=argparse.SUPPRESS)
@@ -136,7 +153,7 @@ def _from_file(file: Path) -> dict[str, Any]:
             problems.append(Problem(tree.origin((name,)), told))
     if problems:
         raise ConfigError(problems)
-    return tree.values
+    return {name: value for name, value in tree.values.items() if value is not None}
 
 
 def _wanted(argument: Argument) -> str:

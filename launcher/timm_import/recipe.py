@@ -134,21 +134,24 @@ def _model(values: Values) -> Section:
 
 
 def _weights(values: Values) -> Section:
-    """Return where the weights come from at first; a file of train.py's counts more than timm's own weights."""
-    for name in ("initial_checkpoint", "pretrained_path"):
+    """Return where the weights come from at first: --initial-checkpoint is read last there, so it counts most."""
+    sources = ["initial_checkpoint"]
+    if values.look("pretrained"):
+        sources.append("pretrained_path")
+    elif values.look("pretrained_path"):
+        values.note("pretrained_path", "train.py reads it only beside --pretrained, and so it is left out")
+    for name in sources:
         source = values.look(name)
         if source and "://" in source:
             values.note(name, "is a URL: fetch the file first, and write model.pretrained: FILE")
         elif source:
             values.take(name)
-            values.note(
-                name, "weights alone, without Python objects, are read; for other classes name the head in leave_out"
-            )
+            if name == "pretrained_path":
+                values.take("pretrained")
+            said = "weights alone, without Python objects, are read; for other classes name the head in leave_out"
+            values.note(name, said)
             return {"pretrained": {"source": source}}
-    if values.look("pretrained"):
-        values.take("pretrained")
-        return {"pretrained": "timm"}
-    return {}
+    return {"pretrained": "timm"} if values.take("pretrained") else {}
 
 
 def _compile(values: Values) -> Section:

@@ -145,8 +145,9 @@ def words_of(argument: Argument) -> st.SearchStrategy[list[str]]:
         "model_dtype": ["float16", "bfloat16", "float32"], "eval_metric": ["top5", "loss"],
         "dataset": ["wds/x", "hfds/y"], "experiment": ["mine"], "data": ["folder"], "initial_checkpoint": ["w.safetensors", "https://a/b.pt"],
     }  # fmt: skip
+    whole = {"validation_batch_size": ["5"], "img_size": ["48", "64"], "input_size": ["48", "64"]}
     one = {
-        "int": st.sampled_from(["5"] if argument.dest == "validation_batch_size" else ["2", "3", "7"]),
+        "int": st.sampled_from(whole.get(argument.dest, ["2", "3", "7"])),
         "float": st.sampled_from(["0.15", "0.35", "0.75"]),
         "text": st.sampled_from(texts.get(argument.dest, ["something", "other"])),
         "pairs": st.sampled_from(["a=1", "b=c"]),
@@ -223,6 +224,27 @@ def test_a_saved_file_says_the_same_as_the_command(tmp_path: Path) -> None:
     assert load(str(tmp_path / "y.yaml"), "laptop").recipe == loaded(DEIT, tmp_path)
     as_defaults = f"torchrun --nproc-per-node 16 train.py -c {tmp_path / 'args.yaml'} --epochs 7"
     assert loaded(as_defaults, tmp_path) == loaded(f"{DEIT} --epochs 7", tmp_path)
+
+
+def test_keyword_arguments_are_what_yaml_can_say(tmp_path: Path) -> None:
+    found = loaded(
+        "train.py --model-kwargs a=1 b=x c=(1,2) d={1} e=1j f=None --opt lion --opt-kwargs caution=True", tmp_path
+    )
+    assert found.model.options == {"a": 1, "b": "x", "c": (1, 2), "d": "{1}", "e": "1j", "f": None}
+    assert found.optimizer.model_dump()["options"] == {"caution": True}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "source"),
+    [
+        ("--pretrained", "timm"), ("--pretrained --pretrained-path a.pt", "a.pt"), ("--pretrained-path a.pt", None),
+        ("--pretrained --initial-checkpoint b.pt", "b.pt"), ("--initial-checkpoint b.pt --pretrained-path a.pt", "b.pt"),
+    ],
+)  # fmt: skip
+def test_the_weights_are_those_that_train_py_ends_up_with(arguments: str, source: str | None) -> None:
+    """Its checkpoint is read after the pretrained weights, and --pretrained-path only beside --pretrained."""
+    pretrained = Recipe.model_validate(_tuples(imported(f"train.py {arguments}").values)).model.pretrained
+    assert (pretrained and pretrained.source) == source
 
 
 def test_a_comment_cannot_become_a_key(tmp_path: Path) -> None:

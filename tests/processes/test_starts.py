@@ -34,7 +34,7 @@ PROGRAMS = {
 }  # fmt: skip
 # Other tests start ranks with our own starter, test_accelerate.py its own by accelerate launch.
 ON_EVERY_CHANGE = {("ddp", "torchrun"), ("fsdp", "accelerate launch"), ("deepspeed", "deepspeed")}
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "hosts.md"
 
 
 def free_port() -> str:
@@ -44,8 +44,8 @@ def free_port() -> str:
 
 
 def command(launcher: str, run_dir: RunDir) -> list[str]:
-    """Return the line of the README that starts two ranks, for a run folder, and for a port that no other test has."""
-    (line,) = [line for line in README.read_text().splitlines() if line.startswith(f"{launcher} ")]
+    """Return the line of docs/hosts.md that starts two ranks, for a run folder, and for a port that no other test has."""
+    (line,) = [line for line in PAGE.read_text().splitlines() if line.startswith(f"{launcher} ")]
     line = line.removeprefix(launcher).replace("my-run", shlex.quote(str(run_dir.root)))
     port = ["--master_port", free_port()] if launcher == "deepspeed" else []
     return [sys.executable, "-m", PROGRAMS[launcher], *port, *shlex.split(line, comments=True)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 _NOT_RUN = re.compile(r"<!-- not run here: \S.* -->")
 _FENCE = re.compile(r"(?P<indent> *)```(?P<kind>\S*)")
 
@@ -99,6 +99,8 @@ def _command(place: str, line: str, in_text: bool) -> Iterator[Command]:
     except ValueError:  # prose in a block that is no code
         return
     stop = next((n for n, word in enumerate(words) if re.match(r"[|;&>]|2>", word)), len(words))
+    if words[1:2] == ["COMMAND"]:  # any of them
+        return
     meant_to_fail = words[stop : stop + 2] == ["||", "true"]
     if words[:1] == ["megabatch"] and not meant_to_fail:
         yield Command(place, tuple(words[1:stop]), in_text)

@@ -9,6 +9,8 @@ _COMMANDS = {
     "--zzz": ("--zzz: train.py has no such argument. All of them: docs/from-timm.md",),
     "--epochs ten": ("argument --epochs: invalid int value: 'ten'",),
     "--epoch 3": ("could match --epochs, --epoch-repeats",),
+    "--warmup-lr nan": ("argument --warmup-lr: invalid number value: 'nan'",),
+    "--min-lr 1e999": ("argument --min-lr: invalid number value: '1e999'",),
     "/data more": ("more: belongs to no argument of train.py",),
     "--experiment 'x": ("no shell command: No closing quotation",),
     "torchrun --nproc_per_node=gpu train.py": ("'gpu' processes: how many are they?", "--ranks N"),
@@ -35,6 +37,7 @@ _FILES = {
         "x.yaml:2:1: smothing: train.py has no such argument. Did you mean smoothing?",
     ),
     "a text for a number": ("epochs: ten\n", "x.yaml:1:1: epochs: 'ten' is not what train.py takes: write an integer"),
+    "a number that is none": ("min_lr: .nan\n", "x.yaml:1:1: min_lr: nan is not what train.py takes: write a number"),
     "a number for a list": (
         "mean: 0.5\n",
         "x.yaml:1:1: mean: 0.5 is not what train.py takes: write a list, each a number",
