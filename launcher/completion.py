@@ -22,7 +22,7 @@ _CLUSTER = "cluster."
 
 def complete_recipe(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer recipes as long as none is named, then keys and values of overrides."""
-    words = _joined(ctx.params.get("arguments") or [], incomplete)
+    words = _joined(ctx.params.get("arguments") or [])
     offered: list[str] = []
     with suppress(Exception):
         recipe = next((word for word in words if "=" not in word), None)
@@ -37,7 +37,7 @@ def complete_recipe(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer keys and values of overrides, where the recipe is that of a run."""
-    words = _joined(ctx.params.get("overrides") or [], incomplete)
+    words = _joined(ctx.params.get("overrides") or [])
     with suppress(Exception):
         if words and "=" not in words[-1] and _node(_keys(), words[-1]):
             return _values_of(words[-1], words, incomplete)
@@ -165,10 +165,10 @@ def _has_recipe(words: Sequence[str]) -> bool:
     return any("=" not in word for word in words)
 
 
-def _joined(words: Sequence[str], incomplete: str) -> list[str]:
+def _joined(words: Sequence[str]) -> list[str]:
     """Put `key = value` together again, which bash has taken apart.
 
-    >>> _joined(["digits", "optimizer", "=", "lamb", "epochs"], "")
+    >>> _joined(["digits", "optimizer", "=", "lamb", "epochs"])
     ['digits', 'optimizer=lamb', 'epochs']
     """
     joined: list[str] = []
