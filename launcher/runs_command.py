@@ -122,7 +122,8 @@ def _remove(removal: Removal) -> None:
 def _told(removal: Removal, only_checkpoints: bool) -> str:
     from megabatch.launcher.from_here import from_here
 
-    what = f", {len(removal.folders)} checkpoints" if only_checkpoints else ""
+    count = len(removal.folders)
+    what = f", {count} checkpoint{'s' if count != 1 else ''}" if only_checkpoints else ""
     return f"{from_here(removal.run.run_dir.root)}: {removal.run.state}{what}, {_bytes(removal.bytes)}"
 
 

@@ -199,7 +199,7 @@ def test_members_of_an_ensemble_stay(place: Path) -> None:
 
 def test_of_the_checkpoints_the_best_stays_and_of_a_run_that_can_go_on_the_newest(place: Path) -> None:
     assert megabatch("runs", "remove", "good", "cut-off", "--checkpoints", "--yes").stdout.splitlines() == [
-        "runs/good: finished, 1 checkpoints, 1.0 kB",
+        "runs/good: finished, 1 checkpoint, 1.0 kB",
         "removed: 1.0 kB",
     ]
     assert [path.name for path in (place / "runs/good/checkpoints").iterdir()] == ["step-00000010"]
