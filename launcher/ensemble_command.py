@@ -52,7 +52,7 @@ def ensemble(
     settings = Settings(checkpoint, average.value, _weights(weights), snapshots, cluster)
     with json_alone(as_json):
         found = or_exit_study(lambda: combine(runs, output, settings))
-        answer(run=str(output), **found)
+        answer(**{**found, "run": str(output)})
         _print(found)
         typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
 

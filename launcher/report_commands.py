@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megabatch.launcher.arguments import or_exit
+from megabatch.launcher.arguments import RunArgument, or_exit
+from megabatch.launcher.completion import complete_run
 
 if TYPE_CHECKING:
     from megabatch.configs.run_dir import RunDir
@@ -17,7 +18,7 @@ _SECONDS_BETWEEN_LOOKS = 10.0
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN_DIR|latest", help="Folder of the run.")] = "latest",
+    run: RunArgument = "latest",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to (default: RUN_DIR/report.html).")
     ] = None,
@@ -47,7 +48,10 @@ def report(
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN_DIR...", help="Folders of two or more runs.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN_DIR...", help="Folders of two or more runs.", autocompletion=complete_run),
+    ],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON; write no page.")] = False,
 ) -> None:

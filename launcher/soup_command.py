@@ -43,7 +43,7 @@ def soup(
 
     with json_alone(as_json):
         job, found = or_exit_study(lambda: cook(runs, output, checkpoint, greedy, batch_norm.value))
-        answer(run=str(output), runs=runs, **found)
+        answer(**{**found, "run": str(output)})
         _print(runs, found, job.recipe.metric)
         typer.echo(f"\nwritten: {output}\nnext: megabatch eval {output} --split test")
 

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from megabatch.launcher.arguments import or_exit
+from megabatch.launcher.completion import complete_run
 
 
 def sync(
-    run_dirs: Annotated[list[str], typer.Argument(metavar="RUN_DIR|latest...", help="Folders of the runs.")],
+    run_dirs: Annotated[
+        list[str], typer.Argument(metavar="RUN_DIR|latest...", help="Folders of the runs.", autocompletion=complete_run)
+    ],
     project: Annotated[str | None, typer.Option(help="Project (default: that of the recipe).")] = None,
     entity: Annotated[str | None, typer.Option(help="User or team (default: that of the recipe).")] = None,
     offline: Annotated[
