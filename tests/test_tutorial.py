@@ -81,8 +81,8 @@ def first_missing(shown: str, printed: str) -> str | None:
 
 
 def plain(line: str) -> str:
-    """Return a line without its numbers and the width of its gaps, which are those of a machine."""
-    return re.sub(r"\s+", " ", re.sub(r"\d+(,\d{3})*(\.\d+)?", "N", line)).strip()
+    """Return a line without its numbers, ages and the width of its gaps, which are those of a machine."""
+    return re.sub(r"\s+", " ", re.sub(r"\d+(,\d{3})*(\.\d+)?([smhd]\b)?", "N", line)).strip()
 
 
 def test_a_line_that_was_not_printed_is_found() -> None:
@@ -90,3 +90,4 @@ def test_a_line_that_was_not_printed_is_found() -> None:
     assert first_missing("a 1\nc 2.5", "a 3\nb\nc 7") == "c 2.5"
     assert first_missing("c\na", "a\nc") == "a"
     assert first_missing("loss 1 ...", "loss 2, and more") is None
+    assert first_missing("age 2m", "age 44s") is None
