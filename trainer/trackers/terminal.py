@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -30,7 +31,7 @@ class TerminalTracker:
         self._validation_split = validation_split
         self._console = Console(highlight=False)
         self._every_seconds = print_every_seconds
-        self._printed_at = 0.0
+        self._printed_at = -math.inf
         self._samples_per_second = 0.0
         self._data_wait = 0.0
         self._live: Live | None = None
