@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from support.documents import ROOT, Block, blocks
+from support.documents import ROOT, Block, blocks, executed
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 
@@ -18,14 +15,7 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 def test_every_block_of_the_tutorial_is_run_or_says_why_not() -> None:
     kinds = {block.kind for block in blocks(TUTORIAL)}
     assert kinds == {"sh", "text", "yaml"}
-    assert [block.place for block in blocks(TUTORIAL) if block.kind == "yaml" and file_name(block) is None] == []
-
-
-def file_name(block: Block) -> str | None:
-    """Return the file that a block of YAML is to be written to: the comment above it names it."""
-    above = block.page.read_text(encoding="utf-8").splitlines()[block.line - 3]
-    match = re.fullmatch(r"<!-- file: ([\w.\-]+) -->", above)
-    return match[1] if match else None
+    assert [block.place for block in blocks(TUTORIAL) if block.kind == "yaml" and block.file is None] == []
 
 
 def blocks_before(heading: str | None) -> list[Block]:
@@ -38,18 +28,14 @@ def blocks_before(heading: str | None) -> list[Block]:
 @pytest.mark.processes
 @pytest.mark.parametrize("end", ["## 2. Change one thing", pytest.param(None, marks=pytest.mark.matrix)])
 def test_the_tutorial_prints_what_it_says(end: str | None, tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "160"}
     printed = ""
     for block in blocks_before(end):
         if block.not_run:
             continue
         if block.kind == "yaml":
-            (tmp_path / str(file_name(block))).write_text(block.text)
+            (tmp_path / str(block.file)).write_text(block.text)
         elif block.kind == "sh":
-            shell = ["bash", "-eo", "pipefail", "-c", block.text]
-            done = subprocess.run(
-                shell, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
+            done = executed(block.text, tmp_path)
             printed = done.stdout.replace(f"{tmp_path}/", "")
             assert done.returncode == 0, f"{block.place}:\n{printed}"
         else:

@@ -2,13 +2,17 @@
 
 A block is fenced, or indented by four spaces. In ```sh blocks every line is run by the test of the tutorial, in order and in
 one folder; a ```text block after one is what must have been printed. `<!-- not run here: REASON -->` before a block says why
-it is not run. Commands of `megabatch` in any block are parsed down to their options and keys, run or not.
+it is not run. Commands of `megabatch` in any block are parsed down to their options and keys, run or not. How-to pages are run
+too, one command after the other, whatever the block is called; what stands under `$ COMMAND` is not compared.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 _NOT_RUN = re.compile(r"<!-- not run here: \S.* -->")
+_FILE = re.compile(r"<!-- file: ([\w.\-]+) -->")
+_PROGRAM = re.compile(
+    r"(\$ )?(megabatch|python|pip|wandb|tensorboard|mlflow|torchrun|accelerate|deepspeed|srun|sbatch) ", re.MULTILINE
+)
 _FENCE = re.compile(r"(?P<indent> *)```(?P<kind>\S*)")
 
 
@@ -28,6 +36,21 @@ class Block:
     kind: str
     text: str
     not_run: bool
+
+    @property
+    def file(self) -> str | None:
+        """Return the file that it is to be written to: the comment above it names it."""
+        match = _FILE.fullmatch(self.page.read_text(encoding="utf-8").splitlines()[self.line - 3])
+        return match[1] if match else None
+
+    @property
+    def shell_lines(self) -> list[str]:
+        """Return its commands, each on one line: those after `$`, or all lines if one of them calls a program that we name."""
+        if self.kind not in ("", "sh", "bash", "console") or not _PROGRAM.search(self.text):
+            return []
+        lines = [line for line in re.sub(r"\\\n\s*", " ", self.text).splitlines() if line.strip()]
+        typed = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        return typed or lines
 
     @property
     def place(self) -> str:
@@ -113,3 +136,13 @@ def keys_in_text(page: Path) -> Iterator[tuple[str, str]]:
             match = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)*): (\S.*)", code)
             if match and "..." not in code:
                 yield f"{page.relative_to(ROOT)}:{number}", f"{match[1]}={match[2]}"
+
+
+def executed(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a piece of a page in a folder, up to its first failure, and answer yes to a question; stdout has stderr in it."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", script], cwd=folder, text=True,
+        env={**os.environ, "PATH": path, "COLUMNS": "160", **environment},
+        input="y\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip

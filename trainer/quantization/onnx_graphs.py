@@ -137,5 +137,8 @@ class _Batches(ort.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime 
 
 
 def images_of(batches: Sequence[torch.Tensor]) -> list[Images]:
-    """Return batches as onnxruntime takes them."""
-    return [batch.contiguous().numpy() for batch in batches]
+    """Return images as onnxruntime takes them: in batches of equal size, as its histograms take no shorter one."""
+    images = torch.cat(list(batches)).numpy()
+    largest = max(len(batch) for batch in batches)
+    size = next(size for size in range(largest, 0, -1) if len(images) % size == 0)
+    return [images[begin : begin + size] for begin in range(0, len(images), size)]

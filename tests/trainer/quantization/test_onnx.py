@@ -161,6 +161,17 @@ def test_onnxruntime_quantizes_with_the_ranges_of_samples(file: Path, kind: type
         assert not any(node.metadata_props for node in model.graph.node)
 
 
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_histograms_are_made_of_any_number_of_samples(file: Path, method: str) -> None:
+    network = prepared(seeded(None), None)
+    batches = onnx_graphs.images_of([IMAGES[:20], IMAGES[20:40], IMAGES[40:45]])
+    assert [len(batch) for batch in batches] == [15, 15, 15]
+    assert np.array_equal(np.concatenate(batches), IMAGES[:45].numpy())
+    onnx.save(onnx_graphs.static(network, CARD, set(), batches, method), file)
+    expected = network(IMAGES)
+    assert 0 < (predictor(session_of(file, 1))(IMAGES) - expected).abs().mean() < 0.5 * expected.abs().mean()
+
+
 def test_a_network_of_which_nothing_is_left_to_quantize_is_refused() -> None:
     with pytest.raises(TrainingError, match="has no convolution and no matrix product with a weight left to quantize"):
         onnx_graphs.weights_only(seeded().eval(), CARD, {"0.0", "1.0", "2.body.0.0", "2.body.1.0", "6"}, 8)
