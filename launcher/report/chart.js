@@ -135,7 +135,8 @@
       if (this.log) [low, high] = [Math.log10(low), Math.log10(high)];
       const margin = 0.06 * (high - low) || 0.05 * Math.abs(high) || 0.5;
       const floor = !this.log && low >= 0 ? 0 : -Infinity;
-      [this.low, this.high] = [Math.max(floor, low - margin), high + margin];
+      const ceiling = this.data.unit === "share" && high <= 1 ? 1 : Infinity;
+      [this.low, this.high] = [Math.max(floor, low - margin), Math.min(ceiling, high + margin)];
       this.px = (x) => LEFT + ((x - from) / (to - from)) * (this.width - LEFT - RIGHT);
       this.x = (px) => from + ((px - LEFT) / (this.width - LEFT - RIGHT)) * (to - from);
       this.py = (y) => HEIGHT - BOTTOM - (((this.log ? Math.log10(y) : y) - this.low) / (this.high - this.low)) * (HEIGHT - TOP - BOTTOM);

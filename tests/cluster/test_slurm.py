@@ -217,6 +217,7 @@ def test_three_nodes_train_what_three_local_ranks_train_and_hostile_names_stay_n
     assert list(workplace.folder.rglob("canary")) == []
 
 
+@pytest.mark.matrix
 def test_a_drill_proves_that_a_requeued_job_comes_back_exactly(
     slurm: SlurmCluster, undisturbed: RunDir, workplace: Workplace
 ) -> None:

@@ -52,6 +52,7 @@ def alone(workplace: Workplace) -> RunDir:
     return workplace.train("machines-alone", 1, *OVERRIDES)
 
 
+@pytest.mark.matrix
 def test_with_a_lost_machine_the_other_goes_on_and_a_new_one_joins(workplace: Workplace, alone: RunDir) -> None:
     backend = f"{{name: torchrun, endpoint: '127.0.0.1:{free_port()}', min_nodes: 1, max_restarts: 3}}"
     told = workplace.megabatch(

@@ -82,7 +82,8 @@ def test_an_engine_trains_the_same_whoever_starts_it(
     assert len(trained_samples(run_dir)) == 9
 
 
-@pytest.mark.parametrize("backend", ["accelerate", pytest.param("deepspeed", marks=pytest.mark.matrix)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("backend", ["accelerate", "deepspeed"])
 def test_launched_with_another_launcher_it_stops_and_goes_on(workplace: Workplace, backend: str) -> None:
     overrides = ["epochs=8", "model.name=network:unhurried", "checkpoint.every_epochs=8"]
     run_dir = RunDir(workplace.folder / f"launched-by-{backend}")
