@@ -10,6 +10,7 @@ from megabatch.configs.base import (
     EnvironmentAllowed,
     EnvironmentText,
     Frozen,
+    ImportPath,
     PositiveFloat,
     PositiveInt,
 )
@@ -52,9 +53,6 @@ class Mlflow(Frozen):
     experiment: EnvironmentText | None = None
 
 
-OwnTracker = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-
-
 class Tracking(Frozen):
     """Where results go besides RUN_DIR/metrics.jsonl, which is always written: every `every_steps` steps one line,
     and one for each step that was passed over or had samples that could not be used.
@@ -77,4 +75,4 @@ class Tracking(Frozen):
     wandb: Wandb | None = None
     tensorboard: TensorBoard | None = None
     mlflow: Mlflow | None = None
-    own: tuple[OwnTracker, ...] = ()
+    own: tuple[ImportPath, ...] = ()

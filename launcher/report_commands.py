@@ -52,8 +52,10 @@ def compare(
         list[str],
         typer.Argument(metavar="RUN_DIR...", help="Folders of two or more runs.", autocompletion=complete_run),
     ],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON; write no page.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page to write (default: compare.html; with --json none).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare runs: results, where the recipes differ, and all curves in one picture."""
     import json
@@ -65,10 +67,12 @@ def compare(
     found = or_exit(lambda: comparison.read_runs(runs))
     if as_json:
         typer.echo(json.dumps(comparison.as_json(found), indent=1))
-        return
-    _print_comparison(comparison.results_table(found), comparison.differences_table(found))
-    or_exit(lambda: write_page(output, comparison.compare_page(found)))
-    typer.echo(f"\npage: {from_here(output)}")
+    else:
+        _print_comparison(comparison.results_table(found), comparison.differences_table(found))
+    page = output or (None if as_json else Path("compare.html"))
+    if page is not None:
+        or_exit(lambda: write_page(page, comparison.compare_page(found)))
+        typer.echo(f"\npage: {from_here(page)}", err=as_json)
 
 
 def _print_comparison(results: Table, differences: Table) -> None:

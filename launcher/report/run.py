@@ -14,10 +14,11 @@ from megabatch.configs.run_dir import RunDir
 from megabatch.configs.yaml_tree import read_tree
 from megabatch.launcher.from_here import from_here
 from megabatch.launcher.report.attempts import Attempt, attempts_of
+from megabatch.launcher.report.left_out import LeftOut, read_left_out
 from megabatch.launcher.report.metrics import Metrics, read_all, read_lines
 from megabatch.launcher.status import RUNNING, WAITING, look
 
-_MOST_LINES = 5000  # of data errors and bad steps: a page is to be read
+_OF_BAD_STEPS = ("step", "reason", "then", "loss", "gradient_norm")  # a line has all samples of its step too
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Run:
     slurm_attempts: tuple[dict[str, Any], ...]
     rank_history: tuple[dict[str, Any], ...]
     details: tuple[dict[str, Any], ...]
-    data_errors: tuple[dict[str, Any], ...]
+    left_out: LeftOut
     bad_steps: tuple[dict[str, Any], ...]
     launches: tuple[dict[str, Any], ...]
 
@@ -93,16 +94,17 @@ def read_run(run_dir: RunDir) -> Run:
     metrics = read_all(run_dir.metrics)
     is_running = status.state in (RUNNING, WAITING)
     now = time.time()
-    lines = _lines(run_dir.launches)
+    lines = [*read_lines(run_dir.launches)]
     endings = [line for line in lines if line.get("kind") == "ended"]
     attempts = attempts_of([*read_lines(run_dir.starts)], endings, metrics.steps, now if is_running else None)
     details = [read_json(file) for file in sorted(run_dir.root.glob("details-*.json"))]
     return Run(
         run_dir=run_dir, name=str(_mapping(job.get("recipe")).get("name") or run_dir.root.name), read_at=now,
         state=status.state, state_detail=status.detail, job=job, result=read_json(run_dir.result), metrics=metrics,
-        attempts=tuple(attempts), slurm_attempts=_lines(run_dir.attempts), rank_history=_lines(run_dir.rank_history),
-        details=tuple(detail for detail in details if detail.get("split")), data_errors=_lines(run_dir.data_errors),
-        bad_steps=_lines(run_dir.bad_steps),
+        attempts=tuple(attempts), slurm_attempts=tuple(read_lines(run_dir.attempts)),
+        rank_history=tuple(read_lines(run_dir.rank_history)),
+        details=tuple(detail for detail in details if detail.get("split")), left_out=read_left_out(run_dir.data_errors),
+        bad_steps=tuple({key: line.get(key) for key in _OF_BAD_STEPS} for line in read_lines(run_dir.bad_steps)),
         launches=tuple(line for line in lines if line.get("kind") == "launch"),
     )  # fmt: skip
 
@@ -118,15 +120,6 @@ def _read_job(file: Path) -> dict[str, Any]:
             ]
         )
     return read_tree(file, from_here(file)).values
-
-
-def _lines(file: Path) -> tuple[dict[str, Any], ...]:
-    found = []
-    for line in read_lines(file):
-        found.append(line)
-        if len(found) == _MOST_LINES:
-            break
-    return tuple(found)
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX
@@ -85,19 +84,15 @@ def _start_row(attempt: Attempt) -> tuple[str, ...]:
 
 def _data_errors(run: Run) -> Part:
     title = "Samples left out"
-    skipped = [line for line in run.data_errors if "sample_id" in line]
-    masked = sum(int(line.get("samples") or 0) for line in run.data_errors if "samples" in line)
-    by_mask = f" A mask left out {masked:,} samples from the start." if masked else ""
-    if not skipped:
+    found = run.left_out
+    by_mask = f" A mask left out {found.masked:,} samples from the start." if found.masked else ""
+    if not found.samples:
         return Part(title, f"Every sample could be read.{by_mask}")
-    distinct = {(str(line.get("split")), line["sample_id"]): line for line in skipped}
-    reasons = Counter((str(line.get("reason")), str(line.get("shard"))) for line in distinct.values())
-    examples = {(str(line.get("reason")), str(line.get("shard"))): line for line in distinct.values()}
     rows = tuple(
-        (words.plain(reason), words.plain(shard), f"{count:,}", words.plain(examples[reason, shard].get("message")))
-        for (reason, shard), count in reasons.most_common(_MOST_ROWS)
+        (words.plain(group.reason), words.plain(group.shard), f"{group.samples:,}", words.plain(group.last_message))
+        for group in found.groups[:_MOST_ROWS]
     )
-    told = f"{len(distinct):,} samples could not be used and counted with weight 0.{by_mask}"
+    told = f"{found.samples:,} samples could not be used and counted with weight 0.{by_mask}"
     return Part(title, told, Table(("Reason", "Shard", "Samples", "The last of them"), rows, texts=4))
 
 

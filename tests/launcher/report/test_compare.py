@@ -88,6 +88,11 @@ def test_the_command_prints_json(runs: list[Run], tmp_path: Path, monkeypatch: p
     assert (first["results"]["test_top1"], second["results"]["test_top1"]) == (0.8734, 0.91)
     assert second["differences"] == {"optimizer.beta2": 0.99}
     assert list(tmp_path.iterdir()) == []
+    done = CliRunner().invoke(
+        app, ["compare", *(str(run.run_dir.root) for run in runs), "--json", "--output", "a.html"]
+    )
+    assert json.loads(done.stdout) == [first, second]
+    assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_the_command_says_what_is_no_run(tmp_path: Path) -> None:
