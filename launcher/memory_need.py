@@ -14,9 +14,9 @@ from megabatch.configs.engines import DeepSpeed, Fsdp
 from megabatch.configs.job import Job
 from megabatch.configs.precision import Fp32, Fp64
 from megabatch.configs.recipe import Recipe
+from megabatch.configs.sizes import size
 from megabatch.launcher.study.memory import available_bytes
 
-_GIB = 1 << 30
 _SHARING = ("engine={name: deepspeed, zero_stage: 1}", "engine={name: deepspeed, zero_stage: 2}", "engine=fsdp")
 _PARTS = ("weight_bytes", "gradient_bytes", "optimizer_bytes")
 
@@ -46,8 +46,8 @@ def does_not_fit(job: Job, found: dict[str, Any]) -> list[str]:
         return []
     micro_batch = job.recipe.batch.micro_batch
     return [
-        f"a rank needs at least {_gib(state)} for weights, gradients and optimizer and {_gib(activations)} for the "
-        f"activations of a micro-batch of {micro_batch}, and {_gib(there)} are there. Instead: "
+        f"a rank needs at least {size(state)} for weights, gradients and optimizer and {size(activations)} for the "
+        f"activations of a micro-batch of {micro_batch}, and {size(there)} are there. Instead: "
         f"{_remedy(job, found, there, activations / micro_batch)}"
     ]
 
@@ -78,7 +78,3 @@ def _remedy(job: Job, found: dict[str, Any], there: int, bytes_per_sample: float
         if num_ranks > 1 and _state_bytes(found, shared, num_ranks) + bytes_per_sample <= there:
             return f"{engine}, which shares out the state among {num_ranks} ranks, and a smaller batch.micro_batch"
     return "a smaller network, more memory, or more ranks with engine=fsdp"
-
-
-def _gib(number: float) -> str:
-    return f"{number / _GIB:.2f} GiB"

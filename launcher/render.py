@@ -14,15 +14,13 @@ from megabatch.configs.durations import duration
 from megabatch.configs.job import Job
 from megabatch.configs.load import Loaded
 from megabatch.configs.pretrained import WeightsSource
+from megabatch.configs.sizes import size
 from megabatch.configs.targets import METRICS, described_outputs, main_metric_in
 from megabatch.configs.yaml_tree import KeyPath, Tree
 from megabatch.data.arrangement import shown_data
 from megabatch.launcher.known_speed import Speed
 from megabatch.launcher.memory_need import state_bytes
 from megabatch.launcher.plan import Plan
-
-_GIBIBYTE = 1 << 30
-_MEBIBYTE = 1 << 20
 
 
 def print_plan(job: Job, plan: Plan, model: dict[str, Any] | None, speed: Speed | None) -> None:
@@ -162,16 +160,16 @@ def _model_rows(job: Job, model: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     activations = model["activation_bytes"]
     if activations is not None:
-        rows.append(("", f"{_size(activations)} more for the activations of a micro-batch"))
-    rows.append(("checkpoint", _size(model["checkpoint_bytes"])))
+        rows.append(("", f"{size(activations)} more for the activations of a micro-batch"))
+    rows.append(("checkpoint", size(model["checkpoint_bytes"])))
     return rows
 
 
 def _state(job: Job, model: dict[str, Any]) -> str:
     whole = sum(model.get(f"{part}_bytes", 0) for part in ("weight", "gradient", "optimizer", "teacher"))
     of_rank = state_bytes(model, job.recipe, job.cluster)
-    shared = f" ({_size(whole)} in all; engine {job.recipe.engine.name} shares them out)" if of_rank < whole else ""
-    return f"{_size(of_rank)} for weights, gradients and optimizer{shared}"
+    shared = f" ({size(whole)} in all; engine {job.recipe.engine.name} shares them out)" if of_rank < whole else ""
+    return f"{size(of_rank)} for weights, gradients and optimizer{shared}"
 
 
 def print_summary(result: dict[str, Any], run_dir: str) -> None:
@@ -274,7 +272,3 @@ def _origin(tree: Tree, path: KeyPath) -> str:
 
 def _range(pair: tuple[int, int]) -> str:
     return f"{pair[0]:,}" if pair[0] == pair[1] else f"{pair[0]:,} to {pair[1]:,}"
-
-
-def _size(count: int) -> str:
-    return f"{count / _GIBIBYTE:.2f} GiB" if count >= _GIBIBYTE else f"{count / _MEBIBYTE:.1f} MiB"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from megabatch.configs.errors import shortened
+from megabatch.configs.sizes import size
 from megabatch.launcher.arguments import JsonOption, fail, or_exit
 from megabatch.launcher.completion import complete_run_folder
 from megabatch.launcher.help_text import examples
@@ -101,7 +102,7 @@ def remove(
         return
     for removal in removals:
         typer.echo(_told(removal, checkpoints))
-    total = _bytes(sum(removal.bytes for removal in removals))
+    total = size(sum(removal.bytes for removal in removals))
     if not yes and not typer.confirm(f"remove {total}?"):
         raise typer.Exit(1)
     for removal in removals:
@@ -124,7 +125,7 @@ def _told(removal: Removal, only_checkpoints: bool) -> str:
 
     count = len(removal.folders)
     what = f", {count} checkpoint{'s' if count != 1 else ''}" if only_checkpoints else ""
-    return f"{from_here(removal.run.run_dir.root)}: {removal.run.state}{what}, {_bytes(removal.bytes)}"
+    return f"{from_here(removal.run.run_dir.root)}: {removal.run.state}{what}, {size(removal.bytes)}"
 
 
 def _print_json(runs: list[Run]) -> None:
@@ -195,17 +196,3 @@ def _age(seconds: float) -> str:
         if seconds < length * most:
             return f"{seconds / length:.0f}{unit}"
     return f"{seconds / 86400:.0f}d"
-
-
-def _bytes(number: int) -> str:
-    """Return a size as a person reads it.
-
-    >>> _bytes(900), _bytes(1_234_567)
-    ('900 bytes', '1.2 MB')
-    """
-    size = float(number)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"

@@ -30,6 +30,7 @@ from megabatch.launcher.prepare import Prepared, check, job_of
 from megabatch.launcher.progress import progress_on_stderr
 from megabatch.launcher.refusals import refusals
 from megabatch.launcher.refusals.continual import CONTINUAL
+from megabatch.launcher.tracking import require_own_ids
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def prepare_all(recipe: str, cluster: str, overrides: Sequence[str]) -> list[Pre
 
 def previews(job: Job) -> list[Prepared]:
     """Check every stage as far as it can be before the first one has run. Raises ConfigError with every problem."""
+    require_own_ids(job)
     data = stage_data(job)
     cannot = refusals(job.recipe, job.cluster, data[0].dataset, CONTINUAL)
     if cannot:

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
-from megabatch.configs.errors import Problem
+from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.job import Job
 from megabatch.configs.recipe import Recipe
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.tracking import LONGEST_TAG
+from megabatch.launcher.command import child_environment
 from megabatch.launcher.from_here import from_here
 
 _NEEDS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
@@ -27,14 +28,23 @@ def tracking_problems(recipe: Recipe) -> list[Problem]:
     ]
 
 
+def require_own_ids(job: Job) -> None:
+    """Raise ConfigError if several runs of the recipe would be one at Weights & Biases."""
+    if job.recipe.tracking.wandb is not None and "WANDB_RUN_ID" in child_environment(job):
+        seen = "WANDB_RUN_ID is set, which is the id of one run, and this trains several"
+        raise ConfigError([Problem("tracking.wandb", f"{seen}: `unset WANDB_RUN_ID`, or tracking.wandb=null")])
+
+
 def as_one_of(job: Job, group: str, job_type: str, name: str, tags: Sequence[str] = ()) -> Job:
     """Return the job of a run that is one of several, so that Weights & Biases shows them together.
 
-    What the recipe says of group and job type stays; the name of the run comes behind that of the recipe.
+    What the recipe says of group and job type stays; the name of the run comes behind that of the recipe. Raises
+    ConfigError where the environment has one id for all of them.
     """
     tracking = job.recipe.tracking
     if tracking.wandb is None:
         return job
+    require_own_ids(job)
     given = tracking.wandb
     filled = given.model_copy(
         update={

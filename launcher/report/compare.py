@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from megabatch.configs.durations import duration
 from megabatch.configs.errors import ConfigError, Problem
 from megabatch.configs.run_dir import RunDir
 from megabatch.configs.targets import METRICS
@@ -194,7 +195,7 @@ def _shown(value: float | None, unit: str) -> str:
     if value is None:
         return ""
     if unit == "seconds":
-        return words.span(value)
+        return duration(value)
     if unit == "hours":
         return words.hours(value)
     return f"{value:,.0f}" if unit == "count" else words.quantity(value, unit)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
+from megabatch.configs.sizes import size
 from megabatch.launcher.report import words
 from megabatch.launcher.report.metrics import number
 from megabatch.launcher.report.run import Run
@@ -104,12 +105,12 @@ def _row(one: RankMeans, is_slow: bool) -> tuple[str, ...]:
     def share(value: float | None) -> str:
         return "" if value is None else f"{value:.1%}"
 
-    def size(value: float | None) -> str:
-        return "" if value is None else words.size(value)
+    def memory(value: float | None) -> str:
+        return "" if value is None else size(value)
 
     return (
         f"{one.rank}", words.plain(one.host), share(one.waits_for_ranks), share(one.waits_for_data),
-        size(one.memory_bytes), size(one.gpu_memory_bytes), "straggler" if is_slow else "",
+        memory(one.memory_bytes), memory(one.gpu_memory_bytes), "straggler" if is_slow else "",
     )  # fmt: skip
 
 

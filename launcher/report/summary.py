@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from megabatch.configs.durations import duration
 from megabatch.configs.targets import METRICS
 from megabatch.data.sources.places import visible
 from megabatch.launcher.report import words
@@ -112,7 +113,7 @@ def _progress(run: Run) -> Card:
 def _time(run: Run) -> Card:
     starts = len(run.attempts)
     more = "in one go" if starts == 1 else f"in {starts} starts" if starts else ""
-    return Card("time", words.span(run.training_seconds) if starts else "none yet", more)
+    return Card("time", duration(run.training_seconds) if starts else "none yet", more)
 
 
 def _device_hours(run: Run) -> Card:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megabatch.configs.durations import duration
 from megabatch.configs.run_dir import CHECKPOINT_PREFIX
 from megabatch.launcher.report import words
 from megabatch.launcher.report.attempts import Attempt
@@ -77,7 +78,7 @@ def _start_row(attempt: Attempt) -> tuple[str, ...]:
     engine = f", {attempt.engine}" if attempt.engine else ""
     return (
         f"{attempt.number}", attempt.outcome, words.moment(attempt.started),
-        f"{attempt.first_step:,} to {attempt.last_step:,}", words.span(attempt.seconds),
+        f"{attempt.first_step:,} to {attempt.last_step:,}", duration(attempt.seconds),
         words.plain(f"{ranks}{hosts}{engine}".strip(", ")), words.plain(attempt.cause),
     )  # fmt: skip
 

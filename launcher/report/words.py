@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from megabatch.configs.durations import duration
+from megabatch.configs.sizes import size
 from megabatch.data.sources.places import visible
 
 _LONGEST = 400
@@ -27,15 +27,6 @@ def quantity(value: float, unit: str) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
-def size(count: float) -> str:
-    """Return bytes as a person reads them.
-
-    >>> size(812_345_678), size(5e9)
-    ('775 MiB', '4.66 GiB')
-    """
-    return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):,.0f} MiB"
-
-
 def moment(seconds: float | None) -> str:
     """Return a time of the clock, here, in one piece; empty if there is none."""
     return time.strftime("%Y-%m-%d\N{NO-BREAK SPACE}%H:%M:%S", time.localtime(seconds)) if seconds else ""
@@ -48,11 +39,6 @@ def hours(value: float) -> str:
     ('0.012', '1,234')
     """
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 1 else f"{value:.1f}"
-
-
-def span(seconds: float) -> str:
-    """Return a time span."""
-    return duration(seconds)
 
 
 def seconds(value: float) -> str:

@@ -144,7 +144,7 @@ def test_removing_asks_first_and_says_how_much(place: Path) -> None:
     refused = megabatch("runs", "remove", "runs/good", typed="n\n")
     assert (refused.exit_code, (place / "runs/good").exists()) == (1, True)
     size = sum(file.stat().st_size for file in (place / "runs/good").rglob("*") if file.is_file())
-    assert f"runs/good: finished, {size / 1000:.1f} kB" in refused.stdout
+    assert f"runs/good: finished, {size / 1024:.1f} KiB" in refused.stdout
     assert megabatch("runs", "remove", "runs/good", typed="y\n").exit_code == 0
     assert not (place / "runs/good").exists()
     assert names(megabatch("runs")) == ["better", "cut-off"]
@@ -199,8 +199,8 @@ def test_members_of_an_ensemble_stay(place: Path) -> None:
 
 def test_of_the_checkpoints_the_best_stays_and_of_a_run_that_can_go_on_the_newest(place: Path) -> None:
     assert megabatch("runs", "remove", "good", "cut-off", "--checkpoints", "--yes").stdout.splitlines() == [
-        "runs/good: finished, 1 checkpoint, 1.0 kB",
-        "removed: 1.0 kB",
+        "runs/good: finished, 1 checkpoint, 1000 bytes",
+        "removed: 1000 bytes",
     ]
     assert [path.name for path in (place / "runs/good/checkpoints").iterdir()] == ["step-00000010"]
     assert len(list((place / "runs/cut-off/checkpoints").iterdir())) == 2

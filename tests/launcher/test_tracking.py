@@ -9,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from megabatch.configs.errors import ConfigError
 from megabatch.configs.job import Job
 from megabatch.configs.run_dir import RunDir
 from megabatch.launcher import tracking
@@ -47,6 +48,16 @@ def test_the_runs_of_an_ablation_are_one_group_with_their_cells_as_tags(tmp_path
     assert own is not None
     assert (own.group, own.job_type, own.name, own.tags) == ("ours", "big", "a/b", ("x" * 64,))
     assert tracking.as_one_of(job(tmp_path), "a", "b", "c") == job(tmp_path)
+
+
+def test_several_runs_are_refused_where_the_environment_has_one_id_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked = job(tmp_path, "tracking={wandb: {project: demo}}")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    assert tracking.as_one_of(job(tmp_path), "a", "b", "c") == job(tmp_path)
+    with pytest.raises(ConfigError, match=r"WANDB_RUN_ID is set, .* this trains several: `unset WANDB_RUN_ID`"):
+        tracking.as_one_of(tracked, "a", "b", "c")
 
 
 def sweep() -> dict[str, dict[str, dict[str, list[object]]]]:
