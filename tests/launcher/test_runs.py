@@ -199,8 +199,8 @@ def test_members_of_an_ensemble_stay(place: Path) -> None:
 
 def test_of_the_checkpoints_the_best_stays_and_of_a_run_that_can_go_on_the_newest(place: Path) -> None:
     assert megabatch("runs", "remove", "good", "cut-off", "--checkpoints", "--yes").stdout.splitlines() == [
-        "runs/good: finished, 1 checkpoint, 1000 bytes",
-        "removed: 1000 bytes",
+        "runs/good: finished, 1 checkpoint, 1.0 KiB",
+        "removed: 1.0 KiB",
     ]
     assert [path.name for path in (place / "runs/good/checkpoints").iterdir()] == ["step-00000010"]
     assert len(list((place / "runs/cut-off/checkpoints").iterdir())) == 2
