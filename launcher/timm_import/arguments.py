@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from megabatch.launcher.timm_import.argument import Argument
-from megabatch.launcher.timm_import.data_and_model import DATA, DEVICE, MODEL, OPTIMIZER
-from megabatch.launcher.timm_import.schedule_and_images import AUGMENTATION, AVERAGE, BATCH_NORM, SCHEDULE
+from megabatch.launcher.timm_import.data_arguments import DATA, DEVICE, MODEL, OPTIMIZER
+from megabatch.launcher.timm_import.schedule_arguments import AUGMENTATION, AVERAGE, BATCH_NORM, SCHEDULE
 
 TRAIN_PY = "1.0.29"
 _LOADER = "the loader decides it by itself"
